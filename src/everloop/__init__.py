@@ -1,0 +1,1 @@
+"""everloop: the model server that keeps learning."""

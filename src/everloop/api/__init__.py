@@ -1,0 +1,1 @@
+"""SPEAK: the verbs, and their protocols."""

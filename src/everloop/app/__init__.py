@@ -1,0 +1,1 @@
+"""ASSEMBLE: the only room that reads the environment and files, and constructs."""

@@ -1,0 +1,1 @@
+"""WORDS: the nouns every other room speaks in. Imports nothing from the house."""

@@ -1,0 +1,70 @@
+"""What happens to a model, told once: an `Event` goes to the journal (its timeline) and to whoever subscribed.
+
+Kinds: registered, schema, fit_started, fitted, fit_failed, rejected, published, swapped, drift, input_drift,
+promoted, rolled_back, unregistered, pruned, learner_failed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+EventKind = Literal[
+    "registered",
+    "schema",
+    "fit_started",
+    "fitted",
+    "fit_failed",
+    "rejected",
+    "published",
+    "swapped",
+    "drift",
+    "input_drift",
+    "promoted",
+    "rolled_back",
+    "archived",
+    "unregistered",
+    "pruned",
+    "learner_failed",
+]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """`message` is one sentence for a person; `data` the same in numbers. `id` is 0 until the journal has given one."""
+
+    model: str
+    kind: EventKind
+    at: float
+    message: str = ""
+    version: int | None = None
+    data: dict[str, Any] = {}
+    id: int = 0
+
+
+Subscriber = Callable[[Event], None]
+
+
+class EventBus:
+    """Fan-out inside one process. Subscribers are called on the emitting thread and must not block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subscribers: tuple[Subscriber, ...] = ()
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Returns the function that unsubscribes."""
+        with self._lock:
+            self._subscribers = (*self._subscribers, subscriber)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber(event)

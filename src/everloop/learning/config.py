@@ -1,0 +1,92 @@
+"""What a user can say about learning. Mutable on purpose: a change made after construction takes effect at the next step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from everloop.core.errors import InvalidInput
+
+Rule = Literal["better", "fresh"]
+
+
+@dataclass
+class LearningConfig:
+    """When to fit, how to notice drift, and when a challenger may serve."""
+
+    min_samples: int = 100
+    """Labelled examples before the first fit, and new ones before each further one. A drift alarm fits at once."""
+    interval_sec: float = 60
+    """Least seconds between two fits that no drift alarm asked for. The first fit does not wait."""
+    max_queue_size: int = 10000
+    """Most acknowledged examples that the learner has not yet taken; beyond it new labels are refused (Overloaded)."""
+    drift_detection: bool = True
+    drift_threshold: float = 0.1
+    """How much worse errors must have become for an alarm, 0 to 1: the rise of the error rate for classification, the
+    relative rise of the absolute error for regression. Smaller alarms sooner on smaller changes."""
+    auto_swap: bool = True
+    """Whether a challenger that passed its gate serves at once; otherwise it waits as `staging` for `promote`."""
+    validation_threshold: float = 0.05
+    """With the rule `fresh`: how much worse, relatively, a challenger may be on the held-out examples and still serve."""
+    rule: Rule = "better"
+    """`better`: publish only what beats the champion on held-out examples. `fresh`: also what is not worse by more than
+    `validation_threshold`."""
+    window: int = 10_000
+    """Most recent examples that a refit sees."""
+    holdout: float = 0.2
+    """Share of the most recent examples kept back to judge a challenger, at most 2,000 of them."""
+
+    @classmethod
+    def default(cls) -> LearningConfig:
+        return cls()
+
+    @classmethod
+    def frequent_updates(cls) -> LearningConfig:
+        """Every 10 seconds, from 10 samples on."""
+        return cls(min_samples=10, interval_sec=10)
+
+    def validate(self) -> None:
+        """Raises InvalidInput naming the field."""
+        checks: list[tuple[str, bool, str]] = [
+            ("min_samples", self.min_samples >= 2, "at least 2"),
+            ("interval_sec", self.interval_sec >= 0, "at least 0 seconds"),
+            ("max_queue_size", self.max_queue_size >= 1, "at least 1"),
+            ("drift_threshold", 0 <= self.drift_threshold <= 1, "between 0 and 1"),
+            ("validation_threshold", self.validation_threshold >= 0, "at least 0"),
+            ("rule", self.rule in ("better", "fresh"), "'better' or 'fresh'"),
+            ("window", self.window >= self.min_samples, "at least min_samples"),
+            ("holdout", 0 < self.holdout < 1, "between 0 and 1, exclusive"),
+        ]
+        for name, good, expected in checks:
+            if not good:
+                raise InvalidInput(f"{name}: expected {expected}, got {getattr(self, name)!r}", field=name)
+
+
+@dataclass(frozen=True)
+class ModelParameters:
+    """Parameters of the built-in kinds `linear`, `ridge` and `logistic`, all trained by accelerated gradient descent in
+    coordinates where the features are uncorrelated and of equal scale."""
+
+    with_bias: bool = True
+    """Whether there is an intercept."""
+    learning_rate: float = 0.01
+    """The step of the descent, in the scaled coordinates: in (0, 1]."""
+    max_iterations: int = 1000
+    """Most steps of one fit; it ends sooner once the gradient has vanished."""
+    regularization: float | None = None
+    """L2 strength as in scikit-learn's `Ridge(alpha=…)`. None: 0 for `linear`, 1.0 for `ridge` and `logistic`."""
+
+    def validate(self) -> None:
+        """Raises InvalidInput naming the field."""
+        if not 0 < self.learning_rate <= 1:
+            raise InvalidInput(
+                f"learning_rate: expected above 0 and at most 1, got {self.learning_rate!r}", field="learning_rate"
+            )
+        if self.max_iterations < 1:
+            raise InvalidInput(
+                f"max_iterations: expected at least 1, got {self.max_iterations!r}", field="max_iterations"
+            )
+        if self.regularization is not None and self.regularization < 0:
+            raise InvalidInput(
+                f"regularization: expected at least 0, got {self.regularization!r}", field="regularization"
+            )

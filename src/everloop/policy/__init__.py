@@ -1,0 +1,1 @@
+"""DECIDE: pure functions and tables; no clocks, threads or I/O."""

@@ -1,0 +1,1 @@
+"""Whether something has changed: in the errors, or in the inputs."""

@@ -1,0 +1,44 @@
+"""The contract of a loaded model: `run(X) -> Y`, batch first, never mutated, callable from several threads at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.core.schema import Schema, Target
+
+Matrix: TypeAlias = npt.NDArray[Any]
+RowFunction: TypeAlias = Callable[[list[Any]], Any]
+
+
+class Session(Protocol):
+    """One artifact, ready to answer. Constructed by `everloop.runtime.artifact.load_session` only."""
+
+    schema: Schema
+    target: Target
+    classes: list[Any] | None
+    """Classification: the labels, in the order of `scores`' columns."""
+    dtype: Any
+    """What `run` wants its rows in: `np.float32` or `np.float64` for numbers, `object` for mixed columns."""
+
+    def run(self, X: Matrix) -> Matrix:
+        """(n, fields) -> (n,): values for regression, class labels for classification. Pure. May raise anything."""
+
+    def scores(self, X: Matrix) -> npt.NDArray[np.float64] | None:
+        """(n, fields) -> (n, classes) probabilities, where the model has them."""
+
+    def close(self) -> None:
+        """Free what the session holds. Idempotent."""
+
+
+class CompiledSession(Session, Protocol):
+    """A session that can also answer one row without NumPy, for small models."""
+
+    def compile_row(self) -> RowFunction:
+        """A function of one *list* of exactly `fields` plain numbers -> a plain Python float or class label.
+
+        It may raise TypeError, ValueError or OverflowError on anything else, or return a non-finite float; the caller then
+        validates slowly and says what was wrong. For regression its answer is of type `float`."""

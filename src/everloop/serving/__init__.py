@@ -1,0 +1,1 @@
+"""ANSWER: what is live in this process, and how it answers."""

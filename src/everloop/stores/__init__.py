@@ -1,0 +1,1 @@
+"""REMEMBER: the journal, the catalog and the artifacts, behind the ports of `ports`."""

@@ -1,0 +1,242 @@
+"""The contracts of what remembers: the journal, the catalog and the artifact store.
+
+Each has an embedded implementation (SQLite, a folder) and an in-memory one, and one suite in `tests/contracts` runs over all.
+Implementations are safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from everloop.core.errors import EverloopError
+from everloop.core.events import Event
+from everloop.core.schema import Schema, Target
+from everloop.core.types import Example, Label, PredictionRecord, Row, Task, VersionStatus
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What became of one `append`: one entry of `outcomes` a label, in order."""
+
+    outcomes: list[int | EverloopError]
+    """The new example's id, or why this label was refused (PredictionNotFound, Conflict). Its neighbours are unharmed."""
+    duplicate: bool = False
+    """The idempotency key was seen before with the same body, or every label was there already: nothing was counted again."""
+
+
+AppendDone = Callable[[Appended | EverloopError], None]
+"""Called once, from the journal's writer thread, after the commit (or after it failed). Must not block."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Where a model's learner stands: everything up to example `cursor` is in `state`."""
+
+    cursor: int
+    state: bytes
+    at: float
+
+
+class JournalStats(msgspec.Struct, frozen=True):
+    predictions: int
+    examples: int
+    events: int
+    dropped: int
+    """Prediction records refused since start because the bounded queue was full."""
+    pending: int
+    """Entries accepted but not yet committed."""
+    bytes: int
+
+
+class Journal(Protocol):
+    """The durable, append-only log of predictions, labels and events."""
+
+    def record(self, record: PredictionRecord) -> bool:
+        """Queue predictions for the next group commit; never waits. False (and counted) where the bounded queue is full.
+
+        Whatever was queued before an `append` is visible to that append's join."""
+
+    def append(self, labels: Sequence[Label], done: AppendDone, *, idempotency_key: str = "", body: str = "") -> None:
+        """Queue labels for the next group commit; never waits. `done` is called after the commit.
+
+        A label with `request_id` is joined with its recorded prediction (features, answer, version) in the same commit.
+        Labelling the same (request id, index) again: same label -> its first id, nothing counted; another -> Conflict.
+        `idempotency_key` is scoped by model: seen before with the same `body` digest -> the first outcome again and
+        `duplicate=True`; with another body -> every outcome is Conflict. Raises Overloaded if the queue is full, Closed."""
+
+    def append_now(self, labels: Sequence[Label], *, idempotency_key: str = "", body: str = "") -> Appended:
+        """`append`, and wait for the commit. Raises what the commit raised."""
+
+    def log(self, event: Event) -> None:
+        """Queue an event for the next group commit; never waits."""
+
+    def flush(self) -> None:
+        """Wait until everything queued so far is committed."""
+
+    def examples(self, model: str, *, after: int = 0, limit: int = 1000, latest: bool = False) -> list[Example]:
+        """Up to `limit` examples with id > `after`, by ascending id; with `latest` the newest `limit` of them (still
+        ascending)."""
+
+    def count_examples(self, model: str, *, after: int = 0) -> int:
+        """How many acknowledged examples with id > `after`."""
+
+    def examples_total(self, model: str) -> int:
+        """How many were ever acknowledged, retention aside. Cheap: a counter."""
+
+    def predictions(self, model: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, PredictionRecord]]:
+        """Recorded predictions in order, each with its journal id."""
+
+    def events(
+        self, *, model: str | None = None, after: int = 0, limit: int = 100, latest: bool = False
+    ) -> list[Event]:
+        """By ascending id; `latest` as in `examples`."""
+
+    def save_checkpoint(self, model: str, checkpoint: Checkpoint) -> None:
+        """Durable and atomic: afterwards either the old one or this one is there."""
+
+    def load_checkpoint(self, model: str) -> Checkpoint | None: ...
+
+    def acquire_lease(self, name: str, owner: str, *, now: float, ttl: float) -> bool:
+        """Take or renew the lease `name` until `now + ttl`; False while another owner's has not run out."""
+
+    def release_lease(self, name: str, owner: str) -> None: ...
+
+    def prune(self, *, now: float, max_age: float | None, max_bytes: int | None) -> int:
+        """Forget the oldest predictions, then examples that every checkpoint has passed, then events. Returns how many
+        entries went. An example that a learner has not yet learned is never forgotten."""
+
+    def forget_model(self, model: str) -> None:
+        """Remove a model's predictions, examples and checkpoint; its events stay (the timeline is history)."""
+
+    def stats(self) -> JournalStats: ...
+
+    def close(self) -> None:
+        """Commit what is queued, then close. Safe to call twice."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What is known of an artifact besides its bytes."""
+
+    runtime: str
+    """Which room loads it: `linear`, `sklearn`, `onnx`, `river`."""
+    task: Task
+    schema: Schema
+    target: Target
+    classes: list[Any] | None = None
+    """Classification: the labels, in the order of the model's scores."""
+    metrics: dict[str, float] = {}
+    lineage: dict[str, Any] = {}
+    """How it came about: parent version, reason, examples (first id, last id, count), seconds, rows kept for judging."""
+    libraries: dict[str, str] = {}
+    """Versions of the libraries it was made with."""
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    name: str
+    kind: str
+    """`linear`, `ridge`, `logistic`, `auto`, `estimator`, `river`, `artifact`, `learner`."""
+    created_at: float
+    parameters: dict[str, Any] = {}
+    task: Task | None = None
+    """None until the first label tells (kind `auto`)."""
+    learning: dict[str, Any] = {}
+    """Fields of `LearningConfig` that this model overrides."""
+    record: float = 1.0
+    """Which share of predictions is recorded: 0 to 1."""
+    schema: Schema | None = None
+    target: Target | None = None
+    live_version: int | None = None
+    template: str | None = None
+    """Digest of the unfitted estimator's bytes, where the kind needs one."""
+
+
+class VersionRecord(msgspec.Struct, frozen=True):
+    model: str
+    version: int
+    digest: str
+    status: VersionStatus
+    created_at: float
+    manifest: Manifest
+    note: str = ""
+
+
+class Catalog(Protocol):
+    """Models and their versions: what *should* be live. Every change is one transaction."""
+
+    def create_model(self, record: ModelRecord) -> None:
+        """Raises Conflict if the name is taken."""
+
+    def get_model(self, name: str) -> ModelRecord:
+        """Raises ModelNotFound (with near names)."""
+
+    def list_models(self) -> list[ModelRecord]: ...
+
+    def delete_model(self, name: str) -> None:
+        """Raises ModelNotFound. A later model of that name continues the numbering of versions."""
+
+    def set_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
+        """Fix the schema, once: the first writer wins and everybody gets the winner's record back. A `target` that was
+        None may still be set later."""
+
+    def add_version(
+        self,
+        model: str,
+        digest: str,
+        manifest: Manifest,
+        *,
+        now: float,
+        status: VersionStatus = "staging",
+        note: str = "",
+    ) -> VersionRecord:
+        """The next number, never reused."""
+
+    def versions(self, model: str) -> list[VersionRecord]:
+        """By ascending number."""
+
+    def get_version(self, model: str, version: int) -> VersionRecord:
+        """Raises ModelNotFound, VersionNotFound."""
+
+    def set_live(self, model: str, version: int) -> VersionRecord:
+        """Make `version` the one that should serve; the one before becomes `retired`. Returns the record."""
+
+    def set_status(self, model: str, version: int, status: VersionStatus) -> VersionRecord:
+        """Not for `live` (Conflict: use set_live), nor away from live (Conflict)."""
+
+    def revision(self) -> int:
+        """A number that changes whenever anything changed, by whichever process. Cheap enough to poll."""
+
+    def close(self) -> None: ...
+
+
+class ArtifactStore(Protocol):
+    """Immutable bytes by their SHA-256."""
+
+    def put(self, payload: bytes) -> str:
+        """Store and return the digest. Atomic and durable; storing the same bytes again is free."""
+
+    def get(self, digest: str) -> bytes:
+        """Verified bytes. Raises ArtifactCorrupt (damaged or missing)."""
+
+    def delete(self, digest: str) -> None:
+        """No error if it is not there."""
+
+    def digests(self) -> list[str]: ...
+
+
+StoreKind = Literal["sqlite", "memory"]
+
+__all__ = [
+    "Appended",
+    "AppendDone",
+    "ArtifactStore",
+    "Catalog",
+    "Checkpoint",
+    "Journal",
+    "JournalStats",
+    "Manifest",
+    "ModelRecord",
+    "Row",
+    "StoreKind",
+    "VersionRecord",
+]

@@ -1,0 +1,5 @@
+"""KIT: what everloop's own tests use and its users may: clocks that stand still, checks that any learner must pass."""
+
+from everloop.testing.clocks import ManualClock
+
+__all__ = ["ManualClock"]
