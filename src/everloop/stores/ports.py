@@ -7,14 +7,14 @@ Implementations are safe to call from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from everloop.core.errors import EverloopError
 from everloop.core.events import Event
 from everloop.core.schema import Schema, Target
-from everloop.core.types import Example, Label, PredictionRecord, Row, Task, VersionStatus
+from everloop.core.types import Example, Label, PredictionRecord, Task, VersionStatus
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -222,21 +222,3 @@ class ArtifactStore(Protocol):
         """No error if it is not there."""
 
     def digests(self) -> list[str]: ...
-
-
-StoreKind = Literal["sqlite", "memory"]
-
-__all__ = [
-    "Appended",
-    "AppendDone",
-    "ArtifactStore",
-    "Catalog",
-    "Checkpoint",
-    "Journal",
-    "JournalStats",
-    "Manifest",
-    "ModelRecord",
-    "Row",
-    "StoreKind",
-    "VersionRecord",
-]
