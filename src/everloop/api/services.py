@@ -1,0 +1,80 @@
+"""What the app hands to the API: the running parts of one server, and whether it is starting or draining.
+
+The API constructs none of it. Every protocol (the Starlette app, the fast lane) works on the same `Services`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from everloop.api.http.limits import Limits
+
+if TYPE_CHECKING:
+    from everloop.core.clock import Clock
+    from everloop.core.events import EventBus
+    from everloop.learning.config import LearningConfig
+    from everloop.learning.intake import Intake
+    from everloop.learning.loop import LearningLoop
+    from everloop.registry.catalog import Registry
+    from everloop.runtime.artifact import Trust
+    from everloop.serving.predictor import Predictor
+    from everloop.serving.reconciler import Reconciler
+    from everloop.serving.recorder import Recorder
+    from everloop.serving.table import TableRef
+    from everloop.stores.ports import Journal
+
+
+@dataclass(eq=False)
+class Services:
+    registry: Registry
+    journal: Journal
+    table: TableRef
+    predictor: Predictor
+    recorder: Recorder
+    reconciler: Reconciler
+    intake: Intake
+    loop: LearningLoop
+    bus: EventBus
+    clock: Clock
+    config: LearningConfig
+    started_at: float
+    """Seconds since the epoch, by `clock`."""
+    limits: Limits = field(default_factory=Limits)
+    trust: Trust | None = None
+    """What `POST /v1/models` may load; None trusts nothing."""
+    learning: bool = True
+    """Whether the learning loop is meant to run: if so, a loop that does not is a dead component."""
+    starting: bool = False
+    """True until the versions that should be live are: not ready yet."""
+    draining: bool = False
+    """True from the first signal to stop on. Read by every protocol: readiness fails, connections are told to close."""
+    _on_drain: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def drain(self) -> None:
+        """Begin to drain: readiness fails from now on, event streams end. Idempotent; safe from any thread."""
+        with self._lock:
+            if self.draining:
+                return
+            self.draining = True
+            callbacks, self._on_drain = self._on_drain, []
+        for callback in callbacks:
+            callback()
+
+    def on_drain(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` (which must not block) when draining begins; at once if it has. Returns the undo."""
+        with self._lock:
+            if not self.draining:
+                self._on_drain.append(callback)
+
+                def undo() -> None:
+                    with self._lock:
+                        if callback in self._on_drain:
+                            self._on_drain.remove(callback)
+
+                return undo
+        callback()
+        return lambda: None
