@@ -1,0 +1,66 @@
+# everloop: the few commands of this house. Each builds .venv by itself, once, and again when the pins change.
+#
+#   make demo    a live server, real streams, drift, retraining and swaps in your terminal
+#   make test    lint, types, layers, and every test with coverage
+#   make bench   every benchmark, a table of every bar, and the pictures of the README
+#   make lint    ruff, mypy, import-linter
+#   make docs    runs every code block of README.md and docs/
+#   make clean   removes what the above wrote, the environment too
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.built
+# The first of these that is 3.11 or newer. Or say: make PYTHON=/path/to/python test
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+BENCH ?=
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench docs format clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { \
+	  echo "everloop needs Python 3.11 or newer; 'python3' here is: $$(python3 --version 2>&1)." >&2; \
+	  echo "Install one, or say where it is: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(f"everloop needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}" if v < (3, 11) else 0)'
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Building $(VENV): some minutes the first time, seconds afterwards."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group dev -e '.[all]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/everloop demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The data of this run only: stale files of children that were killed would count into it.
+test: lint
+	@rm -f .coverage .coverage.*
+	$(BIN)/pytest --cov --cov-report=term $(PYTEST)
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+docs: $(STAMP)
+	$(BIN)/pytest -q tests/house/test_docs.py
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/results dist build

@@ -1,0 +1,90 @@
+"""What every test gets: a clock that stands still, reproducible hypothesis runs, and a check that it leaves nothing running.
+
+A test that hangs is dumped, every thread of it, by pytest's own faulthandler (`faulthandler_timeout` in pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, settings
+
+from everloop.testing import ManualClock
+
+# Machines are shared and slow at times: an example's own duration says nothing about the code.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+GRACE = 5.0
+"""Seconds that a thread or process which was told to stop may take to be gone."""
+LIBRARIES_OWN = ("resource_tracker", "semaphore_tracker")
+"""Helper processes of multiprocessing and loky: one for the whole run, ended by the interpreter."""
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def _children() -> dict[int, str]:
+    """Live child processes of this one, pid -> command line."""
+    listing = [Path(f"/proc/self/task/{task}/children") for task in os.listdir("/proc/self/task")] if _PROC else []
+    if listing:
+        pids = []
+        for path in listing:
+            try:
+                pids += path.read_text().split()
+            except OSError:  # that thread has just ended, and has no children any more
+                continue
+        processes = [_process(int(pid)) for pid in pids]
+    else:
+        processes = list(psutil.Process().children())
+    found: dict[int, str] = {}
+    for process in processes:
+        try:
+            if process is None or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if not any(own in command for own in LIBRARIES_OWN):
+            found[process.pid] = command
+    return found
+
+
+_PROC = Path("/proc/self/task/self/children").exists() or Path(f"/proc/self/task/{os.getpid()}/children").exists()
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_running() -> Iterator[None]:
+    """Fails a test that leaves a thread or a child process behind. What wider-scoped fixtures keep running is theirs."""
+    threads, children = set(threading.enumerate()), set(_children())
+    yield
+    until = time.monotonic() + GRACE
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    left_threads = [thread for thread in threading.enumerate() if thread not in threads]
+    left_children = {pid: command for pid, command in _children().items() if pid not in children}
+    if left_children:
+        gone = threading.Event()
+        while left_children and time.monotonic() < until:
+            gone.wait(0.02)
+            left_children = {pid: command for pid, command in _children().items() if pid not in children}
+    if left_threads or left_children:
+        names = [f"thread {thread.name!r}{' (daemon)' if thread.daemon else ''}" for thread in left_threads]
+        names += [f"process {pid}: {command[:200]}" for pid, command in left_children.items()]
+        pytest.fail("the test left running: " + "; ".join(names), pytrace=False)
