@@ -189,7 +189,7 @@ class Catalog(Protocol):
         status: VersionStatus = "staging",
         note: str = "",
     ) -> VersionRecord:
-        """The next number, never reused."""
+        """The next number, never reused. With `live` it becomes the one that should serve in the same transaction."""
 
     def versions(self, model: str) -> list[VersionRecord]:
         """By ascending number."""
@@ -199,6 +199,10 @@ class Catalog(Protocol):
 
     def set_live(self, model: str, version: int) -> VersionRecord:
         """Make `version` the one that should serve; the one before becomes `retired`. Returns the record."""
+
+    def roll_back(self, model: str) -> VersionRecord:
+        """Make the version live that was so before the live one; again goes further back, never forth. Raises Conflict
+        where there is none (archived and rejected versions are passed over)."""
 
     def set_status(self, model: str, version: int, status: VersionStatus) -> VersionRecord:
         """Not for `live` (Conflict: use set_live), nor away from live (Conflict)."""

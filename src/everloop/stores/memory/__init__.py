@@ -1,0 +1,6 @@
+"""What an engine without a data folder remembers: a bounded journal and a catalog, gone with the process."""
+
+from everloop.stores.memory.catalog import MemoryCatalog
+from everloop.stores.memory.journal import MemoryJournal
+
+__all__ = ["MemoryCatalog", "MemoryJournal"]

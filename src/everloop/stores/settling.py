@@ -1,0 +1,68 @@
+"""The rules of the catalog that do not depend on where it is kept: how a schema settles, what may follow a status.
+
+Pure functions from records to records; both catalogs call them inside their transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from everloop.core.errors import Conflict, InvalidInput, VersionNotFound
+from everloop.core.schema import Schema, Target
+from everloop.core.types import VersionStatus
+from everloop.stores.ports import ModelRecord, VersionRecord
+
+HISTORY = 100
+"""How many versions that were live a model remembers for `rollback`."""
+
+
+def with_schema(record: ModelRecord, schema: Schema, target: Target | None) -> ModelRecord:
+    """The first schema wins, and the first target; the target also tells the task where it was open."""
+    if target is not None and record.task is not None and target.task != record.task:
+        raise InvalidInput(
+            f"model {record.name!r} is for {record.task}, so its labels cannot be those of {target.task}", field="label"
+        )
+    settled = record.target or target
+    return msgspec.structs.replace(
+        record,
+        schema=record.schema or schema,
+        target=settled,
+        task=record.task or (settled.task if settled else None),
+    )
+
+
+def check_status(record: VersionRecord, status: VersionStatus) -> None:
+    if status == "live":
+        raise Conflict(f"version {record.version} of {record.model!r} goes live by promoting it", field="status")
+    if record.status == "live":
+        raise Conflict(
+            f"version {record.version} of {record.model!r} is live; promote another one before making it {status}",
+            field="version",
+        )
+
+
+def pushed(history: Sequence[int], version: int) -> list[int]:
+    """The versions that were live, oldest first, after `version` went live."""
+    return [*history, version][-HISTORY:]
+
+
+def popped(name: str, history: Sequence[int], usable: set[int]) -> list[int]:
+    """The history after going back to the newest version before the live one that is still `usable`. Raises Conflict."""
+    live = history[-1] if history else None
+    for i in range(len(history) - 2, -1, -1):
+        if history[i] in usable and history[i] != live:
+            return list(history[: i + 1])
+    raise Conflict(f"model {name!r} has no earlier live version to go back to", field="name")
+
+
+def no_version(model: str, version: int, known: Sequence[int]) -> VersionNotFound:
+    has = (
+        f"it has {known[0]} to {known[-1]}" if len(known) > 1 else f"it has {known[0]}" if known else "it has none yet"
+    )
+    return VersionNotFound(f"model {model!r} has no version {version}; {has}", field="version")
+
+
+def name_taken(name: str) -> Conflict:
+    return Conflict(f"there is already a model named {name!r}", field="name")
