@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.core.schema import Schema, Target
-from everloop.core.types import Row, Scalar
+from everloop.core.types import Row, Scalar, Task
 from everloop.stores.ports import Manifest
 
 Weight = Literal["light", "heavy", "unknown"]
@@ -21,7 +21,8 @@ Weight = Literal["light", "heavy", "unknown"]
 
 class Learner(Protocol):
     kind: str
-    task: Literal["regression", "classification"]
+    task: Task | None
+    """None: a kind that the first labels decide (`auto` and its like); `fit` takes it from its target."""
     incremental: bool
     """Whether `learn` improves it example by example; otherwise only `fit` does."""
     weight: Weight
