@@ -35,38 +35,29 @@ def clock() -> ManualClock:
 
 def _children() -> dict[int, str]:
     """Live child processes of this one, pid -> command line."""
-    listing = [Path(f"/proc/self/task/{task}/children") for task in os.listdir("/proc/self/task")] if _PROC else []
-    if listing:
-        pids = []
-        for path in listing:
-            try:
-                pids += path.read_text().split()
-            except OSError:  # that thread has just ended, and has no children any more
-                continue
-        processes = [_process(int(pid)) for pid in pids]
-    else:
-        processes = list(psutil.Process().children())
     found: dict[int, str] = {}
-    for process in processes:
+    for pid in _child_pids():
         try:
-            if process is None or process.status() == psutil.STATUS_ZOMBIE:
-                continue
+            process = psutil.Process(pid)
             command = " ".join(process.cmdline())
-        except psutil.Error:
+            if process.status() != psutil.STATUS_ZOMBIE and not any(own in command for own in LIBRARIES_OWN):
+                found[pid] = command
+        except psutil.Error:  # it ended meanwhile
             continue
-        if not any(own in command for own in LIBRARIES_OWN):
-            found[process.pid] = command
     return found
 
 
-_PROC = Path("/proc/self/task/self/children").exists() or Path(f"/proc/self/task/{os.getpid()}/children").exists()
-
-
-def _process(pid: int) -> psutil.Process | None:
-    try:
-        return psutil.Process(pid)
-    except psutil.Error:
-        return None
+def _child_pids() -> list[int]:
+    tasks = Path("/proc/self/task")
+    if not (tasks / str(os.getpid()) / "children").exists():
+        return [process.pid for process in psutil.Process().children()]
+    pids: list[int] = []
+    for task in tasks.iterdir():  # a tenth of the time that psutil takes to look at every process of the machine
+        try:
+            pids += map(int, (task / "children").read_text().split())
+        except OSError:  # that thread has just ended
+            continue
+    return pids
 
 
 @pytest.fixture(autouse=True)

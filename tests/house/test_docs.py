@@ -1,0 +1,173 @@
+"""What the documents show works: their code runs, their commands and links exist.
+
+Every ```python block of README.md and docs/*.md runs in a process of its own; all blocks of one document share one temporary
+folder and run in order, so that a later one finds the files of an earlier one. A ```bash block whose first line is
+`# runs` (or a ```console block, by its `$` lines, whose first line is that) runs too: `everloop serve` is started beside the
+rest, on a free port that takes the place of 3000, and waited for; all others must end with exit code 0.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ALL_DOCUMENTS = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+RUNS = "# runs"
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+
+    @property
+    def runs(self) -> bool:
+        return self.language == "python" or (
+            self.language in ("bash", "sh", "console") and self.text.lstrip("$ ").startswith(RUNS)
+        )
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands of a shell block, continued lines joined."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        if self.language == "console":
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path: Path) -> list[Block]:
+    text = path.read_text()
+    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)]
+
+
+class Reader:
+    """Somebody who follows a document in an empty folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.servers: list[subprocess.Popen[bytes]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "EVERLOOP_URL": f"http://127.0.0.1:{self.port}",
+            "EVERLOOP_PORT": str(self.port),
+            "NO_COLOR": "1",
+            "HOME": str(folder),
+        }
+
+    def follow(self, path: Path, block: Block) -> None:
+        if block.language == "python":
+            self.run([sys.executable, "-c", self.here(block.text)], f"{name_of(path)}:{block.line}", block.text)
+            return
+        for command in block.commands:
+            if command.startswith("everloop serve"):
+                self.serve(command.removesuffix("&").strip())
+            else:
+                self.run(["sh", "-ec", self.here(command)], f"{name_of(path)}:{block.line}", command)
+
+    def here(self, text: str) -> str:
+        return re.sub(r"((?:localhost|127\.0\.0\.1):)3000\b", rf"\g<1>{self.port}", text)
+
+    def run(self, command: list[str], where: str, text: str) -> None:
+        ran = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert ran.returncode == 0, f"{where} failed:\n{text}\n--- it printed\n{ran.stdout}\n{ran.stderr}"
+
+    def serve(self, command: str) -> None:
+        self.stop()
+        log = (self.folder / "serve.log").open("wb")
+        with log:
+            server = subprocess.Popen(
+                ["sh", "-c", f"exec {command} --port {self.port}"],
+                cwd=self.folder,
+                env=self.environment,
+                stderr=log,
+                stdout=log,
+            )
+        self.servers.append(server)
+        until = time.monotonic() + 60
+        while not self.ready():
+            log_text = (self.folder / "serve.log").read_text()
+            assert server.poll() is None, f"`{command}` ended with {server.returncode}:\n{log_text}"
+            assert time.monotonic() < until, f"`{command}` was not ready in a minute:\n{log_text}"
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2/health/ready", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        while self.servers:
+            server = self.servers.pop()
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait(20)
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if any(b.runs for b in blocks(path))], ids=name_of)
+def test_the_code_of_a_document_runs(path: Path, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    try:
+        for block in blocks(path):
+            if block.runs:
+                reader.follow(path, block)
+    finally:
+        reader.stop()
+
+
+@pytest.mark.parametrize("path", ALL_DOCUMENTS, ids=name_of)
+def test_every_link_to_a_file_leads_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", ALL_DOCUMENTS, ids=name_of)
+def test_every_make_target_that_is_named_exists(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^|\$ )make ([a-z]+)", path.read_text(), re.MULTILINE))
+    assert named - targets == set()
+
+
+def test_every_command_that_is_named_exists() -> None:
+    """Commands in shell blocks and in `code`; a group's own commands (`models list`) count with their group."""
+    from typer.main import get_command
+
+    from everloop.app import cli
+
+    known = set(get_command(cli.app).commands)  # type: ignore[attr-defined]
+    for path in ALL_DOCUMENTS:
+        shell = "\n".join(block.text for block in blocks(path) if block.language in ("bash", "sh", "console"))
+        prose = "\n".join(re.findall(r"`([^`\n]+)`", path.read_text()))
+        named = set(re.findall(r"(?:^|[$&;|] ?)everloop ([a-z]+)", f"{shell}\n{prose}", re.MULTILINE))
+        assert named - known == set(), f"{name_of(path)} names commands that do not exist"
