@@ -1,6 +1,6 @@
 """What happens to a model, told once: an `Event` goes to the journal (its timeline) and to whoever subscribed.
 
-Kinds: registered, schema, fit_started, fitted, fit_failed, rejected, published, swapped, drift, input_drift,
+Kinds: registered, schema, fit_started, fitted, fit_failed, rejected, published, swapped, open_failed, drift, input_drift,
 promoted, rolled_back, unregistered, pruned, learner_failed.
 """
 
@@ -21,6 +21,7 @@ EventKind = Literal[
     "rejected",
     "published",
     "swapped",
+    "open_failed",
     "drift",
     "input_drift",
     "promoted",

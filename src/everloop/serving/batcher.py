@@ -1,0 +1,413 @@
+"""Tick batching: what one turn of the event loop brings runs as one batch; nothing waits for a timer.
+
+    submit ──► waiting ──► flush (call_soon, or at once when full) ──► run inline ─────────────► settle
+                  ▲                                              └──► run on the lane's thread ──► settle ──► flush
+                  └───────────── collects while the thread runs ◄────────┘
+
+Rules.
+
+1. A batcher belongs to one lane and one event loop, and is touched by that loop's thread only (`retire` aside). So a batch
+   never mixes versions, and there are no locks.
+2. Requests keep their order, and the rows of one request stay together.
+3. A ticket is answered exactly once: delivered or failed. A ticket whose client has gone is dropped before it runs.
+4. A batch that fails is halved until the requests that make it fail are found; only those fail.
+5. After `retire` it still finishes, and even accepts, work: whoever took a table before a swap may submit after it. It lets
+   go of its thread whenever it has nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any, Protocol
+
+from everloop.core.errors import EverloopError, ModelFailed, Overloaded
+from everloop.core.types import Prediction, PredictionBatch, Row
+from everloop.policy.batching import (
+    BatchRules,
+    CostCurve,
+    admits,
+    next_batch,
+    retry_after,
+    runs_on_thread,
+    sampled,
+)
+from everloop.serving.counters import Counters
+from everloop.serving.recorder import Recorder, encode_matrix, sampled_runs
+from everloop.serving.runner import Matrix, Runner
+
+
+class Ticket(Protocol):
+    """Who waits for an answer. Its methods are called on the event loop's thread and must not block."""
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has gone: nobody needs the answer."""
+
+    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
+        """The answer to a single row."""
+
+    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
+        """The answers to a request of several rows."""
+
+    def fail(self, error: EverloopError) -> None: ...
+
+
+class _Batch:
+    """Requests on their way through the model: single rows first, then requests of several rows."""
+
+    __slots__ = ("counts", "rows", "since", "tickets")
+
+    def __init__(self, tickets: list[Ticket], rows: list[Row], counts: list[int] | None, since: float) -> None:
+        self.tickets = tickets
+        self.rows = rows
+        self.counts = counts
+        """Rows of each ticket, 0 for a single row; None if all are single rows."""
+        self.since = since
+        """When the first of them came."""
+
+
+_Outcome = tuple[Matrix, list[Any]] | None
+"""What the model ran on and answered; None if the batch failed as a whole."""
+
+
+class Batcher:
+    def __init__(
+        self,
+        runner: Runner,
+        loop: asyncio.AbstractEventLoop,
+        recorder: Recorder,
+        *,
+        record: float,
+        costs: CostCurve,
+    ) -> None:
+        self.runner = runner
+        self.loop = loop
+        self.rules: BatchRules = runner.rules
+        self.version = runner.version
+        self.costs = costs
+        self.counters = Counters()
+        self.key = recorder.new_key()
+        """The first half of the request ids of this batcher."""
+        self.wire: Any = None
+        """Whatever the protocol in front keeps for this batcher (constant parts of its answers); it dies with it."""
+        self._recorder = recorder
+        self._source = (runner.model, runner.version, self.key)
+        self._share = record
+        self._next = 1
+        self._tickets: list[Ticket] = []
+        self._payloads: list[Any] = []
+        self._counts: list[int] = []
+        self._rows = 0
+        self._several = 0
+        """How many waiting requests have several rows; where it is 0, a batch is built without looking at each."""
+        self._gone = False
+        self._since = 0.0
+        self._scheduled = False
+        self._running = False
+        self._retired = False
+        self._thread: ThreadPoolExecutor | None = None
+
+    # -- in --
+
+    def submit(self, ticket: Ticket, row: Row) -> None:
+        """One checked row. Raises Overloaded."""
+        waiting = self._rows
+        if waiting >= self.rules.queue_rows:
+            raise self._overloaded(1)
+        self._tickets.append(ticket)
+        self._payloads.append(row)
+        self._counts.append(0)
+        self._rows = waiting + 1
+        if not self._scheduled:
+            self._schedule()
+        elif waiting + 1 >= self.rules.max_rows:
+            self._flush()
+
+    def submit_rows(self, ticket: Ticket, rows: list[Row]) -> None:
+        """One request of several checked rows, at least one. Raises Overloaded."""
+        count = len(rows)
+        if not admits(self._rows, count, self.rules):
+            raise self._overloaded(count)
+        self._tickets.append(ticket)
+        self._payloads.append(rows)
+        self._counts.append(count)
+        self._rows += count
+        self._several += 1
+        if not self._scheduled:
+            self._schedule()
+        elif self._rows >= self.rules.max_rows:
+            self._flush()
+
+    def abandon(self) -> None:
+        """Some waiting ticket is `disconnected`: look for it before the next batch runs."""
+        self._gone = True
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait for their run."""
+        return self._rows
+
+    @property
+    def idle(self) -> bool:
+        return not self._tickets and not self._running
+
+    def retire(self) -> None:
+        """The lane answers no more: finish what there is. From any thread."""
+        self._retired = True
+        try:
+            self.loop.call_soon_threadsafe(self._rest)
+        except RuntimeError:  # the loop is closed: nobody is left who could submit or be answered
+            self._running = False
+            self._tickets = []
+            self._rest()
+
+    def _schedule(self) -> None:
+        """Run what this turn of the loop brings at its end; while the thread is busy, its end does that."""
+        self._scheduled = True
+        self._since = perf_counter()
+        if not self._running:
+            self.loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._scheduled = False
+        self._flush()
+
+    def _overloaded(self, rows: int) -> Overloaded:
+        self.counters.refused += 1
+        return Overloaded(
+            f"model {self.runner.model!r} has {self._rows} rows waiting, at most {self.rules.queue_rows} may; "
+            f"the {rows} of this request were not accepted",
+            retry_after=retry_after(self._rows, self.costs, self.rules),
+        )
+
+    # -- through the model --
+
+    def _flush(self) -> None:
+        if self._running or not self._tickets:
+            return  # the thread's end comes back here; a full batch may have left before its turn
+        batch = self._take()
+        if not batch.tickets:
+            return
+        if runs_on_thread(self.costs, len(batch.rows), self.rules):
+            self._running = True
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"everloop-batch-{self.runner.model[:32]}")
+            self._thread.submit(self._work, batch)
+            return
+        outcome, seconds = self._run(batch)
+        self._settle(batch, outcome, seconds)
+        if self._tickets and not self._scheduled:
+            self._schedule()  # what did not fit: the loop may breathe first
+
+    def _work(self, batch: _Batch) -> None:
+        """On the lane's thread."""
+        outcome, seconds = self._run(batch)
+        found = self._search(batch) if outcome is None else None
+        try:
+            self.loop.call_soon_threadsafe(self._done, batch, outcome, seconds, found)
+        except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
+            self._running = False
+
+    def _done(self, batch: _Batch, outcome: _Outcome, seconds: float, found: list[Any] | None) -> None:
+        self._running = self._scheduled = False
+        self._settle(batch, outcome, seconds, found)
+        self._flush()
+        if self._retired:
+            self._rest()
+
+    def _take(self) -> _Batch:
+        """The next batch, in order, without those whose client has gone."""
+        if self._gone:
+            self._drop_gone()
+        tickets, payloads, since = self._tickets, self._payloads, self._since
+        if self._rows <= self.rules.max_rows and not self._several:
+            self._tickets, self._payloads, self._counts, self._rows = [], [], [], 0
+            return _Batch(tickets, payloads, None, since)
+        sizes = [count or 1 for count in self._counts]
+        taken = next_batch(sizes, self.rules)
+        counts = self._counts[:taken]
+        self._tickets, self._payloads, self._counts = tickets[taken:], payloads[taken:], self._counts[taken:]
+        self._rows -= sum(sizes[:taken])
+        self._several -= sum(1 for count in counts if count)
+        if not any(counts):
+            return _Batch(tickets[:taken], payloads[:taken], None, since)
+        # Single rows first: consecutive rows of the matrix are then one record of the journal.
+        order = sorted(range(taken), key=lambda i: counts[i] > 0)
+        rows: list[Row] = []
+        for i in order:
+            if counts[i]:
+                rows += payloads[i]
+            else:
+                rows.append(payloads[i])
+        return _Batch([tickets[i] for i in order], rows, [counts[i] for i in order], since)
+
+    def _drop_gone(self) -> None:
+        self._gone = False
+        kept = [i for i, ticket in enumerate(self._tickets) if not ticket.disconnected]
+        self.counters.abandoned += len(self._tickets) - len(kept)
+        self._tickets = [self._tickets[i] for i in kept]
+        self._payloads = [self._payloads[i] for i in kept]
+        self._counts = [self._counts[i] for i in kept]
+        self._rows = sum(count or 1 for count in self._counts)
+        self._several = sum(1 for count in self._counts if count)
+
+    def _run(self, batch: _Batch) -> tuple[_Outcome, float]:
+        start = perf_counter()
+        try:
+            X = self.runner.matrix(batch.rows)
+            values = self.runner.run(X)
+            outcome = (X, values) if self.runner.sound(values) else None
+        except EverloopError:
+            outcome = None
+        return outcome, perf_counter() - start
+
+    def _search(self, batch: _Batch) -> list[Any]:
+        """What each request of a failed batch answers: (matrix, values) or its error. Runs by halves."""
+        bounds = list(
+            itertools.accumulate((count or 1 for count in batch.counts or [0] * len(batch.tickets)), initial=0)
+        )
+        found: list[Any] = []
+
+        def search(low: int, high: int) -> None:
+            rows = batch.rows[bounds[low] : bounds[high]]
+            try:
+                X = self.runner.matrix(rows)
+                if high - low == 1 and batch.counts and batch.counts[low]:
+                    found.append((X, self.runner.many(X)))
+                    return
+                values = self.runner.run(X)
+                if self.runner.sound(values):
+                    for i in range(low, high):
+                        part = slice(bounds[i] - bounds[low], bounds[i + 1] - bounds[low])
+                        found.append((X[part], values[part]))
+                    return
+                error = self.runner.unsound(values[0])
+            except EverloopError as raised:
+                error = raised if isinstance(raised, ModelFailed) else self.runner.failed(raised.message)
+            if high - low == 1:
+                found.append(error)
+                return
+            middle = (low + high) // 2
+            search(low, middle)
+            search(middle, high)
+
+        search(0, len(batch.tickets))
+        return found
+
+    # -- out --
+
+    def _settle(self, batch: _Batch, outcome: _Outcome, seconds: float, found: list[Any] | None = None) -> None:
+        """Number, record, then answer: a label that follows its answer at once finds the record."""
+        tickets, rows = batch.tickets, len(batch.rows)
+        first = self._next
+        self._next = first + len(tickets)
+        if outcome is None:
+            self._settle_each(batch, found if found is not None else self._search(batch), first)
+        else:
+            self.costs = self.costs.observed(rows, seconds)
+            X, values = outcome
+            if batch.counts is None:
+                self._record(first, 0, X, values, batch.rows)
+                number = first
+                for ticket, value in zip(tickets, values, strict=True):
+                    try:
+                        ticket.deliver(value, self, number)
+                    except Exception as error:  # whoever waits next must get an answer
+                        self._complain(error)
+                    number += 1
+            else:
+                self._settle_mixed(batch, batch.counts, X, values, first)
+        self.counters.batch(len(tickets), rows, seconds, perf_counter() - batch.since)
+
+    def _settle_mixed(self, batch: _Batch, counts: list[int], X: Matrix, values: list[Any], first: int) -> None:
+        singles = counts.index(next(count for count in counts if count))
+        if singles:
+            self._record(first, 0, X[:singles], values[:singles], batch.rows[:singles])
+        start = 0
+        for number, (ticket, count) in enumerate(zip(batch.tickets, counts, strict=True), first):
+            stop = start + (count or 1)
+            if count:
+                self._record(number, count, X[start:stop], values[start:stop], batch.rows[start:stop])
+            self._answer(ticket, count, values[start:stop], number)
+            start = stop
+
+    def _settle_each(self, batch: _Batch, found: list[Any], first: int) -> None:
+        counts = batch.counts or [0] * len(batch.tickets)
+        start = 0
+        for number, (ticket, count, answer) in enumerate(zip(batch.tickets, counts, found, strict=True), first):
+            stop = start + (count or 1)
+            if isinstance(answer, EverloopError):
+                self.counters.failed += 1
+                try:
+                    ticket.fail(answer)
+                except Exception as error:  # as above
+                    self._complain(error)
+            else:
+                X, values = answer
+                self._record(number, count, X, values, batch.rows[start:stop])
+                self._answer(ticket, count, values[:], number)
+            start = stop
+
+    def _answer(self, ticket: Ticket, count: int, values: list[Any], number: int) -> None:
+        try:
+            if count:
+                ticket.deliver_rows(values, self, number)
+            else:
+                ticket.deliver(values[0], self, number)
+        except Exception as error:  # whoever waits next must get an answer
+            self._complain(error)
+
+    def _record(self, first: int, count: int, X: Matrix, values: list[Any], rows: Sequence[Row]) -> None:
+        """`count` 0: single rows, one request each; otherwise one request of `count` rows."""
+        share, recorder, schema = self._share, self._recorder, self.runner.schema
+        if share >= 1.0:
+            requests, each = (1, count) if count else (len(values), 1)
+            recorder.batch(self._source, (first, requests, each), encode_matrix(X, rows, schema), values)
+        elif share <= 0.0:
+            return
+        elif count:
+            if sampled(first, share):
+                recorder.batch(self._source, (first, 1, count), encode_matrix(X, rows, schema), values)
+        else:
+            for offset, length in sampled_runs(first, len(values), share):
+                part = slice(offset, offset + length)
+                encoded = encode_matrix(X[part], rows[part], schema)
+                recorder.batch(self._source, (first + offset, length, 1), encoded, values[part])
+
+    def _complain(self, error: BaseException) -> None:
+        self.loop.call_exception_handler({"message": "an answer could not be delivered", "exception": error})
+
+    def _rest(self) -> None:
+        """Let go of the thread, once retired and idle."""
+        if self._retired and self.idle and self._thread is not None:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+
+class FutureTicket:
+    """A coroutine in this process that waits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Any] = loop.create_future()
+
+    @property
+    def disconnected(self) -> bool:
+        return self.future.done()
+
+    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
+        if not self.future.done():
+            self.future.set_result(Prediction(prediction, batcher.version, batcher.key, number))
+
+    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
+        if not self.future.done():
+            self.future.set_result(PredictionBatch(predictions, batcher.version, batcher.key, number))
+
+    def fail(self, error: EverloopError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)

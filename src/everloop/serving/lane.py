@@ -1,0 +1,354 @@
+"""A lane: one version, live in this process. `open_lane` is the only way to make one.
+
+`Lane.answer` is the hot path of a prediction in process. For a small model it is one closure: the check that the input is a
+list, the model's compiled row function, the check that its answer is sound, a number, one append for the recorder, the
+result. Whatever is unusual (another type, a wrong length, a failing or unsound answer) goes to `_Slow`, which validates by
+the schema and says what is wrong.
+
+Theory of retirement. There is no count of calls in flight, because counting costs a lock. The table holds the lane; a call in
+process holds the lane's `answer`; the event loop's batchers hold themselves in it while they have work. All three hold the
+`Runner`, none holds the lane, so there is no cycle: when the table has let go and the last call has returned, the runner's
+reference count is zero, and its session closes at that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everloop.core.errors import EverloopError, InvalidInput
+from everloop.core.schema import Schema, Target
+from everloop.core.types import Features, Prediction, PredictionBatch, Row
+from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve, sampled
+from everloop.runtime.session import RowFunction, Session
+from everloop.serving.batcher import Batcher
+from everloop.serving.counters import Counters
+from everloop.serving.recorder import Channel, Recorder, encode_matrix
+from everloop.serving.runner import Runner
+from everloop.stores.ports import ModelRecord, VersionRecord
+
+if TYPE_CHECKING:
+    from everloop.registry.catalog import Registry
+
+WARM_RUNS = 3
+WARM_SECONDS = 0.2
+"""What measuring may take before the larger sizes are extrapolated instead: a lane should open promptly."""
+
+DEFAULT_RULES = BatchRules()
+
+
+class Lane:
+    """Answers for one version. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        record: VersionRecord,
+        model: ModelRecord,
+        runner: Runner,
+        channel: Channel,
+        costs: CostCurve,
+    ) -> None:
+        self.record = record
+        self.model = model
+        self.name = model.name
+        self.version = record.version
+        self.digest = record.digest
+        self.key = channel.key
+        self.runner = runner
+        self.schema: Schema = runner.schema
+        self.target: Target = runner.session.target
+        self.classes: list[Any] | None = runner.session.classes
+        self._opening_costs = costs
+        self._recorder = channel.recorder
+        self._channel = channel
+        self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
+        self._slow = _Slow(runner, channel)
+        self.answer: Callable[[Features], Prediction] = _fast(self._slow)
+        """One example in, its prediction out. Raises InvalidInput, ModelFailed."""
+        self.compiled = self.answer is not self._slow
+        self.retired = False
+
+    @property
+    def session(self) -> Session:
+        return self.runner.session
+
+    def answer_rows(self, rows: Any) -> PredictionBatch:
+        """Many examples: a sequence of rows, a two-dimensional array, or a data frame. At least one row.
+
+        Raises InvalidInput naming the instance and feature, ModelFailed naming the instance."""
+        return self._slow.many(rows)
+
+    def batcher_for(self, loop: asyncio.AbstractEventLoop) -> Batcher:
+        """This lane's batcher on `loop`; call it from that loop's thread."""
+        batcher = self._batchers.get(loop)
+        return batcher if batcher is not None else self._new_batcher(loop)
+
+    def _new_batcher(self, loop: asyncio.AbstractEventLoop) -> Batcher:
+        for dead in [known for known in self._batchers if known.is_closed()]:
+            self._batchers.pop(dead).retire()
+        batcher = Batcher(self.runner, loop, self._recorder, record=self.model.record, costs=self._opening_costs)
+        self._batchers[loop] = batcher
+        if self.retired:
+            batcher.retire()
+        return batcher
+
+    def retire(self) -> None:
+        """Out of the table: what was submitted before finishes here, then threads end and the session closes."""
+        self.retired = True
+        for batcher in list(self._batchers.values()):
+            batcher.retire()
+
+    @property
+    def closed(self) -> bool:
+        """Retired, and nothing on its way through a batcher."""
+        return self.retired and all(batcher.idle for batcher in list(self._batchers.values()))
+
+    @property
+    def costs(self) -> CostCurve:
+        """Seconds a batch of so many rows takes: measured at opening, then learned from the batches themselves."""
+        for batcher in list(self._batchers.values()):
+            return batcher.costs
+        return self._opening_costs
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queues of its batchers."""
+        return sum(batcher.waiting for batcher in list(self._batchers.values()))
+
+    @property
+    def predictions(self) -> int:
+        """Requests answered since it opened, in process and over the network."""
+        return self.in_process + self.counters().requests
+
+    @property
+    def in_process(self) -> int:
+        return self._channel.issued
+
+    def counters(self) -> Counters:
+        """A snapshot, summed over its batchers, with the in-process failures."""
+        total = Counters(failed=self._slow.failed)
+        for batcher in list(self._batchers.values()):
+            total.add(batcher.counters)
+        return total
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "retired" if self.retired else "live"
+        return f"<Lane {self.name}@{self.version} {state}, {self.predictions} answered, {self.waiting} waiting>"
+
+
+def open_lane(
+    record: VersionRecord,
+    model: ModelRecord,
+    registry: Registry,
+    recorder: Recorder,
+    *,
+    rules: BatchRules = DEFAULT_RULES,
+    samples: Sequence[Row] = (),
+) -> Lane:
+    """Verify, load, warm and measure one version; only then can anybody ask it.
+
+    `samples`: some rows that it should be able to answer, in schema order; made-up ones otherwise. Takes milliseconds to
+    seconds: never call it on an event loop. Raises ArtifactCorrupt, Untrusted, NotSupported, MissingExtra."""
+    session = registry.open_session(record)
+    runner = Runner(session, model.name, record.version, rules)
+    costs = measure(runner, samples)
+    channel = recorder.channel(model.name, record.version, session.schema, model.record)
+    return Lane(record, model, runner, channel, costs)
+
+
+def measure(runner: Runner, samples: Sequence[Row] = ()) -> CostCurve:
+    """Run it at a few sizes: that warms it, and gives its cost curve. Seconds are the least of a few runs."""
+    fields = runner.schema.fields
+    rows = [row for row in samples if len(row) == len(fields)]
+    rows = rows or [[0.0 if field.kind == "number" else "" for field in fields]]
+    sizes: list[int] = []
+    seconds: list[float] = []
+    until = perf_counter() + WARM_SECONDS
+    for size in MEASURED_SIZES:
+        if seconds and perf_counter() + WARM_RUNS * seconds[-1] > until:
+            break
+        best = float("inf")
+        for _ in range(WARM_RUNS + 1):
+            start = perf_counter()
+            try:
+                runner.run(runner.matrix([rows[i % len(rows)] for i in range(size)]))
+            except (EverloopError, ValueError, TypeError):
+                # The made-up rows may be outside of what the model takes; real ones will be measured as they come.
+                return CostCurve(tuple(sizes), tuple(seconds)) if sizes else UNMEASURED
+            best = min(best, perf_counter() - start)
+            if perf_counter() > until:
+                break
+        sizes.append(size)
+        seconds.append(best)
+    return CostCurve(tuple(sizes), tuple(seconds))
+
+
+class _Slow:
+    """Answers with full validation; the hot path falls back on it."""
+
+    __slots__ = ("channel", "failed", "row_function", "runner")
+
+    def __init__(self, runner: Runner, channel: Channel) -> None:
+        self.runner = runner
+        self.channel = channel
+        self.failed = 0
+        compile_row = getattr(runner.session, "compile_row", None)
+        self.row_function: RowFunction | None = None if compile_row is None else compile_row()
+
+    def __call__(self, features: Features) -> Prediction:
+        runner, channel = self.runner, self.channel
+        row = runner.schema.row(features)
+        prediction = self._compiled(row) if self.row_function is not None else None
+        if prediction is None:
+            try:
+                prediction = runner.one(row)
+            except EverloopError:
+                self.failed += 1
+                raise
+        number = next(channel.numbers)
+        if sampled(number, channel.share):
+            channel.append((number, row, prediction))
+            if channel.asleep:
+                channel.wake()
+        return Prediction(prediction, runner.version, channel.key, number)
+
+    def _compiled(self, row: Row) -> Any:
+        """A mapping, tuple or array, now a checked list, is still a small model's row. None: let the session decide."""
+        assert self.row_function is not None
+        try:
+            y = self.row_function(row)
+        except (TypeError, ValueError, ArithmeticError):
+            return None
+        return None if self.runner.regression and (type(y) is not float or y - y != 0.0) else y
+
+    def many(self, instances: Any) -> PredictionBatch:
+        runner, channel = self.runner, self.channel
+        rows = as_rows(instances, runner.schema)
+        X = runner.matrix(rows)
+        try:
+            predictions = runner.many(X)
+        except EverloopError:
+            self.failed += 1
+            raise
+        number = next(channel.numbers)
+        if sampled(number, channel.share):
+            channel.recorded += 1
+            source = (channel.model, channel.version, channel.key)
+            encoded = encode_matrix(X, rows, runner.schema)
+            channel.recorder.batch(source, (number, 1, len(rows)), encoded, predictions[:])
+        return PredictionBatch(predictions, runner.version, channel.key, number)
+
+
+def as_rows(instances: Any, schema: Schema) -> list[Row]:
+    """Whatever holds several examples, as checked rows. Raises InvalidInput naming instance and feature."""
+    if hasattr(instances, "to_dicts"):  # polars
+        instances = instances.to_dicts() if schema.named else instances.to_numpy()
+    elif hasattr(instances, "to_dict") and hasattr(instances, "columns"):  # pandas
+        instances = instances.to_dict("records") if schema.named else instances.to_numpy()
+    if isinstance(instances, np.ndarray):
+        if instances.ndim != 2:
+            raise InvalidInput(
+                f"instances: expected a two-dimensional array of rows, got shape {instances.shape}", field="instances"
+            )
+        listed: list[Any] = instances.tolist()
+        if (
+            instances.dtype.kind == "f"
+            and instances.shape[1] == len(schema.fields)
+            and schema.numeric
+            and (len(listed) and np.isfinite(instances).all())
+        ):
+            return listed
+        instances = listed
+    elif isinstance(instances, (str, bytes, Mapping)) or not hasattr(instances, "__iter__"):
+        raise InvalidInput(f"instances: expected a list of rows, got {type(instances).__name__}", field="instances")
+    rows = schema.rows(instances)
+    if not rows:
+        raise InvalidInput("instances: expected at least one row", field="instances")
+    return rows
+
+
+def _fast(slow: _Slow) -> Callable[[Features], Prediction]:
+    """The closure for a compiled session; `slow` itself for any other."""
+    row, session = slow.row_function, slow.runner.session
+    if row is None:
+        return slow
+    width = len(session.schema.fields)
+    share = slow.channel.share
+    if session.target.task == "regression":
+        return _regression(row, width, slow) if share >= 1.0 else _sampled_regression(row, width, share, slow)
+    kinds = {type(label) for label in session.classes or ()}
+    if len(kinds) != 1:
+        return slow
+    return _classification(row, width, share, kinds.pop(), slow)
+
+
+def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
+    """Everything recorded: the default, and the path that is measured against a bare dot product."""
+    channel = slow.channel
+    version, key, append, number_of = slow.runner.version, channel.key, channel.append, channel.numbers.__next__
+
+    def answer(features: Features) -> Prediction:
+        if type(features) is list and len(features) == width:
+            try:
+                y = row(features)
+            except (TypeError, ValueError, ArithmeticError):
+                return slow(features)
+            if type(y) is float and y - y == 0.0:
+                number = number_of()
+                append((number, features[:], y))
+                if channel.asleep:
+                    channel.wake()
+                return Prediction(y, version, key, number)
+        return slow(features)
+
+    return answer
+
+
+def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow) -> Callable[[Features], Prediction]:
+    channel = slow.channel
+    version, key, append, number_of = slow.runner.version, channel.key, channel.append, channel.numbers.__next__
+
+    def answer(features: Features) -> Prediction:
+        if type(features) is list and len(features) == width:
+            try:
+                y = row(features)
+            except (TypeError, ValueError, ArithmeticError):
+                return slow(features)
+            if type(y) is float and y - y == 0.0:
+                number = number_of()
+                if share and sampled(number, share):
+                    append((number, features[:], y))
+                    if channel.asleep:
+                        channel.wake()
+                return Prediction(y, version, key, number)
+        return slow(features)
+
+    return answer
+
+
+def _classification(
+    row: RowFunction, width: int, share: float, kind: type, slow: _Slow
+) -> Callable[[Features], Prediction]:
+    channel = slow.channel
+    version, key, append, number_of = slow.runner.version, channel.key, channel.append, channel.numbers.__next__
+
+    def answer(features: Features) -> Prediction:
+        if type(features) is list and len(features) == width:
+            try:
+                y = row(features)
+            except (TypeError, ValueError, ArithmeticError):
+                return slow(features)
+            if type(y) is kind:
+                number = number_of()
+                if share and sampled(number, share):
+                    append((number, features[:], y))
+                    if channel.asleep:
+                        channel.wake()
+                return Prediction(y, version, key, number)
+        return slow(features)
+
+    return answer

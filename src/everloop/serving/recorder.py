@@ -1,0 +1,307 @@
+"""The recorder: predictions on their way into the journal, without anybody waiting for it.
+
+Two ways in.
+
+- The server's batcher has whole batches and hands each over as one `PredictionRecord` (`batch`).
+- A caller in this process answers one row in under a microsecond. It appends a tuple to its lane's `Channel`, a bounded
+  deque, and a thread that lives only while there is something to do turns runs of consecutive numbers into records.
+
+Rules. Nobody ever waits: what does not fit is dropped, oldest first in a channel, newest first in the journal's queue, and
+counted. The thread gives the interpreter back after every few hundred rows, so that whoever predicts is held up for well
+under a millisecond. `drain` empties all channels: the intake calls it before it joins a label, so that a label given right
+after its prediction finds it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.core.clock import Clock
+from everloop.core.schema import Encoding, Schema, pack_rows
+from everloop.core.types import PredictionRecord, Row
+from everloop.policy.batching import sampled
+from everloop.stores.ports import Journal
+
+CHUNK_ROWS = 512
+"""Rows that one turn of the thread converts: at 30 features about half a millisecond."""
+CHANNEL_VALUES = 1_000_000
+"""Most feature values that wait in one channel (24 bytes each), within the bounds on rows below."""
+CHANNEL_ROWS = (256, 32_768)
+PAUSE = 0.025
+"""Seconds between two turns of the thread while predictions come in."""
+LINGER = 2.0
+"""Seconds without predictions after which the thread ends."""
+
+Entry = tuple[int, Row, Any]
+
+
+class Channel:
+    """One lane's in-process predictions that are not yet in the journal. `append` is the deque's own, from any thread.
+
+    Whoever appends then looks at `asleep` and calls `wake` if it is set; the thread first sets `asleep` and then looks at
+    the deque again. So no entry is left behind, and nobody takes a lock."""
+
+    __slots__ = (
+        "append",
+        "asleep",
+        "buffer",
+        "key",
+        "lost",
+        "model",
+        "numbers",
+        "recorded",
+        "recorder",
+        "schema",
+        "share",
+        "version",
+    )
+
+    def __init__(self, recorder: Recorder, model: str, version: int, *, schema: Schema, share: float) -> None:
+        self.recorder = recorder
+        self.model = model
+        self.version = version
+        self.key = recorder.new_key()
+        self.schema = schema
+        self.share = share
+        """Which share of its numbers is recorded: whoever appends asks `policy.batching.sampled`."""
+        self.numbers = itertools.count(1)
+        least, most = CHANNEL_ROWS
+        self.buffer: deque[Entry] = deque(maxlen=max(least, min(most, CHANNEL_VALUES // max(1, len(schema.fields)))))
+        self.append = self.buffer.append
+        self.asleep = True
+        self.recorded = 0
+        self.lost = 0
+
+    def wake(self) -> None:
+        self.recorder.wake(self)
+
+    @property
+    def issued(self) -> int:
+        """How many numbers were given out. (The counter tells its state in its text only.)"""
+        return int(repr(self.numbers)[6:-1]) - 1
+
+
+class Recorder:
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self.journal = journal
+        self.clock = clock
+        self._prefix = secrets.token_hex(5)
+        self._ordinals = itertools.count()
+        self._lock = threading.Lock()
+        """Held while entries are on their way from a channel to the journal."""
+        self._state = threading.Lock()
+        """Guards `_awake` and `_thread`."""
+        self._awake: dict[Channel, None] = {}
+        self._thread: threading.Thread | None = None
+        self._stirred = threading.Event()
+        self._closed = False
+        self.dropped = 0
+        """Single rows that were pushed out of their channel before they were recorded, as counted when it last fell asleep."""
+        self.unreadable = 0
+        """Rows that could not be turned into numbers for the journal."""
+        self.failure: BaseException | None = None
+        """What the journal last raised (closed, disk full); predictions go on."""
+
+    def new_key(self) -> str:
+        """The first half of request ids: random for this process, then the ordinal of the lane or its batcher."""
+        return f"{self._prefix}{next(self._ordinals):x}"
+
+    def channel(self, model: str, version: int, schema: Schema, share: float) -> Channel:
+        return Channel(self, model, version, schema=schema, share=share)
+
+    # -- whole batches, from the server --
+
+    def batch(
+        self,
+        source: tuple[str, int, str],
+        numbers: tuple[int, int, int],
+        encoded: tuple[Encoding, bytes],
+        predictions: list[Any],
+    ) -> None:
+        """`numbers` is (first, count, rows): `count` requests of `rows` rows each. `source` is (model, version, key).
+
+        Keeps `predictions`: hand over a list that nobody changes."""
+        model, version, key = source
+        first, count, rows = numbers
+        encoding, features = encoded
+        self._put(
+            PredictionRecord(model, version, key, first, count, rows, self.clock.now(), encoding, features, predictions)
+        )
+
+    def _put(self, record: PredictionRecord) -> None:
+        try:
+            self.journal.record(record)
+        except Exception as error:  # a broken journal is told by /health; answers must go on
+            self.failure = error
+
+    # -- single rows, in process --
+
+    def wake(self, channel: Channel) -> None:
+        with self._state:
+            channel.asleep = False
+            self._awake[channel] = None
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._work, name="everloop-recorder", daemon=True)
+                self._thread.start()
+        self._stirred.set()
+
+    def drain(self) -> None:
+        """Everything answered before this call is in the journal's queue when it returns."""
+        while self._turn():
+            pass
+
+    def start(self) -> None:
+        """Allow the thread; it begins with the first prediction."""
+        with self._state:
+            self._closed = False
+
+    def stop(self) -> None:
+        """Drain, and let the thread end. Predictions made later wait for the next `drain`. Safe to call twice."""
+        with self._state:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        self._stirred.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=5.0)
+        self.drain()
+
+    def _work(self) -> None:
+        """The thread: chunks with pauses between them, then longer pauses, then the end."""
+        quiet_since = time.monotonic()
+        while not self._closed:
+            self._stirred.clear()
+            most = self._turn()
+            if most:
+                quiet_since = time.monotonic()
+                # Zero gives the interpreter to whoever waits for it; getting it back is the throttle.
+                time.sleep(0.0 if most == CHUNK_ROWS else PAUSE)
+            elif self._settle():
+                if time.monotonic() - quiet_since > LINGER and self._end():
+                    return
+                self._stirred.wait(LINGER)
+            else:
+                time.sleep(PAUSE)
+
+    def _end(self) -> bool:
+        with self._state:
+            if self._awake or self._closed:
+                return False
+            self._thread = None
+            return True
+
+    def _settle(self) -> bool:
+        """Put empty channels to sleep; True if all sleep now."""
+        with self._state:
+            for channel in list(self._awake):
+                channel.asleep = True
+                if channel.buffer:
+                    channel.asleep = False
+                    continue
+                del self._awake[channel]
+                if channel.share >= 1.0:
+                    lost = max(channel.lost, channel.issued - channel.recorded)
+                    self.dropped += lost - channel.lost
+                    channel.lost = lost
+            return not self._awake
+
+    def _turn(self) -> int:
+        """One chunk of every awake channel; how many entries the largest had."""
+        most = 0
+        with self._state:
+            channels = list(self._awake)
+        for channel in channels:
+            with self._lock:
+                entries = _take(channel.buffer, CHUNK_ROWS)
+                if entries:
+                    most = max(most, len(entries))
+                    self._store(channel, entries)
+        return most
+
+    def _store(self, channel: Channel, entries: list[Entry]) -> None:
+        entries.sort(key=_number)
+        at = self.clock.now()
+        for run in _runs(entries):
+            try:
+                encoding, features = pack_rows([row for _, row, _ in run], channel.schema)
+            except (TypeError, ValueError, OverflowError):
+                # An odd object that multiplies like a number but is none: leave out just that row.
+                if len(run) > 1:
+                    for entry in run:
+                        self._store(channel, [entry])
+                else:
+                    self.unreadable += 1
+                continue
+            self._put(
+                PredictionRecord(
+                    channel.model,
+                    channel.version,
+                    channel.key,
+                    run[0][0],
+                    len(run),
+                    1,
+                    at,
+                    encoding,
+                    features,
+                    [y for _, _, y in run],
+                )
+            )
+            channel.recorded += len(run)
+
+
+def encode_matrix(X: npt.NDArray[Any], rows: Sequence[Row], schema: Schema) -> tuple[Encoding, bytes]:
+    """What a batch ran on, as the journal keeps it: the array's own bytes where it is numbers."""
+    if X.dtype == np.float32:
+        return "f4", X.astype("<f4", copy=False).tobytes()
+    if X.dtype == np.float64:
+        return "f8", X.astype("<f8", copy=False).tobytes()
+    return pack_rows(rows, schema)
+
+
+def sampled_runs(first: int, count: int, share: float) -> Iterable[tuple[int, int]]:
+    """The recorded stretches of `count` numbers from `first`, as (offset, length)."""
+    start = None
+    for offset in range(count):
+        if sampled(first + offset, share):
+            start = offset if start is None else start
+        elif start is not None:
+            yield start, offset - start
+            start = None
+    if start is not None:
+        yield start, count - start
+
+
+def _take(buffer: deque[Entry], most: int) -> list[Entry]:
+    entries: list[Entry] = []
+    pop = buffer.popleft
+    try:
+        for _ in range(most):
+            entries.append(pop())  # noqa: PERF401  the deque may be emptied by its bound at any time
+    except IndexError:
+        return entries
+    return entries
+
+
+def _number(entry: Entry) -> int:
+    return entry[0]
+
+
+def _runs(entries: list[Entry]) -> Iterable[list[Entry]]:
+    """Stretches of consecutive numbers."""
+    if entries[-1][0] - entries[0][0] == len(entries) - 1:
+        yield entries
+        return
+    start = 0
+    for i in range(1, len(entries)):
+        if entries[i][0] != entries[i - 1][0] + 1:
+            yield entries[start:i]
+            start = i
+    yield entries[start:]

@@ -1,0 +1,126 @@
+"""One loaded model and what makes its answers trustworthy: checked input in, checked plain Python values out.
+
+A `Runner` knows nothing of requests. The lane's in-process answers and its batchers share one; it closes its session when the
+last of them is gone, and not before, so a swap never pulls a session from under a call that is still running.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.core.errors import EverloopError, ModelFailed
+from everloop.core.schema import Schema
+from everloop.core.types import Row
+from everloop.policy.batching import BatchRules, slices
+from everloop.runtime.session import Session
+
+Matrix = npt.NDArray[Any]
+
+
+class Runner:
+    __slots__ = ("__weakref__", "_numeric", "model", "regression", "rules", "schema", "session", "version")
+
+    def __init__(self, session: Session, model: str, version: int, rules: BatchRules) -> None:
+        self.session = session
+        self.schema: Schema = session.schema
+        self.model = model
+        self.version = version
+        self.rules = rules
+        self.regression = session.target.task == "regression"
+        self._numeric = self.schema.numeric and np.dtype(session.dtype).kind == "f"
+        weakref.finalize(self, session.close).atexit = False
+
+    def matrix(self, rows: Sequence[Row]) -> Matrix:
+        """Checked rows as the session wants them: (n, fields)."""
+        if self._numeric:
+            return np.array(rows, self.session.dtype)
+        return self.schema.matrix(rows, self.session.dtype if self.schema.numeric else None)
+
+    def run(self, X: Matrix) -> list[Any]:
+        """(n, fields) -> n plain predictions, not yet checked for NaN. Raises ModelFailed.
+
+        More rows than a batch may have are run in slices, so that memory stays bounded."""
+        n = len(X)
+        if n <= self.rules.max_rows:
+            return self._run(X)
+        values: list[Any] = []
+        for start, stop in slices(n, self.rules):
+            values += self._run(X[start:stop])
+        return values
+
+    def _run(self, X: Matrix) -> list[Any]:
+        try:
+            Y = self.session.run(X)
+            if self.regression and Y.dtype.kind != "f":
+                Y = Y.astype(np.float64)
+            if Y.shape == (len(X),):
+                values: list[Any] = Y.tolist()
+                return values
+            shape: object = Y.shape
+        except EverloopError:
+            raise
+        except Exception as error:
+            raise self.failed(f"{type(error).__name__}: {error}") from error
+        raise self.failed(f"it answered shape {shape} for {len(X)} rows")
+
+    def sound(self, values: list[Any]) -> bool:
+        """Whether all of these predictions can be answered: regression must be finite."""
+        if not self.regression:
+            return True
+        total = sum(values)
+        return total - total == 0.0 or all(y - y == 0.0 for y in values)  # a sum may overflow where no value does
+
+    def unsound(self, value: Any) -> ModelFailed | None:
+        """The error for one prediction that cannot be answered."""
+        if self.regression and value - value != 0.0:
+            return self.failed(f"it answered {value!r}, not a finite number")
+        return None
+
+    def one(self, row: Row) -> Any:
+        """One checked row -> its prediction. Raises ModelFailed."""
+        (value,) = self.run(self.matrix([row]))
+        error = self.unsound(value)
+        if error is not None:
+            raise error
+        return value
+
+    def many(self, X: Matrix) -> list[Any]:
+        """All rows of one request. Raises ModelFailed naming the first instance that failed."""
+        try:
+            values = self.run(X)
+        except ModelFailed:
+            if len(X) == 1:
+                raise
+            self._blame(X)
+            raise
+        if not self.sound(values):
+            for i, value in enumerate(values):
+                error = self.unsound(value)
+                if error is not None:
+                    raise ModelFailed(f"instances[{i}]: {error.message}", field=f"instances[{i}]")
+        return values
+
+    def _blame(self, X: Matrix) -> None:
+        """Find one row that fails on its own, by halves, and raise its error with its index. Returns if none does."""
+        low, high = 0, len(X)
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                self.run(X[low:middle])
+                low = middle
+            except ModelFailed:
+                high = middle
+        try:
+            self.run(X[low:high])
+        except ModelFailed as error:
+            raise ModelFailed(f"instances[{low}]: {error.message}", field=f"instances[{low}]") from error
+
+    def failed(self, what: str) -> ModelFailed:
+        if len(what) > 300:
+            what = what[:299] + "…"
+        return ModelFailed(f"version {self.version} of model {self.model!r} failed on this input: {what}")
