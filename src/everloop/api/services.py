@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from everloop.api.http.limits import Limits
+from everloop.api.traffic import Traffic
 
 if TYPE_CHECKING:
     from everloop.core.clock import Clock
@@ -51,8 +52,13 @@ class Services:
     """True until the versions that should be live are: not ready yet."""
     draining: bool = False
     """True from the first signal to stop on. Read by every protocol: readiness fails, connections are told to close."""
+    traffic: Traffic = field(init=False)
+    """What has been answered; made here because it lives as long as this does."""
     _on_drain: list[Callable[[], None]] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self.traffic = Traffic(self.table, self.bus)
 
     def drain(self) -> None:
         """Begin to drain: readiness fails from now on, event streams end. Idempotent; safe from any thread."""

@@ -128,6 +128,11 @@ class Lane:
     def in_process(self) -> int:
         return self._channel.issued
 
+    @property
+    def tallies(self) -> list[Counters]:
+        """The counters of its batchers themselves: small, still counting, and safe to keep after the lane has gone."""
+        return [batcher.counters for batcher in list(self._batchers.values())]
+
     def counters(self) -> Counters:
         """A snapshot, summed over its batchers, with the in-process failures."""
         total = Counters(failed=self._slow.failed)

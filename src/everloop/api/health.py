@@ -1,0 +1,118 @@
+"""How the server is, without a protocol: the seed's `/health` and what readiness is decided from.
+
+A part that is meant to run and does not makes the server unhealthy: a server that answers while its learner is dead looks
+well and slowly goes wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from everloop.api.services import Services
+from everloop.api.verbs import model_status
+from everloop.api.wire import Component, Health, Memory
+from everloop.core.errors import EverloopError
+
+
+def components(services: Services) -> dict[str, Component]:
+    """The parts besides the models. Reads the journal: call it from a thread."""
+    return {
+        "journal": _journal(services),
+        "recorder": _recorder(services),
+        "learner": _learner(services),
+        "reconciler": _reconciler(services),
+    }
+
+
+def failed(services: Services) -> list[str]:
+    """Names of the parts that have failed."""
+    return [name for name, part in components(services).items() if part.status == "failed"]
+
+
+def ready(services: Services) -> bool:
+    """Whether traffic should be sent here. A model that cannot be opened does not take the others' traffic away."""
+    return not services.starting and not services.draining and not failed(services)
+
+
+def health(services: Services) -> Health:
+    parts = components(services)
+    status: Literal["healthy", "starting", "draining", "unhealthy"]
+    if services.draining:
+        status = "draining"
+    elif services.starting:
+        status = "starting"
+    else:
+        status = "unhealthy" if any(part.status == "failed" for part in parts.values()) else "healthy"
+    try:
+        models = {record.name: model_status(services, record) for record in services.registry.list()}
+    except EverloopError:  # the registry's store is gone: what serves is known without it
+        models = dict.fromkeys(services.table.current.lanes, "ready")
+        parts["registry"] = Component("failed", "its store cannot be read")
+        status = "unhealthy"
+    return Health(
+        status=status,
+        uptime=max(0, int((services.clock.now() - services.started_at) * 1000)),
+        models=models,
+        memory=memory(),
+        components=parts,
+    )
+
+
+def memory() -> Memory:
+    return Memory(f"{_megabytes(resident_bytes())} MB", f"{_megabytes(max(peak_bytes(), resident_bytes()))} MB")
+
+
+def resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes() -> int:
+    """The most resident memory this process ever had; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _journal(services: Services) -> Component:
+    try:
+        stats = services.journal.stats()
+    except EverloopError as error:
+        return Component("failed", str(error))
+    return Component("ok", f"{stats.pending} pending, {stats.dropped} dropped")
+
+
+def _recorder(services: Services) -> Component:
+    """Predictions go on while the journal refuses their records, but labels by request id then have nothing to join."""
+    failure = services.recorder.failure
+    return Component("ok") if failure is None else Component("failed", f"predictions are not recorded: {failure}")
+
+
+def _learner(services: Services) -> Component:
+    if not services.learning:
+        return Component("off", "this server does not learn")
+    if not services.loop.alive:
+        return Component("failed", "the learning loop has died: models answer but do not improve; restart the server")
+    if not services.loop.running and not services.starting and not services.draining:
+        return Component("failed", "the learning loop is not running")
+    return Component("ok")
+
+
+def _reconciler(services: Services) -> Component:
+    reconciler = services.reconciler
+    if reconciler.broken is not None:
+        return Component("failed", f"the registry cannot be read: {reconciler.broken}")
+    if not reconciler.alive and not services.starting and not services.draining:
+        return Component("failed", "it is not running: new versions will not be served")
+    if reconciler.failures:
+        return Component("ok", f"cannot open: {', '.join(sorted(reconciler.failures)[:10])}")
+    return Component("ok")
+
+
+def _megabytes(size: int) -> int:
+    return round(size / (1 << 20))

@@ -1,0 +1,267 @@
+# ruff: noqa: ARG001  every endpoint has the same signature
+"""One function an operation: read the request, call the verb, shape the answer. `http.app` wraps each and builds the routes.
+
+Whatever touches a store runs on `Api.threads`; fits, which take long, on `Api.fits`, so that they cannot starve the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from everloop.api import health as wellbeing
+from everloop.api import verbs, wire
+from everloop.api.http import codec
+from everloop.api.http.bodies import check_depth, decode, read_body
+from everloop.api.http.events import EventHub, EventStream
+from everloop.api.http.threads import Threads
+from everloop.api.services import Services
+from everloop.core.errors import InvalidInput, VersionNotFound
+from everloop.core.hashing import body_digest
+
+MOST_ID = 2**53
+"""Beyond it neither JSON readers nor stores agree on integers."""
+
+_encode = msgspec.json.Encoder().encode
+_model_spec = msgspec.json.Decoder(wire.ModelSpec)
+_version_choice = msgspec.json.Decoder(wire.VersionChoice)
+_reason = msgspec.json.Decoder(wire.Reason)
+_nothing = msgspec.json.Decoder(wire.Nothing)
+
+
+@dataclass(eq=False)
+class Api:
+    """What the endpoints share: one an app."""
+
+    services: Services
+    threads: Threads = field(default_factory=lambda: Threads("store", most=8, waiting=256))
+    fits: Threads = field(default_factory=lambda: Threads("fit", most=2, waiting=8))
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.threads.close()
+        self.fits.close()
+
+    @cached_property
+    def hub(self) -> EventHub:
+        return EventHub(self.services, self.threads)
+
+    @cached_property
+    def openapi(self) -> bytes:
+        from everloop.api.http.openapi import document
+
+        return _encode(document())
+
+    @cached_property
+    def docs(self) -> tuple[bytes, str]:
+        from everloop.api.http.docs_page import page
+
+        return page()
+
+
+Endpoint = Callable[[Api, Request], Awaitable[Response]]
+
+
+async def predict(api: Api, request: Request) -> Response:
+    services = api.services
+    asked = codec.decode_predict(await read_body(request, services.limits.max_body), services.limits)
+    name = _model(request)
+    if name not in services.table.current.lanes:  # the registry knows why, and it is on a disk
+        raise await api.threads.run(verbs.missing, services, name)
+    if asked.instances is not None:
+        return json_bytes(codec.encode_answer(await verbs.predict_batch(services, name, asked.instances)))
+    return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features)))
+
+
+async def feedback(api: Api, request: Request) -> Response:
+    limits = api.services.limits
+    body = await read_body(request, limits.max_body)
+    labels = codec.decode_feedback(body, limits)
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > limits.max_key:
+        raise InvalidInput(f"Idempotency-Key: longer than {limits.max_key} characters", field="Idempotency-Key")
+    digest = body_digest(body) if key else ""
+    done = await verbs.feedback(api.services, _model(request), labels, idempotency_key=key, body=digest)
+    refused = codec.refused_whole(done)
+    if refused is not None:
+        raise refused
+    return json_bytes(codec.encode_feedback(done), 202)
+
+
+async def create_model(api: Api, request: Request) -> Response:
+    limits = api.services.limits
+    spec = decode(_model_spec, await read_body(request, limits.max_body))
+    check_depth(spec.parameters, limits.max_depth, "parameters")
+    check_depth(spec.learning, limits.max_depth, "learning")
+    info, created = await api.threads.run(verbs.create_model, api.services, spec)
+    return json(info, 201 if created else 200, {"location": f"/v1/models/{info.name}"})
+
+
+async def list_models(api: Api, request: Request) -> Response:
+    return json(await api.threads.run(verbs.list_models, api.services))
+
+
+async def describe_model(api: Api, request: Request) -> Response:
+    return json(await api.threads.run(verbs.describe_model, api.services, _model(request)))
+
+
+async def delete_model(api: Api, request: Request) -> Response:
+    await api.threads.run(verbs.delete_model, api.services, _model(request))
+    return Response(status_code=204)
+
+
+async def list_versions(api: Api, request: Request) -> Response:
+    return json(await api.threads.run(verbs.versions, api.services, _model(request)))
+
+
+async def describe_version(api: Api, request: Request) -> Response:
+    text = request.path_params["version"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= MOST_ID):
+        raise VersionNotFound(f"versions are whole numbers from 1 on, not {text[:40]!r}", field="version")
+    return json(await api.threads.run(verbs.version, api.services, _model(request), int(text)))
+
+
+async def promote(api: Api, request: Request) -> Response:
+    choice = decode(_version_choice, await read_body(request, api.services.limits.max_body))
+    return json(await api.threads.run(verbs.promote, api.services, _model(request), choice.version, choice.note))
+
+
+async def rollback(api: Api, request: Request) -> Response:
+    reason = decode(_reason, await _optional_body(api, request))
+    return json(await api.threads.run(verbs.rollback, api.services, _model(request), reason.note))
+
+
+async def archive(api: Api, request: Request) -> Response:
+    choice = decode(_version_choice, await read_body(request, api.services.limits.max_body))
+    return json(await api.threads.run(verbs.archive, api.services, _model(request), choice.version))
+
+
+async def train(api: Api, request: Request) -> Response:
+    decode(_nothing, await _optional_body(api, request))
+    return json(await api.fits.run(verbs.train, api.services, _model(request)))
+
+
+async def timeline(api: Api, request: Request) -> Response:
+    limits = api.services.limits
+    after = _integer(request, "after", 0, least=0, most=MOST_ID)
+    limit = _integer(request, "limit", min(100, limits.max_page), least=1, most=limits.max_page)
+    latest = _boolean(request, "latest")
+    return json(await api.threads.run(verbs.timeline, api.services, _model(request), after, limit, latest))
+
+
+async def drift(api: Api, request: Request) -> Response:
+    return json(await api.threads.run(verbs.drift, api.services, _model(request)))
+
+
+async def events(api: Api, request: Request) -> Response:
+    last = request.headers.get("last-event-id") or request.query_params.get("after")
+    after = None if last is None or last == "" else _whole(last, "Last-Event-ID", least=0, most=MOST_ID)
+    stream = await api.hub.open(after, request.query_params.get("model"))
+    return EventResponse(stream)
+
+
+async def health(api: Api, request: Request) -> Response:
+    found = await api.threads.run(wellbeing.health, api.services)
+    return json(found, 503 if found.status == "unhealthy" else 200)
+
+
+async def live(api: Api, request: Request) -> Response:
+    return json(wire.ServerLive(live=True))
+
+
+async def ready(api: Api, request: Request) -> Response:
+    services = api.services
+    # While draining, the stores may be about to close: the answer is known without them.
+    well = not services.draining and await api.threads.run(wellbeing.ready, services)
+    return json(wire.ServerReady(ready=well, live=True), 200 if well else 503)
+
+
+async def metrics(api: Api, request: Request) -> Response:
+    from everloop.api.http import metrics as exposition
+
+    body, content_type = await api.threads.run(exposition.render, api.services, request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": content_type, "vary": "Accept"})
+
+
+async def openapi(api: Api, request: Request) -> Response:
+    return json_bytes(await api.threads.run(lambda: api.openapi))
+
+
+async def docs(api: Api, request: Request) -> Response:
+    html, policy = await api.threads.run(lambda: api.docs)
+    return Response(
+        html,
+        media_type="text/html",
+        headers={
+            "content-security-policy": policy,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+        },
+    )
+
+
+async def index(api: Api, request: Request) -> Response:
+    return RedirectResponse("docs")
+
+
+class EventResponse(StreamingResponse):
+    """Closes its stream however it ends: read to its end, the client gone, or never begun."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__(
+            stream.lines(),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.close()
+
+
+def json(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return json_bytes(_encode(answer), status, headers)
+
+
+def json_bytes(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _model(request: Request) -> str:
+    name: str = request.path_params["model"]
+    return name
+
+
+async def _optional_body(api: Api, request: Request) -> bytes:
+    body = await read_body(request, api.services.limits.max_body)
+    return body if body.strip() else b"{}"
+
+
+def _integer(request: Request, name: str, default: int, *, least: int, most: int) -> int:
+    text = request.query_params.get(name)
+    return default if text is None else _whole(text, name, least=least, most=most)
+
+
+def _whole(text: str, name: str, *, least: int, most: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most:
+        return int(text)
+    raise InvalidInput(f"{name}: expected a whole number from {least} to {most}, got {text[:40]!r}", field=name)
+
+
+def _boolean(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false").lower()
+    if text in ("true", "1"):
+        return True
+    if text in ("false", "0"):
+        return False
+    raise InvalidInput(f"{name}: expected true or false, got {text[:40]!r}", field=name)

@@ -1,0 +1,174 @@
+"""The OpenAPI 3.1 document, generated from the table of operations and the Structs on the wire.
+
+Descriptions of fields are the docstrings that stand under them in the source, read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from importlib import metadata
+from typing import Any
+
+import msgspec
+
+from everloop.api.http.operations import OPERATIONS, Operation
+from everloop.api.http.problems import MEDIA_TYPE, Problem
+from everloop.api.status import STATUSES
+
+_TAGS = {
+    "predictions": "Ask models, and tell them what was true.",
+    "models": "What models there are.",
+    "versions": "What they were trained into, and which of it serves.",
+    "learning": "How they change.",
+    "server": "How the server is.",
+}
+_PATH_PARAMETERS = {
+    "model": ({"type": "string", "maxLength": 128}, "The model's name."),
+    "version": ({"type": "integer", "minimum": 1}, "The version's number."),
+}
+
+
+def document(operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
+    """The whole document, ready for a JSON encoder."""
+    types = [t for o in operations for t in (o.body, o.answer) if t is not None] + [Problem]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    by_type = {id(t): s for t, s in zip(types, schemas, strict=True)}
+    for struct in _structs(types):
+        component = components.get(struct.__name__)
+        if component is not None:
+            _describe(struct, component)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, by_type)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "everloop",
+            "version": metadata.version("everloop"),
+            "summary": "The model server that keeps learning.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": [
+            *(_path_parameter(name) for name in re.findall(r"{(\w+)}", operation.path)),
+            *(
+                {"name": p.name, "in": p.where, "required": False, "schema": p.schema, "description": p.description}
+                for p in operation.parameters
+            ),
+        ],
+        "responses": _responses(operation, schemas),
+    }
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": operation.body_required,
+            "content": {"application/json": {"schema": schemas[id(operation.body)]}},
+        }
+    return described
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    schema, description = _PATH_PARAMETERS[name]
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
+
+
+def _responses(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, text in ((operation.status, "Done."), *operation.also):
+        responses[str(status)] = {"description": text}
+        if operation.answer is not None:
+            responses[str(status)]["content"] = {operation.media_type: {"schema": schemas[id(operation.answer)]}}
+        elif operation.media_type:
+            responses[str(status)]["content"] = {operation.media_type: {}}
+    by_status: dict[int, list[str]] = {}
+    for code in codes(operation):
+        by_status.setdefault(STATUSES[code].http, []).append(code)
+    for status, found in sorted(by_status.items()):
+        if str(status) in responses:
+            continue
+        refusal: dict[str, Any] = {
+            "description": ", ".join(f"`{code}`" for code in found),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        if status == 503:
+            refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+        responses[str(status)] = refusal
+    return responses
+
+
+def codes(operation: Operation) -> list[str]:
+    """All codes of refusals that an operation can answer with."""
+    implied: list[str] = []
+    if "{model}" in operation.path:
+        implied.append("model_not_found")
+    if "{version}" in operation.path:
+        implied.append("version_not_found")
+    if operation.body is not None:
+        implied += ["malformed", "invalid_input", "too_large"]
+    return list(dict.fromkeys([*implied, *operation.refusals]))
+
+
+def _structs(types: list[Any]) -> list[type]:
+    """Every Struct that the types mention, by way of msgspec's own view of them."""
+    found: dict[str, type] = {}
+    seen: set[int] = set()
+    todo: list[Any] = list(msgspec.inspect.multi_type_info(types))
+    while todo:
+        info = todo.pop()
+        if id(info) in seen:
+            continue
+        seen.add(id(info))
+        if isinstance(info, msgspec.inspect.StructType):
+            found[info.cls.__name__] = info.cls
+            todo.extend(field.type for field in info.fields)
+        for name in ("type", "item_type", "key_type", "value_type"):
+            inner = getattr(info, name, None)
+            if isinstance(inner, msgspec.inspect.Type):
+                todo.append(inner)
+        for name in ("types", "item_types"):
+            todo.extend(getattr(info, name, None) or ())
+    return list(found.values())
+
+
+def _describe(struct: type, component: dict[str, Any]) -> None:
+    names = {f.name: f.encode_name for f in msgspec.structs.fields(struct)}
+    for owner in reversed(struct.__mro__):
+        if not issubclass(owner, msgspec.Struct) or owner is msgspec.Struct:
+            continue
+        for name, text in _field_docstrings(owner).items():
+            schema = component.get("properties", {}).get(names.get(name, ""))
+            if schema is not None and "description" not in schema:
+                schema["description"] = text
+
+
+def _field_docstrings(struct: type) -> dict[str, str]:
+    """Strings that stand right under annotated fields. Nothing where the source is not at hand."""
+    try:
+        source = textwrap.dedent(inspect.getsource(struct))
+    except (OSError, TypeError):
+        return {}
+    definition = ast.parse(source).body[0]
+    found: dict[str, str] = {}
+    field: str | None = None
+    for statement in getattr(definition, "body", ()):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            field = statement.target.id
+        elif field and isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            found[field] = inspect.cleandoc(str(statement.value.value))
+            field = None
+        else:
+            field = None
+    return found

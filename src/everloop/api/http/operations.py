@@ -1,0 +1,236 @@
+"""Every route of the server in one table: what it takes, what it answers, how it can refuse.
+
+The Starlette app is built from it and so is the OpenAPI document, so neither can know a route that the other does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from everloop.api import wire
+from everloop.api.http import codec
+
+Tag = Literal["predictions", "models", "versions", "learning", "server"]
+
+
+class Parameter(NamedTuple):
+    name: str
+    where: Literal["query", "header"]
+    schema: dict[str, Any]
+    description: str
+
+
+class Operation(NamedTuple):
+    id: str
+    """The name of its endpoint."""
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    tag: Tag
+    summary: str
+    body: Any = None
+    """A type that msgspec decodes; None takes no body."""
+    body_required: bool = True
+    answer: Any = None
+    """A type, or None for an answer that is not JSON."""
+    status: int = 200
+    media_type: str = "application/json"
+    refusals: tuple[str, ...] = ()
+    """Codes of `api.status`, besides those that follow from a path parameter or a body."""
+    parameters: tuple[Parameter, ...] = ()
+    also: tuple[tuple[int, str], ...] = ()
+    """Further statuses with the same answer, and what they mean."""
+
+
+_ID = {"type": "integer", "minimum": 0, "default": 0}
+_AFTER = Parameter("after", "query", _ID, "Only what comes after this event id.")
+_LIMIT = Parameter("limit", "query", {"type": "integer", "minimum": 1, "default": 100}, "At most so many.")
+_LATEST = Parameter("latest", "query", {"type": "boolean", "default": False}, "The newest ones instead of the oldest.")
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "predict",
+        "POST",
+        "/v1/models/{model}/predict",
+        "predictions",
+        "Answer one row (`features`) or many (`instances`), all by one version.",
+        body=codec.PredictRequest,
+        answer=codec.PredictionAnswer | codec.PredictionsAnswer,
+        refusals=("model_untrained", "model_failed", "overloaded"),
+    ),
+    Operation(
+        "feedback",
+        "POST",
+        "/v1/models/{model}/feedback",
+        "predictions",
+        "Tell what was true: a label by request id or with its own features, singly or as `examples`. "
+        "Answered once it is durable.",
+        body=codec.FeedbackRequest,
+        answer=codec.FeedbackAnswer,
+        status=202,
+        refusals=("prediction_not_found", "conflict", "overloaded", "store_unavailable"),
+        parameters=(
+            Parameter(
+                "Idempotency-Key",
+                "header",
+                {"type": "string", "maxLength": 255},
+                "Sent again with the same body, it counts once.",
+            ),
+        ),
+    ),
+    Operation(
+        "create_model",
+        "POST",
+        "/v1/models",
+        "models",
+        "Register a model that will learn from feedback.",
+        body=wire.ModelSpec,
+        answer=wire.ModelInfo,
+        status=201,
+        refusals=("conflict", "not_supported", "untrusted"),
+        also=((200, "It was there already, with the same specification."),),
+    ),
+    Operation("list_models", "GET", "/v1/models", "models", "All models.", answer=wire.ModelList),
+    Operation(
+        "describe_model",
+        "GET",
+        "/v1/models/{model}",
+        "models",
+        "One model: schema, labels, quality, drift, traffic, batching, learner.",
+        answer=wire.ModelInfo,
+    ),
+    Operation(
+        "delete_model",
+        "DELETE",
+        "/v1/models/{model}",
+        "models",
+        "Remove a model with its versions and examples. Requests in flight finish; the timeline stays.",
+        status=204,
+    ),
+    Operation(
+        "list_versions",
+        "GET",
+        "/v1/models/{model}/versions",
+        "versions",
+        "All versions of a model, oldest first.",
+        answer=wire.VersionList,
+    ),
+    Operation(
+        "describe_version",
+        "GET",
+        "/v1/models/{model}/versions/{version}",
+        "versions",
+        "One version: metrics, lineage, libraries.",
+        answer=wire.VersionInfo,
+    ),
+    Operation(
+        "promote",
+        "POST",
+        "/v1/models/{model}/promote",
+        "versions",
+        "Make a version the one that serves; answered once it does here.",
+        body=wire.VersionChoice,
+        answer=wire.VersionInfo,
+        refusals=("version_not_found", "conflict"),
+    ),
+    Operation(
+        "rollback",
+        "POST",
+        "/v1/models/{model}/rollback",
+        "versions",
+        "Back to the version that served before.",
+        body=wire.Reason,
+        body_required=False,
+        answer=wire.VersionInfo,
+        refusals=("conflict",),
+    ),
+    Operation(
+        "archive",
+        "POST",
+        "/v1/models/{model}/archive",
+        "versions",
+        "Put a version that does not serve out of use.",
+        body=wire.VersionChoice,
+        answer=wire.VersionInfo,
+        refusals=("version_not_found", "conflict"),
+    ),
+    Operation(
+        "train",
+        "POST",
+        "/v1/models/{model}/train",
+        "learning",
+        "Fit now instead of waiting for the loop; answered when the fit is done.",
+        body=wire.Nothing,
+        body_required=False,
+        answer=wire.VersionInfo,
+        refusals=("fit_failed", "conflict", "model_untrained", "not_supported", "overloaded"),
+    ),
+    Operation(
+        "timeline",
+        "GET",
+        "/v1/models/{model}/timeline",
+        "learning",
+        "What happened to a model: fits, drift, swaps.",
+        answer=wire.Timeline,
+        refusals=("invalid_input",),
+        parameters=(_AFTER, _LIMIT, _LATEST),
+    ),
+    Operation(
+        "drift",
+        "GET",
+        "/v1/models/{model}/drift",
+        "learning",
+        "Drift of a model's errors and inputs, and the alarms so far.",
+        answer=wire.DriftInfo,
+    ),
+    Operation(
+        "events",
+        "GET",
+        "/v1/events",
+        "learning",
+        "Events of all models as they happen (server-sent events). With Last-Event-ID, what was missed comes first.",
+        media_type="text/event-stream",
+        refusals=("invalid_input", "overloaded", "draining"),
+        parameters=(
+            Parameter("model", "query", {"type": "string"}, "Only this model's."),
+            Parameter(
+                "after",
+                "query",
+                {"type": "integer", "minimum": 0},
+                "As Last-Event-ID, for clients that cannot set headers.",
+            ),
+            Parameter(
+                "Last-Event-ID", "header", {"type": "integer", "minimum": 0}, "The last event that was received."
+            ),
+        ),
+    ),
+    Operation(
+        "health",
+        "GET",
+        "/health",
+        "server",
+        "How the server and its parts are.",
+        answer=wire.Health,
+        also=((503, "Not healthy: a part has failed."),),
+    ),
+    Operation("live", "GET", "/v2/health/live", "server", "Whether the process answers.", answer=wire.ServerLive),
+    Operation(
+        "ready",
+        "GET",
+        "/v2/health/ready",
+        "server",
+        "Whether to send traffic here.",
+        answer=wire.ServerReady,
+        also=((503, "Starting, draining, or a part has failed."),),
+    ),
+    Operation(
+        "metrics",
+        "GET",
+        "/metrics",
+        "server",
+        "Prometheus or OpenMetrics text where `Accept` asks for it, a JSON summary otherwise.",
+        answer=wire.MetricsSummary,
+    ),
+    Operation("openapi", "GET", "/openapi.json", "server", "This document.", media_type="application/json"),
+    Operation("docs", "GET", "/docs", "server", "This document as a page.", media_type="text/html"),
+    Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type=""),
+)

@@ -1,0 +1,175 @@
+"""What the server has answered, added up from the lanes' own plain counters when somebody looks.
+
+A swap ends a lane, and its counts must not end with it. So this listens for swaps and keeps a lane's counter objects, which are
+small, when the lane (with its model) goes. Per model the last few versions stay apart and older ones become one sum: the number
+of series stays bounded however often a model is swapped. When a model goes, all of it goes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from everloop.api import wire
+from everloop.core.events import Event, EventBus
+from everloop.serving.counters import LATENCY_BOUNDS, Counters
+
+if TYPE_CHECKING:
+    from everloop.serving.lane import Lane
+    from everloop.serving.table import TableRef
+
+KEPT_VERSIONS = 8
+"""Versions of one model that keep their own series after they have stopped serving."""
+_COUNTED = {
+    "swapped": ("swaps", ""),
+    "drift": ("drift_alarms", "errors"),
+    "input_drift": ("drift_alarms", "inputs"),
+    "fitted": ("fits", "fitted"),
+    "fit_failed": ("fits", "failed"),
+    "rejected": ("fits", "rejected"),
+}
+"""Event kind -> the count it adds to, and its outcome."""
+
+
+class Traffic:
+    """One a server. Safe from any thread."""
+
+    def __init__(self, table: TableRef, bus: EventBus) -> None:
+        self._table = table
+        self._lock = threading.Lock()
+        self._serving: dict[str, Lane] = {}
+        """The same lanes as the table's, a moment longer: until their successor is announced."""
+        self._past: dict[str, dict[int, list[Counters]]] = {}
+        self._older: dict[str, Counters] = {}
+        self._happened: Counter[tuple[str, str, str]] = Counter()
+        self._unsubscribe = bus.subscribe(self._on_event)
+
+    def close(self) -> None:
+        self._unsubscribe()
+        with self._lock:
+            self._serving.clear()
+
+    def versions(self) -> dict[tuple[str, int], Counters]:
+        """(model, version) -> counts: what serves, and the last versions that did."""
+        with self._lock:
+            self._look()
+            return {
+                (model, version): _sum(parts)
+                for model, past in self._with_serving().items()
+                for version, parts in past.items()
+            }
+
+    def models(self) -> dict[str, Counters]:
+        """Model -> counts over all its versions since the server started."""
+        with self._lock:
+            self._look()
+            return {
+                model: _sum([c for parts in past.values() for c in parts] + [self._older.get(model, Counters())])
+                for model, past in self._with_serving().items()
+            }
+
+    def happened(self) -> dict[tuple[str, str, str], int]:
+        """(what, model, outcome) -> how often, of `swaps`, `drift_alarms` and `fits`."""
+        with self._lock:
+            return dict(self._happened)
+
+    def _on_event(self, event: Event) -> None:
+        with self._lock:
+            counted = _COUNTED.get(event.kind)
+            if counted is not None and not (event.kind == "swapped" and event.data.get("from") is None):
+                self._happened[counted[0], event.model, counted[1]] += 1
+            if event.kind in ("swapped", "published", "promoted", "rolled_back"):
+                self._look()
+            elif event.kind == "unregistered":
+                self._forget(event.model)
+
+    def _look(self) -> None:
+        """Take over the counters of lanes that the table no longer has."""
+        lanes = self._table.current.lanes
+        for model, lane in lanes.items():
+            before = self._serving.get(model)
+            if before is lane:
+                continue
+            self._serving[model] = lane
+            if before is not None:
+                self._keep(model, before)
+        for model in [model for model in self._serving if model not in lanes]:
+            self._forget(model)
+
+    def _keep(self, model: str, lane: Lane) -> None:
+        past = self._past.setdefault(model, {})
+        past.setdefault(lane.version, []).extend(lane.tallies)
+        while len(past) > KEPT_VERSIONS:
+            oldest = past.pop(next(iter(past)))
+            self._older[model] = _sum([*oldest, self._older.get(model, Counters())])
+
+    def _forget(self, model: str) -> None:
+        self._serving.pop(model, None)
+        self._past.pop(model, None)
+        self._older.pop(model, None)
+        for key in [key for key in self._happened if key[1] == model]:
+            del self._happened[key]
+
+    def _with_serving(self) -> dict[str, dict[int, list[Counters]]]:
+        found = {model: dict(past) for model, past in self._past.items()}
+        for model, lane in self._serving.items():
+            versions = found.setdefault(model, {})
+            versions[lane.version] = [*versions.get(lane.version, ()), *lane.tallies]
+        return found
+
+
+def traffic(lane: Lane | None) -> wire.Traffic:
+    if lane is None:
+        return wire.Traffic()
+    counts = lane.counters()
+    answered = counts.requests
+    return wire.Traffic(
+        requests=answered,
+        rows=counts.rows,
+        failed=counts.failed,
+        refused=counts.refused,
+        in_process=lane.in_process,
+        waiting=lane.waiting,
+        mean_seconds=counts.latency_seconds / answered if answered else None,
+        p50_seconds=quantile(counts, 0.5),
+        p99_seconds=quantile(counts, 0.99),
+    )
+
+
+def batching(lane: Lane | None) -> dict[str, Any]:
+    """How requests are put together: the rules, what came of them, and the measured cost of a batch."""
+    if lane is None:
+        return {}
+    counts, rules, costs = lane.counters(), lane.runner.rules, lane.costs
+    return {
+        "batches": counts.batches,
+        "mean_rows": counts.rows / counts.batches if counts.batches else None,
+        "largest_rows": counts.largest,
+        "max_rows": rules.max_rows,
+        "queue_rows": rules.queue_rows,
+        "inline_seconds": rules.inline_seconds,
+        "cost_seconds": {str(size): seconds for size, seconds in zip(costs.sizes, costs.seconds, strict=True)},
+    }
+
+
+def quantile(counts: Counters, share: float) -> float | None:
+    """Seconds below which `share` of the requests were answered, by linear interpolation inside a bucket, as Prometheus'
+    `histogram_quantile` does. None before the first request; the last bound for what lies beyond it."""
+    total = sum(counts.latencies)
+    if not total:
+        return None
+    wanted, seen, lower = share * total, 0, 0.0
+    for bound, number in zip(LATENCY_BOUNDS, counts.latencies, strict=False):
+        if number and seen + number >= wanted:
+            return lower + (bound - lower) * (wanted - seen) / number
+        seen += number
+        lower = bound
+    return LATENCY_BOUNDS[-1]
+
+
+def _sum(parts: list[Counters]) -> Counters:
+    total = Counters()
+    for part in parts:
+        total.add(part)
+    return total

@@ -1,0 +1,300 @@
+"""What can be done with a server, in plain functions over `Services`: no protocol in it, so that every protocol shares it.
+
+The functions that are not `async` read and write stores: call them from a thread, never from an event loop. The `async` ones
+wait for nothing but the event loop's own work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from everloop.api.services import Services
+from everloop.api.traffic import batching, traffic
+from everloop.api.wire import (
+    DriftInfo,
+    EventInfo,
+    FieldInfo,
+    Learner,
+    ModelInfo,
+    ModelList,
+    ModelSpec,
+    ModelStatus,
+    ModelSummary,
+    SchemaInfo,
+    TargetInfo,
+    Timeline,
+    VersionInfo,
+    VersionList,
+)
+from everloop.core.errors import EverloopError, ModelNotFound
+from everloop.core.events import Event
+from everloop.core.types import Features, Prediction, PredictionBatch
+from everloop.learning.config import LearningConfig
+from everloop.stores.ports import Appended, ModelRecord, VersionRecord
+
+if TYPE_CHECKING:
+    from everloop.learning.intake import Feedback
+
+SETTLE_SECONDS = 5.0
+"""How long a change of the live version waits until this process serves it, before it answers anyway."""
+ALARMS = 50
+"""Most recent drift events that `drift` shows."""
+
+
+def create_model(services: Services, spec: ModelSpec) -> tuple[ModelInfo, bool]:
+    """Register a model; the bool tells whether it is new. The same name with the same spec is the model that is there.
+
+    Raises NotSupported (kind), InvalidInput (parameters, learning), Conflict (the name is another model's)."""
+    from everloop.learning.learners.make import describe, make_learner
+    from everloop.runtime.artifact import Trust
+
+    LearningConfig.with_overrides(services.config, spec.learning)
+    learner = make_learner(spec.kind, spec.parameters, trust=services.trust or Trust())
+    kind, parameters, template = describe(learner)
+    known = spec.name in services.registry.names()
+    record = services.registry.register(
+        spec.name,
+        kind,
+        task=learner.task,
+        parameters=parameters,
+        learning=spec.learning,
+        record=spec.record,
+        template=template,
+    )
+    services.loop.add(record.name)
+    return _info(services, record), not known
+
+
+def list_models(services: Services) -> ModelList:
+    return ModelList([_summary(services, record) for record in services.registry.list()])
+
+
+def describe_model(services: Services, name: str) -> ModelInfo:
+    return _info(services, _model(services, name))
+
+
+def delete_model(services: Services, name: str) -> None:
+    """The model, its versions and its examples go; its timeline stays. Requests in flight finish; later ones are refused
+    by the time this returns."""
+    _model(services, name)
+    services.loop.remove(name)
+    services.registry.unregister(name)
+    services.reconciler.step()
+
+
+def versions(services: Services, name: str) -> VersionList:
+    _model(services, name)
+    serving = serving_version(services, name)
+    return VersionList(name, [_version(v, serving) for v in services.registry.versions(name)])
+
+
+def version(services: Services, name: str, number: int) -> VersionInfo:
+    return _version(_find(services, name, number), serving_version(services, name))
+
+
+def promote(services: Services, name: str, number: int, note: str = "") -> VersionInfo:
+    """Make `number` live; answers once this process serves it (or after 5 s, then `serving` is false)."""
+    _find(services, name, number)
+    services.registry.promote(name, number, note=note)
+    return _settled(services, name, number)
+
+
+def rollback(services: Services, name: str, note: str = "") -> VersionInfo:
+    """Back to the version that was live before. Raises Conflict where there is none."""
+    _model(services, name)
+    return _settled(services, name, services.registry.rollback(name, note=note).version)
+
+
+def archive(services: Services, name: str, number: int) -> VersionInfo:
+    _find(services, name, number)
+    services.registry.archive(name, number)
+    return version(services, name, number)
+
+
+def train(services: Services, name: str) -> VersionInfo:
+    """Fit now, on this thread's time; may take long. Raises what the fit raised."""
+    _model(services, name)
+    made = services.loop.train_now(name)
+    if made.status != "live":
+        return version(services, name, made.version)
+    return _settled(services, name, made.version)
+
+
+def timeline(services: Services, name: str, after: int = 0, limit: int = 100, latest: bool = False) -> Timeline:
+    """Events of one model by ascending id. A model that is gone still has its history."""
+    services.journal.flush()
+    found = services.journal.events(model=name, after=after, limit=limit, latest=latest)
+    if not found:
+        _known_or_remembered(services, name)
+    return Timeline(name, [event_info(e) for e in found], found[-1].id if found else after)
+
+
+def drift(services: Services, name: str) -> DriftInfo:
+    _model(services, name)
+    status = services.loop.status(name)
+    recent = services.journal.events(model=name, limit=services.limits.max_page, latest=True)
+    alarms = [event_info(e) for e in reversed(recent) if e.kind in ("drift", "input_drift")][:ALARMS]
+    return DriftInfo(name, status.drift, status.input_drift, alarms)
+
+
+def events(services: Services, after: int, limit: int, model: str | None = None) -> list[Event]:
+    """Of all models, after what is queued so far has been committed: every event that happened before this call."""
+    services.journal.flush()
+    return services.journal.events(model=model, after=after, limit=limit)
+
+
+def newest_event(services: Services) -> int:
+    """The id of the last event there is; 0 if none."""
+    services.journal.flush()
+    found = services.journal.events(limit=1, latest=True)
+    return found[-1].id if found else 0
+
+
+def missing(services: Services, name: str) -> EverloopError:
+    """Why nothing answers for `name` here."""
+    try:
+        _model(services, name)
+    except EverloopError as error:
+        return error
+    return services.predictor.missing(name)
+
+
+async def predict(services: Services, name: str, features: Features) -> Prediction:
+    return await services.predictor.predict_async(name, features)
+
+
+async def predict_batch(services: Services, name: str, instances: Sequence[Features]) -> PredictionBatch:
+    """All rows by one version."""
+    return await services.predictor.predict_batch_async(name, instances)
+
+
+async def feedback(
+    services: Services, name: str, items: Sequence[Feedback], *, idempotency_key: str = "", body: str = ""
+) -> Appended:
+    """Answers after the commit. Raises what refused all of it (ModelNotFound, InvalidInput, Overloaded, the commit's own)."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Appended] = loop.create_future()
+
+    def done(result: Appended | EverloopError) -> None:
+        loop.call_soon_threadsafe(settle, result)
+
+    def settle(result: Appended | EverloopError) -> None:
+        if answer.done():
+            return
+        if isinstance(result, EverloopError):
+            answer.set_exception(result)
+        else:
+            answer.set_result(result)
+
+    services.intake.accept(name, items, done, idempotency_key=idempotency_key, body=body)
+    return await answer
+
+
+def serving_version(services: Services, name: str) -> int | None:
+    """The version that answers in this process right now."""
+    lane = services.table.current.lanes.get(name)
+    return None if lane is None else lane.version
+
+
+def model_status(services: Services, record: ModelRecord) -> ModelStatus:
+    if record.name in services.table.current.lanes:
+        return "ready"
+    if record.live_version is None:
+        return "untrained"
+    return "failed" if record.name in services.reconciler.failures else "loading"
+
+
+def event_info(event: Event) -> EventInfo:
+    return EventInfo(event.id, event.model, event.kind, event.at, event.message, event.version, event.data)
+
+
+def _model(services: Services, name: str) -> ModelRecord:
+    """Raises ModelNotFound; a name longer than any model's is not looked for among them."""
+    if len(name) > services.limits.max_name:
+        raise ModelNotFound(f"no model has a name of {len(name)} characters")
+    return services.registry.get(name)
+
+
+def _find(services: Services, name: str, number: int) -> VersionRecord:
+    _model(services, name)
+    return services.registry.version(name, number)
+
+
+def _known_or_remembered(services: Services, name: str) -> None:
+    if not services.journal.events(model=name[: services.limits.max_name + 1], limit=1):
+        _model(services, name)
+
+
+def _settled(services: Services, name: str, number: int) -> VersionInfo:
+    """Wait until this process serves `number`, so that whoever changed it then sees it."""
+    services.reconciler.step()
+    services.reconciler.wait_for(name, number, SETTLE_SECONDS)
+    return version(services, name, number)
+
+
+def _summary(services: Services, record: ModelRecord) -> ModelSummary:
+    return ModelSummary(
+        name=record.name,
+        kind=record.kind,
+        task=record.task,
+        status=model_status(services, record),
+        live_version=record.live_version,
+        labels=services.journal.examples_total(record.name),
+        created_at=record.created_at,
+    )
+
+
+def _info(services: Services, record: ModelRecord) -> ModelInfo:
+    status = services.loop.status(record.name)
+    lane = services.table.current.lanes.get(record.name)
+    schema, target = record.schema, record.target
+    if lane is not None:
+        schema, target = schema or lane.schema, target or lane.target
+    summary = _summary(services, record)
+    return ModelInfo(
+        **msgspec.structs.asdict(summary),
+        serving_version=None if lane is None else lane.version,
+        schema=None
+        if schema is None
+        else SchemaInfo([FieldInfo(f.name, f.kind, f.nullable) for f in schema.fields], schema.named),
+        target=None if target is None else TargetInfo(target.task, target.kind),
+        parameters=record.parameters,
+        learning=record.learning,
+        record=record.record,
+        quality=status.quality,
+        drift=status.drift,
+        input_drift=status.input_drift,
+        traffic=traffic(lane),
+        batching=batching(lane),
+        learner=Learner(
+            is_training=status.is_training,
+            backlog=status.backlog,
+            examples_learned=status.examples_learned,
+            failures=status.failures,
+            last_error=status.last_error,
+            last_fit=status.last_fit,
+        ),
+    )
+
+
+def _version(record: VersionRecord, serving: int | None) -> VersionInfo:
+    manifest = record.manifest
+    return VersionInfo(
+        model=record.model,
+        version=record.version,
+        status=record.status,
+        serving=record.version == serving,
+        digest=record.digest,
+        created_at=record.created_at,
+        note=record.note,
+        runtime=manifest.runtime,
+        task=manifest.task,
+        classes=manifest.classes,
+        metrics=manifest.metrics,
+        lineage=manifest.lineage,
+        libraries=manifest.libraries,
+    )

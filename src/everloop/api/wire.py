@@ -1,0 +1,262 @@
+"""The shapes of what is asked and answered about models. Predictions and labels have theirs in `http.codec`.
+
+The OpenAPI document is generated from these, so a field's docstring says what a reader of `/docs` should know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from everloop.core.types import Task
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+VersionNumber = Annotated[int, Meta(ge=1, le=2**53)]
+Note = Annotated[str, Meta(max_length=1000)]
+ModelStatus = Literal["ready", "untrained", "loading", "failed"]
+"""`ready`: answers. `untrained`: has no version yet. `loading`: its version is being opened. `failed`: it cannot be."""
+
+
+class ModelSpec(msgspec.Struct, forbid_unknown_fields=True):
+    """A model to create."""
+
+    name: ModelName
+    kind: Annotated[
+        str, Meta(max_length=64, description="`linear`, `ridge`, `logistic`, `auto`, `forest`, `boosting`")
+    ] = "auto"
+    parameters: Annotated[dict[str, Any], Meta(description="Of the kind: `learning_rate`, `regularization` …")] = {}
+    learning: Annotated[
+        dict[str, Any], Meta(description="Overrides of the learning configuration: `min_samples`, `interval_sec` …")
+    ] = {}
+    record: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Share of predictions that is recorded, so that a label can come by request id"),
+    ] = 1.0
+
+
+class VersionChoice(msgspec.Struct, forbid_unknown_fields=True):
+    """Which version, and why."""
+
+    version: VersionNumber
+    note: Note = ""
+
+
+class Reason(msgspec.Struct, forbid_unknown_fields=True):
+    """Why; optional."""
+
+    note: Note = ""
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """An empty object; may be left out."""
+
+
+class FieldInfo(msgspec.Struct):
+    name: str
+    kind: str
+    """`number` or `text`."""
+    nullable: bool
+
+
+class SchemaInfo(msgspec.Struct):
+    """What a model takes: its fields in order."""
+
+    fields: list[FieldInfo]
+    named: bool
+    """Whether features may be given as an object by name."""
+
+
+class TargetInfo(msgspec.Struct):
+    task: Task
+    kind: str
+    """The kind of a label: `number`, `integer`, `boolean`, `text`."""
+
+
+class Traffic(msgspec.Struct):
+    """What the version that serves here has answered since it was opened."""
+
+    requests: int = 0
+    """Over the network, answered or failed."""
+    rows: int = 0
+    failed: int = 0
+    """Requests on which the model failed."""
+    refused: int = 0
+    """Requests turned away because its queue was full."""
+    in_process: int = 0
+    """Predictions asked for by the program that runs this server."""
+    waiting: int = 0
+    """Rows in its queue right now."""
+    mean_seconds: float | None = None
+    p50_seconds: float | None = None
+    p99_seconds: float | None = None
+
+
+class Learner(msgspec.Struct):
+    """Where the training of a model stands."""
+
+    is_training: bool = False
+    backlog: int = 0
+    """Acknowledged examples not yet learned."""
+    examples_learned: int = 0
+    failures: int = 0
+    """Fits that failed one after the other."""
+    last_error: str | None = None
+    last_fit: float | None = None
+    """Seconds since the epoch."""
+
+
+class ModelSummary(msgspec.Struct, kw_only=True):
+    """One line of the list of models."""
+
+    name: str
+    kind: str
+    task: Task | None
+    status: ModelStatus
+    live_version: int | None
+    """The version that should serve, by the registry; None while untrained."""
+    labels: int
+    """Labelled examples acknowledged, ever."""
+    created_at: float
+    """Seconds since the epoch."""
+
+
+class ModelInfo(ModelSummary, kw_only=True):
+    """Everything about one model."""
+
+    serving_version: int | None
+    """The version that answers in this process right now."""
+    schema: SchemaInfo | None
+    """None until the first examples tell."""
+    target: TargetInfo | None
+    parameters: dict[str, Any]
+    learning: dict[str, Any]
+    record: float
+    quality: dict[str, Any]
+    """Test-then-train figures on the labels as they came, beside the no-change baseline."""
+    drift: dict[str, Any]
+    input_drift: dict[str, Any]
+    traffic: Traffic
+    batching: dict[str, Any]
+    learner: Learner
+
+
+class ModelList(msgspec.Struct):
+    models: list[ModelSummary]
+
+
+class VersionInfo(msgspec.Struct, kw_only=True):
+    """One trained version of a model."""
+
+    model: str
+    version: int
+    status: str
+    """`staging`, `live`, `retired`, `rejected` or `archived`."""
+    serving: bool
+    """Whether it answers in this process right now."""
+    digest: str
+    """SHA-256 of the artifact."""
+    created_at: float
+    note: str
+    runtime: str
+    task: Task
+    classes: list[Any] | None
+    metrics: dict[str, float]
+    lineage: dict[str, Any]
+    """How it came about: parent version, reason, examples, seconds."""
+    libraries: dict[str, str]
+
+
+class VersionList(msgspec.Struct):
+    model: str
+    versions: list[VersionInfo]
+
+
+class EventInfo(msgspec.Struct):
+    id: int
+    model: str
+    kind: str
+    at: float
+    """Seconds since the epoch."""
+    message: str
+    """One sentence for a person."""
+    version: int | None
+    data: dict[str, Any]
+
+
+class Timeline(msgspec.Struct):
+    model: str
+    events: list[EventInfo]
+    next: int
+    """Give it as `after` to read on."""
+
+
+class DriftInfo(msgspec.Struct):
+    """What is known of a model's drift: of its errors, of its inputs, and the alarms so far."""
+
+    model: str
+    drift: dict[str, Any]
+    input_drift: dict[str, Any]
+    alarms: list[EventInfo]
+    """The most recent drift events, newest first."""
+
+
+class Memory(msgspec.Struct, rename="camel"):
+    heap_used: str
+    """Resident memory of this process, like `245 MB`."""
+    heap_total: str
+    """The most it ever was."""
+
+
+class Component(msgspec.Struct):
+    status: Literal["ok", "off", "failed"]
+    detail: str = ""
+
+
+class Health(msgspec.Struct):
+    status: Literal["healthy", "starting", "draining", "unhealthy"]
+    uptime: int
+    """Milliseconds."""
+    models: dict[str, ModelStatus]
+    memory: Memory
+    components: dict[str, Component]
+
+
+class ServerLive(msgspec.Struct):
+    live: bool
+
+
+class ServerReady(msgspec.Struct):
+    """Both names: the Open Inference Protocol's text and its clients differ."""
+
+    ready: bool
+    live: bool
+
+
+class RequestCounts(msgspec.Struct, rename="camel"):
+    total: int
+    success: int
+    error: int
+    success_rate: str
+    """Like `99.50%`."""
+
+
+class Latencies(msgspec.Struct):
+    avg: str = msgspec.field(name="avgLatency")
+    """Like `0.4ms`."""
+    p95: str = msgspec.field(name="p95Latency")
+    p99: str = msgspec.field(name="p99Latency")
+
+
+class ModelCalls(msgspec.Struct, rename="camel"):
+    calls: int
+    avg_latency: str
+
+
+class MetricsSummary(msgspec.Struct):
+    """Predictions since the server started."""
+
+    requests: RequestCounts
+    performance: Latencies
+    models: dict[str, ModelCalls]
