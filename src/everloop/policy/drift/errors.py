@@ -46,16 +46,17 @@ HISTORY = 4_096
 VOTES_NEEDED = 2
 VOTE_SPAN = 1_000
 """Examples after which a detector's vote is forgotten."""
-EVIDENCE_TO_VOTE = 12.0
-"""Of the scan: natural logarithm of one over the chance of such a split without a change."""
-EVIDENCE_TO_CONFIRM = 9.0
+EVIDENCE_TO_VOTE = 10.0
+"""Of the scan: natural logarithm of one over the chance of such a split without a change, for the first 64 examples.
+Later it takes log(examples / 64) more, because the longer one looks, the more chance has to offer."""
+EVIDENCE_TO_CONFIRM = 8.0
 _PAGE_EVIDENCE = 8.0
 _BLOCK = 1_000
 _CREEP_BLOCKS = 2
 _CREEP_DEVIATIONS = 5.0
 _WINDOWS = tuple(sorted({round(5 * 2 ** (i / 2)) for i in range(20)}))
 _EVERY_EXAMPLE = 64
-"""So many examples after a reset are scanned one by one; later ones every 4."""
+"""So many examples after a reset are scanned one by one, at every split; later ones every 4, on the grid."""
 _FORMAT = 1
 
 
@@ -287,7 +288,7 @@ class ErrorDriftMonitor:
         kept, last, first = len(sums) - 1, sums[-1], sums[0]
         relative = self.task == "regression"
         best = 0.0
-        for width in _WINDOWS:
+        for width in range(LEAST_REFERENCE, kept) if kept < _EVERY_EXAMPLE else _WINDOWS:
             older = kept - width
             if width > longest or older < LEAST_REFERENCE:
                 break
@@ -304,10 +305,11 @@ class ErrorDriftMonitor:
                 spread_before = (squares[older] - squares[0]) / older - before * before
                 evidence = max(evidence, bernstein(rise, spread_after, width, spread_before, older))
             best = max(best, evidence)
-        if best < EVIDENCE_TO_CONFIRM:
-            return None
         votes, count = self._votes, self._count
-        if best >= EVIDENCE_TO_VOTE:
+        looks = math.log(max(count / _EVERY_EXAMPLE, 1.0))
+        if best < EVIDENCE_TO_CONFIRM + looks:
+            return None
+        if best >= EVIDENCE_TO_VOTE + looks:
             votes["scan"] = count
         agreed = tuple(sorted(name for name, at in votes.items() if count - at < VOTE_SPAN))
         return agreed if len(agreed) >= VOTES_NEEDED else None
