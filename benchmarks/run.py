@@ -1,0 +1,72 @@
+"""Every benchmark of this repository, one table of every bar, and the pictures of the README: `make bench`.
+
+    python benchmarks/run.py                 all of it, some twenty minutes
+    python benchmarks/run.py --quick         all of it, noisy, some two minutes
+    python benchmarks/run.py http swaps      only these
+
+What a user can rerun without this repository is in `everloop.app.bench` (`everloop bench`); here it is joined by what is too
+long for them: drift on a hundred streams, and crashes of the journal alone. Exit code 1 if a bar was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from everloop.app.bench.rows import Context, Result, Row
+from everloop.app.bench.runner import SUBJECTS, Subject, as_table, run_bench
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+
+def of_rows(module: str) -> Subject:
+    """A file beside this one whose `run(quick)` gives rows {what, bar, measured, ratio, pass, detail}."""
+
+    def measure(context: Context, folder: Path) -> Result:
+        from importlib import import_module
+
+        context.say(f"{module}: this takes a while")
+        found = import_module(module).run(quick=context.quick)
+        rows = [
+            Row(
+                subject=module,
+                what=str(row["what"]),
+                bar=str(row["bar"]),
+                measured=str(row["measured"]),
+                ratio=row.get("ratio"),
+                passed=row["pass"],
+                detail=str(row.get("detail", "")),
+            )
+            for row in found
+        ]
+        return Result(rows)
+
+    return measure
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    subjects = {**SUBJECTS, "journal_crash": of_rows("journal_crash"), "drift": of_rows("drift")}
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(subjects)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="where the JSON goes")
+    arguments = parser.parse_args()
+    figures = None if arguments.quick or arguments.names else HERE.parent / "docs" / "figures"
+    report = run_bench(
+        arguments.names,
+        quick=arguments.quick,
+        out=arguments.out,
+        figures=figures,
+        say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
+        subjects=subjects,
+    )
+    print(as_table(report))
+    return 1 if report.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What one prediction costs inside a Python program, against scikit-learn and against the least that Python could do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+from everloop.app.bench.material import linear_data, trained_linear
+from everloop.app.bench.processes import load_core, on_core
+from everloop.app.bench.rows import Context, Result, Row, against, ratio_in_turns, spread
+
+WIDTHS = (1, 8, 30)
+
+
+class BareAnswer:
+    """The least that an answer must say."""
+
+    __slots__ = ("prediction", "version")
+
+    def __init__(self, prediction: float, version: int) -> None:
+        self.prediction = prediction
+        self.version = version
+
+
+class BareModels:
+    """The floor: models in a dictionary, a dot product, a result object. No check, no record, no request id."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, tuple[list[float], float, int]] = {}
+
+    def predict(self, name: str, features: Sequence[float]) -> BareAnswer:
+        weights, bias, version = self.models[name]
+        return BareAnswer(sum(map(mul, weights, features)) + bias, version)
+
+
+def microseconds(call: Callable[[], Any], count: int) -> float:
+    """A call's mean over `count` calls, in µs. The loop's own cost (about 0.02 µs) is in it, on all sides."""
+    repeat = [None] * count
+    began = time.perf_counter()
+    for _ in repeat:
+        call()
+    return (time.perf_counter() - began) / count * 1e6
+
+
+def run(context: Context, folder: Path) -> Result:
+    """`Continuum.predict` at 1, 8 and 30 features. Every prediction is recorded, as is the default. Needs no `folder`."""
+    del folder
+    from sklearn.linear_model import LinearRegression
+
+    from everloop.app.continuum import Continuum
+
+    rows: list[Row] = []
+    data: dict[str, Any] = {}
+    rounds, count = context.rounds(9, 3), context.rounds(20_000, 4_000)
+    with Continuum() as engine, on_core(load_core()):
+        for width in WIDTHS:
+            context.say(f"in process, {width} features")
+            X = trained_linear(engine, f"linear-{width}", width)
+            row = [float(value) for value in X[3]]
+            peer = LinearRegression().fit(*linear_data(width))
+            matrix = X[3:4].copy()
+            bare = BareModels()
+            bare.models[f"linear-{width}"] = (peer.coef_.tolist(), float(peer.intercept_), 1)
+            name = f"linear-{width}"
+            sides: dict[str, tuple[Callable[[], Any], int]] = {
+                "everloop": (lambda name=name, row=row: engine.predict(name, row), count),  # type: ignore[misc]
+                "bare": (lambda bare=bare, name=name, row=row: bare.predict(name, row), count),  # type: ignore[misc]
+                "scikit-learn": (lambda peer=peer, matrix=matrix: peer.predict(matrix), max(200, count // 50)),  # type: ignore[misc]
+            }
+            for call, _ in sides.values():
+                microseconds(call, 300)
+            took: dict[str, list[float]] = {side: [] for side in sides}
+            for _ in range(rounds):
+                for side, (call, calls) in sides.items():
+                    took[side].append(microseconds(call, calls))
+            detail = ", ".join(f"{side} {spread(values, ' µs')}" for side, values in took.items())
+            faster = ratio_in_turns(took["scikit-learn"], took["everloop"])
+            slower = ratio_in_turns(took["everloop"], took["bare"])
+            rows.append(
+                against(
+                    "in process",
+                    f"predict, {width} features, faster than LinearRegression.predict",
+                    faster,
+                    "at least",
+                    60,
+                    detail=detail,
+                )
+            )
+            rows.append(
+                against(
+                    "in process",
+                    f"predict, {width} features, of the bare dot product",
+                    slower,
+                    "at most",
+                    3,
+                    detail=detail,
+                )
+            )
+            data[str(width)] = {side: statistics.median(values) for side, values in took.items()}
+    return Result(rows, {"microseconds": data})
