@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, which colour-blind people can tell apart; every bar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ BLUE, ORANGE, GREY, RED, GREEN, INK = "#0072B2", "#E69F00", "#8C8C8C", "#D55E00"
 COLOURS = {"everloop": BLUE, "fastapi": ORANGE, "bare": GREY, "scikit-learn": ORANGE}
 NAMES = {
     "everloop": "everloop",
-    "fastapi": "FastAPI + pydantic,\nby hand",
-    "bare": "bare protocol,\nno model",
+    "fastapi": "FastAPI +\npydantic",
+    "bare": "no model,\nbare",
     "scikit-learn": "scikit-learn",
 }
 STYLE = {
@@ -100,6 +101,8 @@ def _versions(plt: Any, data: Data) -> Figure:
     _error(axes[0], data["timeline"])
     _version_steps(axes[1], data["timeline"])
     _latency_under_load(axes[2], data["timeline"])
+    for upper in axes[:-1]:
+        upper.set_xlabel("")
     return _made(figure)
 
 
@@ -128,18 +131,17 @@ def _in_process(axes: Axes, data: Data) -> None:
         places = [x + (i - 1) * 0.27 for x in range(len(widths))]
         values = [data["microseconds"][width][side] for width in widths]
         label = {
-            "bare": "dictionary + dot product",
+            "bare": "bare Python",
             "everloop": "everloop",
-            "scikit-learn": "LinearRegression.predict",
+            "scikit-learn": "scikit-learn",
         }[side]
         bars = axes.bar(places, values, 0.25, color=COLOURS[side], label=label)
         axes.bar_label(bars, [_short(value) for value in values], padding=2, fontsize=8.5)
-    axes.set_yscale("log")
-    axes.set_ylim(top=axes.get_ylim()[1] * 4)
+    _log(axes)
     axes.set_xticks(range(len(widths)), [f"{width} feature{'s' if width != '1' else ''}" for width in widths])
     axes.set_ylabel("µs a prediction (log)")
-    axes.set_title("One prediction in process")
-    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc="upper left", columnspacing=1.0, handlelength=1.2)
+    axes.set_title("In process")
+    _legend(axes)
 
 
 def _bars(axes: Axes, data: Data, key: str, title: str, label: str) -> None:
@@ -169,6 +171,29 @@ def _cpu(axes: Axes, data: Data) -> None:
     _bars(axes, data, "cpu_us", "Processor time", "µs a request")
 
 
+def _legend(axes: Axes) -> None:
+    """Beside the title, where it can hide nothing."""
+    axes.legend(
+        frameon=False,
+        fontsize=8.5,
+        ncols=3,
+        loc="lower right",
+        bbox_to_anchor=(1, 0.99),
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )
+
+
+def _log(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _at: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    axes.set_ylim(10 ** math.floor(math.log10(low)), high * 1.6)
+
+
 def _marks(axes: Axes, data: Data) -> None:
     """Where the world changed, where the change was noticed, where a version took over."""
     for i, at in enumerate(data["changes"][1:]):
@@ -192,7 +217,7 @@ def _error(axes: Axes, data: Data) -> None:
     axes.set_ylabel("mean error of answers")
     axes.set_xlabel("seconds")
     axes.set_title("Answers under load while the slope changes")
-    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc="upper right")
+    _legend(axes)
 
 
 def _version_steps(axes: Axes, data: Data) -> None:
@@ -204,8 +229,8 @@ def _version_steps(axes: Axes, data: Data) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("version that answers")
     axes.set_xlabel("seconds")
-    axes.set_title("Versions, swapped without a pause")
-    axes.legend(frameon=False, fontsize=8.5, loc="upper left")
+    axes.set_title("Versions, swapped meanwhile")
+    _legend(axes)
 
 
 def _latency_under_load(axes: Axes, data: Data) -> None:
@@ -214,11 +239,11 @@ def _latency_under_load(axes: Axes, data: Data) -> None:
     axes.plot(at, [b["p99_us"] for b in data["bins"]], color=ORANGE, lw=1.4, label="p99")
     for change in data["changes"][1:]:
         axes.axvline(change, color=GREY, lw=1, ls=(0, (4, 3)))
-    axes.set_yscale("log")
+    _log(axes)
     axes.set_ylabel("µs (log)")
     axes.set_xlabel("seconds")
     axes.set_title("Latency of a prediction meanwhile")
-    axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper right")
+    _legend(axes)
 
 
 def _short(value: float) -> str:
