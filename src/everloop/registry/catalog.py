@@ -38,7 +38,7 @@ _Events: TypeAlias = list[Event]
 class Registry:
     """Safe from any thread; several registries, in several processes, may share one catalog."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - a constructor takes its collaborators
         self,
         catalog: Catalog,
         artifacts: ArtifactStore,

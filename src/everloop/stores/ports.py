@@ -103,8 +103,10 @@ class Journal(Protocol):
     def release_lease(self, name: str, owner: str) -> None: ...
 
     def prune(self, *, now: float, max_age: float | None, max_bytes: int | None) -> int:
-        """Forget the oldest predictions, then examples that every checkpoint has passed, then events. Returns how many
-        entries went. An example that a learner has not yet learned is never forgotten."""
+        """Forget what is oldest: predictions, and examples that their model's checkpoint has passed, by the same measure of
+        age (so that no label outlives what it could be joined with); by size, events only once nothing else may go. Returns
+        how many entries went. An example that a learner has not yet learned is never forgotten. An example takes its
+        prediction and all older ones along, so that its label cannot come again and count twice."""
 
     def forget_model(self, model: str) -> None:
         """Remove a model's predictions, examples and checkpoint; its events stay (the timeline is history)."""

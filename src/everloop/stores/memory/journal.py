@@ -263,15 +263,7 @@ class MemoryJournal:
                     self._events.popleft()
                     gone += 1
             if max_bytes is not None:
-                gone += self._drop_predictions_to(max_bytes - self._examples_bytes)
-                excess = self._bytes() - max_bytes
-                doomed = []
-                for kept in self._learned():
-                    if excess <= 0:
-                        break
-                    doomed.append(kept)
-                    excess -= _example_bytes(kept)
-                gone += self._drop_examples(doomed)
+                gone += self._drop_oldest(self._bytes() - max_bytes)
             return gone
 
     def forget_model(self, model: str) -> None:
@@ -382,6 +374,24 @@ class MemoryJournal:
             self._uncount(one)
         newest = max(one.record_id for one in doomed)
         return len(doomed) + self._records.drop(list(takewhile(lambda i: i <= newest, self._records.by_id)))
+
+    def _drop_oldest(self, excess: int) -> int:
+        """Predictions and learned examples by the same measure of age, until `excess` bytes are free."""
+        records = iter(self._records.by_id.items())
+        learned = self._learned()
+        record, example = next(records, None), next(learned, None)
+        predictions: list[int] = []
+        examples: list[_Kept] = []
+        while excess > 0 and (record is not None or example is not None):
+            if record is not None and (example is None or record[1].at <= example.at):
+                predictions.append(record[0])
+                excess -= _record_bytes(record[1])
+                record = next(records, None)
+            elif example is not None:
+                examples.append(example)
+                excess -= _example_bytes(example)
+                example = next(learned, None)
+        return self._records.drop(predictions) + self._drop_examples(examples)
 
     def _uncount(self, kept: _Kept) -> None:
         self._examples_held -= 1

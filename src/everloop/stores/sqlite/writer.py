@@ -1,0 +1,295 @@
+"""The one thread that writes the journal: it takes everything queued, commits it as one group, and tells who waits.
+
+    record ──┐                           ┌─ done(appended) each append, in order
+    append ──┼─> bounded queue ─> group ─┤
+    log    ──┤                           └─ on failure: done(error); records and events stay for the next group
+    run    ──┘      (tasks: checkpoints, leases, retention, each in a transaction of its own, after the group before it)
+
+A commit that fails is told to the callers whose labels it held; the thread lives on. The file is opened anew after an
+error, since a connection that saw the disk fail may not be trusted. Should anything but the store itself be at fault, the
+group is committed entry by entry, so that only the entry to blame is refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from everloop.core.clock import Clock
+from everloop.core.errors import Closed, EverloopError, Overloaded, StoreUnavailable
+from everloop.stores.ports import Appended
+from everloop.stores.sqlite.file import connect, unavailable
+from everloop.stores.sqlite.group import Group, QueuedAppend, QueuedEvent, QueuedRecord, commit
+
+T = TypeVar("T")
+
+_GROUP_LABELS = 5_000
+"""Most labels of one transaction (more only if one append has more): about 50 ms of writing."""
+
+
+class _Task:
+    """Something to be done on the writer's connection, and who waits for it."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: EverloopError | None = None
+        self.finished = threading.Event()
+
+    def end(self, error: EverloopError | None = None) -> None:
+        self.error = error
+        self.finished.set()
+
+
+class Writer:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        queue_size: int,
+        record_bytes: int,
+        commit_interval: float,
+        busy_timeout: float,
+    ) -> None:
+        self._path = path
+        self._clock = clock
+        self._queue_size = queue_size
+        self._record_bytes = record_bytes
+        self._commit_interval = commit_interval
+        self._busy_timeout = busy_timeout
+        self._connection: sqlite3.Connection | None = None
+        self._changed = threading.Condition(threading.Lock())
+        self._group = Group([], [], [])
+        self._tasks: list[_Task] = []
+        self._queued = 0  # labels and events waiting
+        self._queued_bytes = 0  # of predictions waiting
+        self._in_flight = 0
+        self._dropped = 0
+        self._closing = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="everloop-journal", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    @property
+    def pending(self) -> int:
+        with self._changed:
+            return self._queued + len(self._group.records) + self._in_flight
+
+    def put_record(self, record: QueuedRecord) -> bool:
+        with self._changed:
+            self._check_open()
+            if self._queued_bytes + record.size > self._record_bytes:
+                self._dropped += 1
+                return False
+            self._queued_bytes += record.size
+            self._group.records.append(record)
+            self._changed.notify()
+        return True
+
+    def put_append(self, append: QueuedAppend) -> None:
+        with self._changed:
+            self._check_open()
+            waiting = self._queued + self._in_flight
+            if waiting and waiting + len(append.labels) > self._queue_size:
+                raise Overloaded(
+                    f"{waiting} labels wait to be written, at most {self._queue_size} may; send them more slowly",
+                    retry_after=1.0,
+                )
+            self._queued += len(append.labels)
+            self._group.appends.append(append)
+            self._changed.notify()
+
+    def put_event(self, event: QueuedEvent) -> None:
+        with self._changed:
+            self._check_open()
+            if len(self._group.events) >= self._queue_size:
+                self._dropped += 1
+                return
+            self._queued += 1
+            self._group.events.append(event)
+            self._changed.notify()
+
+    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` in a transaction of its own, after everything queued so far, and wait. Raises what it raised.
+
+        Not to be called from a `done`."""
+        task = _Task(work)
+        with self._changed:
+            self._check_open()
+            self._tasks.append(task)
+            self._changed.notify()
+        task.finished.wait()
+        if task.error is not None:
+            raise task.error
+        result: T = task.result
+        return result
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._stopping.set()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Closed("the journal is closed")
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._disconnect()
+            self._refuse_leftovers()
+
+    def _refuse_leftovers(self) -> None:
+        """Whoever still waits when the thread ends must hear so."""
+        with self._changed:
+            self._closing = True
+            group, self._group = self._group, Group([], [], [])
+            tasks, self._tasks = self._tasks, []
+            self._queued = self._queued_bytes = 0
+        told = StoreUnavailable(f"the journal {self._path} was closed before this could be written")
+        for append in group.appends:
+            self._tell(append, told)
+        for task in tasks:
+            task.end(told)
+
+    def _turn(self) -> bool:
+        """Wait for work and do it; False when closing and nothing is left."""
+        with self._changed:
+            while not (self._group.records or self._group.appends or self._group.events or self._tasks):
+                if self._closing:
+                    return False
+                self._changed.wait()
+        if self._commit_interval > 0:
+            self._clock.wait(self._stopping, self._commit_interval)
+        with self._changed:
+            group, tasks = self._take()
+        failed = self._commit(group)
+        for task in tasks:
+            self._do(task, failed)
+        # Without a caller to tell, entries that cannot be written would keep a closing journal open for ever.
+        return not (failed and self._closing)
+
+    def _take(self) -> tuple[Group, list[_Task]]:
+        group = self._group
+        labels = 0
+        for taken, append in enumerate(group.appends, start=1):
+            labels += len(append.labels)
+            if labels >= _GROUP_LABELS and taken < len(group.appends):
+                self._group = Group([], group.appends[taken:], [])
+                group.appends = group.appends[:taken]
+                tasks: list[_Task] = []  # they wait for all that was queued before them
+                break
+        else:
+            self._group = Group([], [], [])
+            tasks, self._tasks = self._tasks, []
+        self._in_flight = labels + len(group.events)
+        self._queued -= self._in_flight
+        return group, tasks
+
+    def _commit(self, group: Group) -> StoreUnavailable | None:
+        """Commit, and tell every append what became of it. The store's error, if it failed."""
+        if not (group.records or group.appends or group.events):
+            return None
+        failed: StoreUnavailable | None = None
+        try:
+            appended = commit(self._connected(), group)
+        except sqlite3.OperationalError as error:
+            failed = self._failed(group, error)
+        except Exception as error:
+            if len(group.records) + len(group.appends) + len(group.events) > 1 and not _broken(error):
+                failed = self._commit_singly(group)
+            else:
+                failed = self._failed(group, error)
+        else:
+            with self._changed:
+                self._in_flight = 0
+                self._queued_bytes -= sum(record.size for record in group.records)
+            for append, outcome in zip(group.appends, appended, strict=True):
+                self._tell(append, outcome)
+        return failed
+
+    def _commit_singly(self, group: Group) -> StoreUnavailable | None:
+        failed = None
+        singles = [Group([record], [], []) for record in group.records]
+        singles += [Group([], [append], []) for append in group.appends]
+        singles += [Group([], [], [event]) for event in group.events]
+        for single in singles:
+            failed = self._commit(single) or failed
+        return failed
+
+    def _failed(self, group: Group, error: Exception) -> StoreUnavailable:
+        self._disconnect()
+        told = unavailable(self._path, "write", error)
+        retry = isinstance(error, sqlite3.OperationalError)
+        with self._changed:
+            self._in_flight = 0
+            if retry:  # records and events have nobody who would send them again
+                self._group.records[:0] = group.records
+                self._group.events[:0] = group.events
+                self._queued += len(group.events)
+            else:
+                self._dropped += len(group.records) + len(group.events)
+                self._queued_bytes -= sum(record.size for record in group.records)
+        for append in group.appends:
+            self._tell(append, told)
+        return told
+
+    def _do(self, task: _Task, failed: StoreUnavailable | None) -> None:
+        if failed is not None:  # a flush, or whatever else was to come after what has not been written
+            task.end(failed)
+            return
+        try:
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                task.result = task.work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except EverloopError as error:
+            task.end(error)
+        except Exception as error:
+            self._disconnect()
+            told = unavailable(self._path, "write", error)
+            told.__cause__ = error
+            task.end(told)
+        else:
+            task.end()
+
+    def _tell(self, append: QueuedAppend, outcome: Appended | EverloopError) -> None:
+        try:
+            append.done(outcome)
+        except Exception as error:
+            # The callback's fault, reported as any thread's would be; the others still have to be told.
+            threading.excepthook(
+                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+            )
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self._path, busy_timeout=self._busy_timeout)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _broken(error: Exception) -> bool:
+    """Whether the file is at fault rather than what was to be written."""
+    return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
