@@ -15,6 +15,8 @@ STAMP := $(VENV)/.built
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 BENCH ?=
+# A run with an end; `make demo DEMO=` goes on until Ctrl-C.
+DEMO ?= --once
 PYTEST ?=
 
 .DEFAULT_GOAL := help
@@ -39,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/everloop demo
+	$(BIN)/everloop demo $(DEMO)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

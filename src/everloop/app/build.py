@@ -1,0 +1,233 @@
+"""Where the rooms are put together: one `Engine` is one process's stores, lanes, learner and threads.
+
+Order matters twice. Starting: what is stored is opened first, then what should be live is made live, then learning may begin.
+Stopping is the reverse, so that nobody writes into a store that is gone: the learner saves its place, lanes let go, recorded
+predictions are drained, and the journal commits what it has before it closes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from everloop.api.http.limits import Limits
+from everloop.api.services import Services
+from everloop.app.settings import EngineSettings
+from everloop.core.clock import Clock, SystemClock
+from everloop.core.errors import InvalidInput, StoreUnavailable
+from everloop.core.events import EventBus
+from everloop.core.hashing import artifact_digest
+from everloop.learning.config import LearningConfig, ModelParameters
+from everloop.learning.intake import Intake
+from everloop.learning.loop import LearningLoop
+from everloop.registry.catalog import Registry
+from everloop.runtime.artifact import Trust
+from everloop.serving.predictor import Predictor
+from everloop.serving.reconciler import Reconciler
+from everloop.serving.recorder import Recorder
+from everloop.serving.table import TableRef
+from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from everloop.learning.learners.base import Learner
+
+HOUSEKEEPING_SECONDS = 60.0
+LIVE_TIMEOUT_SECONDS = 30.0
+
+
+class Engine:
+    """Everything one process needs to serve and learn. `build_engine` makes it; `start` and `stop` run it."""
+
+    def __init__(self, settings: EngineSettings, *, clock: Clock | None = None) -> None:
+        settings.learning.validate()
+        self.settings = settings
+        clock = clock or SystemClock()
+        # In memory, every artifact was made by this very process, so its pickles are its own.
+        trust = Trust(pickle=settings.trust_pickle or settings.data_dir is None, types=settings.trust_types)
+        journal, catalog, artifacts = _open_stores(settings, clock)
+        bus = EventBus()
+        registry = Registry(catalog, artifacts, journal, bus, clock, trust)
+        table = TableRef()
+        recorder = Recorder(journal, clock)
+        loop = LearningLoop(
+            registry, journal, settings.learning, bus, clock, owner=secrets.token_hex(8), trust=trust, rng=Random()
+        )
+        intake = Intake(
+            registry, journal, settings.learning, clock, before_join=recorder.drain, backlog=loop.backlog, notify=loop.wake
+        )
+        self.trust = trust
+        self.catalog: Catalog = catalog
+        self.artifacts: ArtifactStore = artifacts
+        self.services = Services(
+            registry=registry,
+            journal=journal,
+            table=table,
+            predictor=Predictor(table, registry),
+            recorder=recorder,
+            reconciler=Reconciler(registry, table, recorder, bus, clock),
+            intake=intake,
+            loop=loop,
+            bus=bus,
+            clock=clock,
+            config=settings.learning,
+            started_at=clock.now(),
+            limits=Limits(),
+            trust=trust,
+            learning=False,
+            starting=True,
+        )
+        self._housekeeping: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._stopped = False
+
+    @property
+    def learning(self) -> LearningConfig:
+        return self.settings.learning
+
+    def start(self, *, learning: bool = True) -> None:
+        """Make live what should be live, then keep it so; with `learning`, start the loop. Starting twice is once."""
+        services = self.services
+        if self._housekeeping is None:
+            services.recorder.start()
+            services.reconciler.step()
+            services.reconciler.start()
+            self._housekeeping = threading.Thread(target=self._keep_house, name="everloop-housekeeping", daemon=True)
+            self._housekeeping.start()
+            services.starting = False
+        if learning:
+            services.learning = True
+            services.loop.start()
+
+    def stop(self) -> None:
+        """Finish and close everything. Safe to call twice; afterwards every call raises Closed."""
+        if self._stopped:
+            return
+        self._stopped = True
+        services = self.services
+        services.drain()
+        self._stopping.set()
+        if self._housekeeping is not None:
+            self._housekeeping.join()
+        services.loop.stop()
+        services.reconciler.stop()
+        services.recorder.stop()
+        services.journal.close()
+        self.catalog.close()
+
+    def register(
+        self,
+        name: str,
+        model: Any,
+        parameters: ModelParameters | Mapping[str, Any] | None = None,
+        *,
+        learning: Mapping[str, Any] | None = None,
+        record: float | None = None,
+    ) -> ModelRecord:
+        """Register a kind, an estimator, a River model, a learner or a file, and make it live if it is already trained.
+
+        The same name with the same specification is the model that is already there, as after a restart; a file whose bytes
+        have changed becomes the next version. Raises Conflict, NotSupported, InvalidInput, Untrusted."""
+        share = self.settings.record if record is None else record
+        if not 0 <= share <= 1:
+            raise InvalidInput(f"record: expected a share between 0 and 1, got {record!r}", field="record")
+        overrides = dict(learning or {})
+        LearningConfig.with_overrides(self.settings.learning, overrides)
+        if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
+            return self._register_file(name, Path(model), overrides, share)
+        from everloop.learning.learners.make import already_fitted, describe, make_learner
+
+        learner = make_learner(model, parameters, trust=self.trust)
+        kind, described, template = describe(learner)
+        registry = self.services.registry
+        made = registry.register(
+            name, kind, task=learner.task, parameters=described, learning=overrides, record=share, template=template
+        )
+        self.services.loop.attach(name, learner)
+        if made.live_version is None and already_fitted(model):
+            self._publish_fitted(name, learner)
+        return registry.get(name)
+
+    def unregister(self, name: str) -> None:
+        """The model, its versions and its examples go; its timeline stays. Raises ModelNotFound."""
+        self.services.registry.get(name)
+        self.services.loop.remove(name)
+        self.services.registry.unregister(name)
+        self.services.reconciler.step()
+
+    def settle(self, name: str, version: int) -> None:
+        """Return once this process answers with `version` (or a later one)."""
+        self.services.reconciler.step()
+        if not self.services.reconciler.wait_for(name, version, LIVE_TIMEOUT_SECONDS):
+            raise StoreUnavailable(
+                f"version {version} of {name!r} was registered, but did not become live within "
+                f"{LIVE_TIMEOUT_SECONDS:.0f} s; its timeline tells why"
+            )
+
+    def _register_file(self, name: str, path: Path, learning: dict[str, Any], record: float) -> ModelRecord:
+        from everloop.runtime.artifact import read_model_file
+
+        manifest, payload = read_model_file(path, trust=self.trust)
+        registry = self.services.registry
+        found = registry.register(
+            name,
+            "artifact",
+            task=manifest.task,
+            parameters={},
+            learning=learning,
+            record=record,
+            schema=manifest.schema,
+            target=manifest.target,
+        )
+        digest = artifact_digest(payload)
+        if found.live_version is None or registry.version(name, found.live_version).digest != digest:
+            made = registry.add_version(name, manifest, payload, live=True, note=f"from {path.name}")
+            self.settle(name, made.version)
+        self.services.loop.add(name)
+        return registry.get(name)
+
+    def _publish_fitted(self, name: str, learner: Learner) -> None:
+        manifest, payload = learner.freeze()
+        registry = self.services.registry
+        registry.fix_schema(name, manifest.schema, manifest.target)
+        made = registry.add_version(name, manifest, payload, live=True, note="fitted when it was registered")
+        self.settle(name, made.version)
+
+    def _keep_house(self) -> None:
+        settings, services = self.settings, self.services
+        while not services.clock.wait(self._stopping, HOUSEKEEPING_SECONDS):
+            services.journal.prune(
+                now=services.clock.now(), max_age=settings.retention_age_sec, max_bytes=settings.retention_bytes
+            )
+
+
+def build_engine(settings: EngineSettings, *, clock: Clock | None = None) -> Engine:
+    """Open the stores and construct every room; nothing runs before `Engine.start`. Raises StoreUnavailable."""
+    return Engine(settings, clock=clock)
+
+
+def _open_stores(settings: EngineSettings, clock: Clock) -> tuple[Journal, Catalog, ArtifactStore]:
+    if settings.data_dir is None:
+        from everloop.stores.memory import MemoryArtifacts, MemoryCatalog, MemoryJournal
+
+        return MemoryJournal(clock=clock), MemoryCatalog(), MemoryArtifacts()
+    from everloop.stores.objects import FolderArtifacts
+    from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
+
+    folder = Path(settings.data_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"data folder {str(folder)!r}: cannot be made: {error.strerror}") from error
+    database = folder / "everloop.db"
+    return SqliteJournal(database, clock=clock), SqliteCatalog(database), FolderArtifacts(folder / "artifacts")
+
+
+def _looks_like_path(text: str) -> bool:
+    """A kind is one plain word; whatever has a separator or an ending is meant as a file."""
+    return os.sep in text or "/" in text or "." in text
