@@ -50,6 +50,8 @@ class Services:
     """Whether the learning loop is meant to run: if so, a loop that does not is a dead component."""
     starting: bool = False
     """True until the versions that should be live are: not ready yet."""
+    preparing: bool = False
+    """True while the server still registers what it was told to serve: not ready yet."""
     draining: bool = False
     """True from the first signal to stop on. Read by every protocol: readiness fails, connections are told to close."""
     traffic: Traffic = field(init=False)

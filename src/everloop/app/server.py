@@ -1,0 +1,346 @@
+"""One engine behind one port: start-up, the event loop, and an end that loses nothing.
+
+Starting. The port is taken first, so that a second server is told at once. Then the socket answers (live, not yet ready) while
+the engine opens its models on a thread; then it is ready.
+
+Ending, in this order, because each step needs the later ones still to work:
+
+1. A signal makes readiness fail; event streams end; every answer now says `Connection: close`. New requests are still served
+   for `notice` seconds: whoever balances load needs a moment to look elsewhere.
+2. The port closes. Connections without a request are closed, those with one get their answer, for at most `grace` seconds.
+3. The engine stops: the learner is joined, lanes let go, the journal commits and closes. Exit code 0.
+
+A second signal ends the process at once. That is safe: whatever was acknowledged is on disk already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import uvicorn
+
+from everloop.app.settings import is_local
+from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
+
+if TYPE_CHECKING:
+    from everloop.api.services import Services
+
+GRACE_SECONDS = 30.0
+NOTICE_SECONDS = 1.0
+"""After SIGTERM. After SIGINT somebody waits at a terminal: a fifth of it."""
+KEEP_ALIVE_SECONDS = 75.0
+"""Longer than the 60 s after which common proxies let go of an idle connection, so that it is they who close it."""
+BACKLOG = 2048
+LINGER_SECONDS = 0.05
+"""What a connection accepted just before the port closed gets to send its first request."""
+TICK_SECONDS = 0.01
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What of `app.build.Engine` is needed here."""
+
+    @property
+    def services(self) -> Services: ...
+
+    def start(self) -> None:
+        """Make live what should be live, and keep it so."""
+
+    def stop(self) -> None:
+        """Finish and close everything. Safe to call twice."""
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @classmethod
+    def of(cls, listener: socket.socket) -> Address:
+        return cls(*listener.getsockname()[:2])
+
+
+def run(
+    engine: Engine,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 3000,
+    insecure: bool = False,
+    grace: float = GRACE_SECONDS,
+    notice: float = NOTICE_SECONDS,
+    prepare: Callable[[], None] | None = None,
+    on_ready: Callable[[Address], None] | None = None,
+) -> int:
+    """Serve until a signal, then drain. Returns the exit code, 0. Call it on the main thread: only that gets signals.
+
+    `prepare` runs on a thread after `engine.start()`, before the server is ready: what it registers is live when `on_ready` is
+    called with the address. `engine` is stopped however this ends. Raises InvalidInput (an address that others can reach,
+    without `insecure`), Conflict (the port is taken), StoreUnavailable (the address cannot be had), and whatever starting the
+    engine or `prepare` raised."""
+
+    def ready(address: Address) -> None:
+        gc.freeze()  # what is here now stays: the collector need not look at it again
+        if on_ready is not None:
+            on_ready(address)
+
+    with _second_signal_ends(), contextlib.ExitStack() as stack:
+        stack.callback(engine.stop)
+        listener = stack.enter_context(bind(host, port, insecure=insecure))
+        server = Server(engine, listener, grace=grace, notice=notice, prepare=prepare, on_ready=ready)
+        server.run()
+        server.started_up(grace)
+    if server.failure is not None:
+        raise server.failure
+    return 0
+
+
+@contextlib.contextmanager
+def serving(
+    engine: Engine, *, host: str = "127.0.0.1", port: int = 0, notice: float = 0.0, grace: float = GRACE_SECONDS
+) -> Iterator[Address]:
+    """The same on a thread of this process, for the time of a `with` block; drains at its end and stops the engine."""
+    ready = threading.Event()
+    stack = contextlib.ExitStack()
+    stack.callback(engine.stop)
+    listener = stack.enter_context(bind(host, port))
+    server = Server(engine, listener, grace=grace, notice=notice, on_ready=lambda _: ready.set())
+
+    def work() -> None:
+        try:
+            server.run()
+        except BaseException as error:
+            server.failure = error
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=work, name="everloop-server", daemon=True)
+    with stack:
+        thread.start()
+        try:
+            ready.wait()
+            if server.failure is None:
+                yield Address.of(listener)
+        finally:
+            server.stop()
+            thread.join()
+            server.started_up(grace)
+    if server.failure is not None:
+        raise server.failure
+
+
+@contextlib.contextmanager
+def _second_signal_ends() -> Iterator[None]:
+    """While the server runs, its own handlers are in force; when it has ended and the engine still stops, these are again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(sig: int, _: FrameType | None) -> None:
+        os._exit(128 + sig)
+
+    before = {sig: signal.signal(sig, end) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def bind(host: str, port: int, *, insecure: bool = False) -> socket.socket:
+    """A listening socket. Raises InvalidInput, Conflict, StoreUnavailable as `run` does."""
+    if not insecure and not is_local(host):
+        raise InvalidInput(
+            f"host: {host!r} can be reached from other machines, and this version has no keys to tell callers apart: anyone could "
+            "read, train and delete models. Put a proxy that authenticates in front and bind 127.0.0.1, or say insecure "
+            "(--insecure) if everyone who can connect may do everything",
+            field="host",
+        )
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, OverflowError) as error:
+        raise InvalidInput(f"host: cannot listen on {host!r}: {error}", field="host") from error
+    # `localhost` may be both; clients try IPv4 too.
+    family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":  # elsewhere it would let two servers share the port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        import errno
+
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"port {port} on {host} is taken by another program; choose another (--port), or 0 for any free one",
+                field="port",
+            ) from error
+        if error.errno == errno.EACCES:
+            raise InvalidInput(
+                f"port: this user may not listen on port {port}; choose one above 1023", field="port"
+            ) from error
+        raise StoreUnavailable(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our protocol class and our way to end. Its connections are uvicorn's, and so is its parser."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        listener: socket.socket,
+        *,
+        grace: float,
+        notice: float,
+        prepare: Callable[[], None] | None = None,
+        on_ready: Callable[[Address], None] | None = None,
+    ) -> None:
+        from everloop.api.http.app import create_app
+        from everloop.api.http.fastlane import make_protocol
+
+        self._engine = engine
+        self._services = engine.services
+        self._services.preparing = True
+        self._listener = listener
+        self._grace = grace
+        self._notice = notice
+        self._prepare = prepare
+        self._on_ready = on_ready
+        self._signals = 0
+        self._stopping: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starter: threading.Thread | None = None
+        self.failure: BaseException | None = None
+        """What starting the engine, or `prepare`, raised."""
+        app = create_app(self._services)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=make_protocol(self._services),
+                loop="auto",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
+            )
+        )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets or [self._listener])
+
+    def stop(self) -> None:
+        """Drain and end, as a signal would. From any thread."""
+        self._drain_from_elsewhere(self._notice)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """A signal handler: it interrupts whatever the main thread does, so it takes no lock and starts nothing itself."""
+        self._signals += 1
+        if self._signals > 1:
+            os._exit(128 + sig)
+        self._drain_from_elsewhere(self._notice if sig != signal.SIGINT else self._notice / 5)
+
+    def _drain_from_elsewhere(self, notice: float) -> None:
+        self.should_exit = True
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._drain, notice)
+
+    def _drain(self, notice: float) -> None:
+        assert self._stopping is not None
+        assert self._loop is not None
+        if self._services.draining:
+            return
+        log.info("draining: %.1f s until the port closes", notice)
+        self._services.drain()
+        self._loop.call_later(notice, self._stopping.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        await super().startup(sockets)
+        self.should_exit = False  # uvicorn would leave without its main loop; a signal this early drains there
+        if self._signals:
+            self._drain(0.0)
+        self._starter = threading.Thread(target=self._make_ready, name="everloop-start", daemon=True)
+        self._starter.start()
+
+    def started_up(self, timeout: float) -> None:
+        """Wait for the thread that starts the engine: it must not be stopped in the middle of that."""
+        if self._starter is not None:
+            self._starter.join(timeout)
+
+    def _make_ready(self) -> None:
+        """On a thread of its own: models take long to open."""
+        try:
+            self._engine.start()
+            if self._prepare is not None:
+                self._prepare()
+            self._services.preparing = False
+            if self._on_ready is not None:
+                self._on_ready(Address.of(self._listener))
+        except BaseException as error:
+            if not self._services.draining:  # else it is a part that was closed under its hands
+                self.failure = error
+            self._drain_from_elsewhere(0.0)
+
+    async def main_loop(self) -> None:
+        """uvicorn's wakes ten times a second; once is enough for the date header, and the end comes as an event."""
+        assert self._stopping is not None
+        while not self._stopping.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1.0)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        await asyncio.sleep(LINGER_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            await asyncio.wait_for(self._finished(), self._grace)
+        except TimeoutError:
+            log.warning(
+                "%d requests were not finished after %.0f s; they are cut off",
+                len(self.server_state.tasks),
+                self._grace,
+            )
+            for task in list(self.server_state.tasks):
+                task.cancel(msg="the server has stopped")
+            for connection in list(self.server_state.connections):
+                _abort(connection)
+            await asyncio.sleep(TICK_SECONDS)
+        await self.lifespan.shutdown()
+
+    async def _finished(self) -> None:
+        while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn keeps plain sets
+            await asyncio.sleep(TICK_SECONDS)
+
+
+def _abort(connection: Any) -> None:
+    transport = getattr(connection, "transport", None)
+    if transport is not None:
+        transport.abort()
