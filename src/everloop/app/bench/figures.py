@@ -229,7 +229,7 @@ def _version_steps(axes: Axes, data: Data) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("version that answers")
     axes.set_xlabel("seconds")
-    axes.set_title("Versions, swapped meanwhile")
+    axes.set_title("Version that answers")
     _legend(axes)
 
 
