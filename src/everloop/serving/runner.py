@@ -20,6 +20,8 @@ from everloop.policy.batching import BatchRules, slices
 from everloop.runtime.session import Session
 
 Matrix = npt.NDArray[Any]
+PLAIN = (int, float, str, bool)
+"""What a label is outside of NumPy."""
 
 
 class Runner:
@@ -60,6 +62,8 @@ class Runner:
                 Y = Y.astype(np.float64)
             if Y.shape == (len(X),):
                 values: list[Any] = Y.tolist()
+                if not self.regression and values and type(values[0]) not in PLAIN:
+                    values = [value.item() if hasattr(value, "item") else value for value in values]
                 return values
             shape: object = Y.shape
         except EverloopError:

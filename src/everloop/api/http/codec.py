@@ -1,4 +1,8 @@
-"""The wire of predictions and labels: decoded and checked here, encoded here, for the app and the fast lane alike."""
+"""The wire of predictions and labels: decoded and checked here, encoded here, for the app and the fast lane alike.
+
+Both ways use the same decoders' types and the same encoder, so their bytes are the same. What the fast lane adds are
+`PlainRow`, which decodes the usual request in one step, and `AnswerTemplate`, the constant parts of one lane's answers.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ from msgspec import Meta
 
 from everloop.api.http.bodies import decode
 from everloop.api.http.limits import Limits
-from everloop.core.errors import EverloopError, InvalidInput, Malformed, TooLarge
-from everloop.core.types import Prediction, PredictionBatch, Scalar
+from everloop.core.errors import EverloopError, InvalidInput, TooLarge
+from everloop.core.types import Prediction, PredictionBatch
 from everloop.learning.intake import Feedback
 from everloop.stores.ports import Appended
 
 Value = float | str | bool | None
 Features = list[Value] | dict[str, Value]
+Label = int | float | str | bool
+Index = Annotated[int, Meta(ge=0, le=2**31)]
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -24,6 +30,12 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
     features: Features | None = None
     """A list in field order, or an object by name."""
     instances: list[Features] | None = None
+
+
+class PlainRow(msgspec.Struct, forbid_unknown_fields=True):
+    """The usual request: one row of finite numbers. Whatever is not that is decoded as `PredictRequest`."""
+
+    features: list[float]
 
 
 class PredictionAnswer(msgspec.Struct):
@@ -41,9 +53,9 @@ class PredictionsAnswer(msgspec.Struct):
 
 
 class LabelledExample(msgspec.Struct, forbid_unknown_fields=True):
-    label: float | str | bool
+    label: Label
     request_id: str | None = None
-    index: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    index: Index = 0
     features: Features | None = None
     validation: bool = False
 
@@ -51,9 +63,9 @@ class LabelledExample(msgspec.Struct, forbid_unknown_fields=True):
 class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True):
     """One label, or several as `examples`."""
 
-    label: float | str | bool | None = None
+    label: Label | None = None
     request_id: str | None = None
-    index: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    index: Index = 0
     features: Features | None = None
     validation: bool = False
     examples: list[LabelledExample] | None = None
@@ -71,51 +83,102 @@ class FeedbackAnswer(msgspec.Struct):
     rejected: list[RejectedLabel]
 
 
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
+"""The one encoder of every answer."""
+decode_plain_row = msgspec.json.Decoder(PlainRow).decode
+"""Raises msgspec.DecodeError for anything but a plain row: then ask `decode_predict`, which says what is wrong."""
 _predict = msgspec.json.Decoder(PredictRequest)
 _feedback = msgspec.json.Decoder(FeedbackRequest)
 
 
 def decode_predict(body: bytes, limits: Limits) -> PredictRequest:
+    """Raises Malformed, InvalidInput, TooLarge."""
     asked = decode(_predict, body)
     if (asked.features is None) == (asked.instances is None):
         raise InvalidInput("body: give either features (one row) or instances (several)", field="features")
-    rows = asked.instances if asked.instances is not None else [asked.features]
-    if len(rows) > limits.max_rows:
-        raise TooLarge(f"instances: {len(rows)} rows, at most {limits.max_rows} at a time", field="instances")
-    if any(row is not None and len(row) > limits.max_features for row in rows):
-        raise TooLarge(f"features: more than {limits.max_features} values in a row", field="features")
+    if asked.instances is None:
+        _check_width(asked.features, limits)
+        return asked
+    if len(asked.instances) > limits.max_rows:
+        raise TooLarge(
+            f"instances: {len(asked.instances):,} rows, at most {limits.max_rows:,} at a time", field="instances"
+        )
+    for row in asked.instances:
+        _check_width(row, limits)
     return asked
+
+
+def decode_feedback(body: bytes, limits: Limits) -> list[Feedback]:
+    """At least one. Raises Malformed, InvalidInput, TooLarge."""
+    asked = decode(_feedback, body)
+    if asked.examples is None:
+        if asked.label is None:
+            raise InvalidInput("label: missing; give one label, or several as examples", field="label")
+        return [_labelled(asked, asked.label, limits)]
+    if asked.label is not None or asked.request_id is not None or asked.features is not None:
+        raise InvalidInput("body: give either one label or examples, not both", field="examples")
+    if not asked.examples:
+        raise InvalidInput("examples: expected at least one", field="examples")
+    if len(asked.examples) > limits.max_rows:
+        raise TooLarge(
+            f"examples: {len(asked.examples):,} labels, at most {limits.max_rows:,} at a time", field="examples"
+        )
+    return [_labelled(example, example.label, limits) for example in asked.examples]
 
 
 def encode_answer(answer: Prediction | PredictionBatch) -> bytes:
     if isinstance(answer, Prediction):
-        return _encode(PredictionAnswer(answer.prediction, answer.model_version, answer.request_id))
-    return _encode(PredictionsAnswer(answer.predictions, answer.model_version, answer.request_id))
+        return encode(PredictionAnswer(answer.prediction, answer.model_version, answer.request_id))
+    return encode(PredictionsAnswer(answer.predictions, answer.model_version, answer.request_id))
 
 
-def decode_feedback(body: bytes, limits: Limits) -> list[Feedback]:
-    asked = decode(_feedback, body)
-    found: list[Any] = [asked] if asked.examples is None else asked.examples
-    if len(found) > limits.max_rows:
-        raise TooLarge(f"examples: {len(found)} labels, at most {limits.max_rows} at a time", field="examples")
-    if not found:
-        raise InvalidInput("examples: expected at least one", field="examples")
-    if asked.examples is None and asked.label is None:
-        raise InvalidInput("label: missing", field="label")
-    return [Feedback(e.label, e.request_id, e.index, e.features, e.validation) for e in found]
+class AnswerTemplate:
+    """The answers of one lane, but for the prediction and the request's number: `single % (encode(prediction), number)`."""
+
+    __slots__ = ("several", "single")
+
+    def __init__(self, version: int, lane_key: str) -> None:
+        rest = b',"model_version":%d,"request_id":"%b-' % (version, lane_key.encode())
+        self.single = b'{"prediction":%b' + rest + b'%x"}'
+        self.several = b'{"predictions":%b' + rest + b'%x"}'
+
+
+ONE_ACCEPTED = encode(FeedbackAnswer(1, False, []))
 
 
 def encode_feedback(done: Appended) -> bytes:
+    if len(done.outcomes) == 1 and not done.duplicate and type(done.outcomes[0]) is int:
+        return ONE_ACCEPTED
     rejected = [
         RejectedLabel(i, o.code, o.message) for i, o in enumerate(done.outcomes) if isinstance(o, EverloopError)
     ]
-    return _encode(FeedbackAnswer(len(done.outcomes) - len(rejected), done.duplicate, rejected))
+    return encode(FeedbackAnswer(len(done.outcomes) - len(rejected), done.duplicate, rejected))
 
 
 def refused_whole(done: Appended) -> EverloopError | None:
-    errors = [o for o in done.outcomes if isinstance(o, EverloopError)]
-    return errors[0] if errors and len(errors) == len(done.outcomes) else None
+    """The first refusal, if every label was refused: then it is the answer to the request."""
+    first: EverloopError | None = None
+    for outcome in done.outcomes:
+        if not isinstance(outcome, EverloopError):
+            return None
+        first = first or outcome
+    return first
 
 
-_ = (Malformed, Scalar)
+def _labelled(asked: LabelledExample | FeedbackRequest, label: Label, limits: Limits) -> Feedback:
+    if asked.features is not None:
+        _check_width(asked.features, limits)
+    return Feedback(
+        label=label,
+        request_id=asked.request_id,
+        index=asked.index,
+        features=asked.features,
+        validation=asked.validation,
+    )
+
+
+def _check_width(row: Features | None, limits: Limits) -> None:
+    if row is not None and len(row) > limits.max_features:
+        raise TooLarge(
+            f"features: {len(row):,} values in a row, at most {limits.max_features:,} are taken", field="features"
+        )
