@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,10 +31,10 @@ from everloop.api.wire import (
     VersionInfo,
     VersionList,
 )
-from everloop.core.errors import EverloopError, ModelNotFound
+from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch
-from everloop.learning.config import LearningConfig
+from everloop.learning.config import LearningConfig, check_overrides
 from everloop.stores.ports import Appended, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def create_model(services: Services, spec: ModelSpec) -> tuple[ModelInfo, bool]:
     from everloop.learning.learners.make import describe, make_learner
     from everloop.runtime.artifact import Trust
 
-    LearningConfig.with_overrides(services.config, spec.learning)
+    _check_learning(services.config, spec.learning)
     learner = make_learner(spec.kind, spec.parameters, trust=services.trust or Trust())
     kind, parameters, template = describe(learner)
     known = spec.name in services.registry.names()
@@ -272,10 +273,11 @@ def _info(services: Services, record: ModelRecord) -> ModelInfo:
         batching=batching(lane),
         learner=Learner(
             is_training=status.is_training,
+            learns_here=status.learns_here,
             backlog=status.backlog,
             examples_learned=status.examples_learned,
             failures=status.failures,
-            last_error=status.last_error,
+            last_error=status.last_error or None,
             last_fit=status.last_fit,
         ),
     )
@@ -298,3 +300,13 @@ def _version(record: VersionRecord, serving: int | None) -> VersionInfo:
         lineage=manifest.lineage,
         libraries=manifest.libraries,
     )
+
+
+def _check_learning(config: LearningConfig, overrides: dict[str, Any]) -> None:
+    """Raises InvalidInput naming the field of `learning` that is unknown, of the wrong type or out of range."""
+    check_overrides(overrides)
+    try:
+        merged = msgspec.convert({**asdict(config), **overrides}, LearningConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"learning: {error}", field="learning") from None
+    merged.validate()

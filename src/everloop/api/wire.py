@@ -97,6 +97,8 @@ class Learner(msgspec.Struct):
     """Where the training of a model stands."""
 
     is_training: bool = False
+    learns_here: bool = False
+    """Whether this process is the one that trains it."""
     backlog: int = 0
     """Acknowledged examples not yet learned."""
     examples_learned: int = 0

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from everloop.api.http import endpoints
+from everloop.api.http.bodies import WrongMediaType
 from everloop.api.http.endpoints import Api, Endpoint
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import Refusal, problem, refusal
@@ -76,6 +77,10 @@ def _guarded(api: Api, endpoint: Endpoint) -> Handler:
             if error.fault != "caller" and error.code == "internal":
                 log.exception("%s %s failed", request.method, request.url.path)
             return _refused(problem(error), close=isinstance(error, TooLarge))
+        except WrongMediaType as error:
+            return _refused(
+                refusal(415, "unsupported_media_type", "Unsupported media type", error.message, field=error.field)
+            )
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except Exception as error:

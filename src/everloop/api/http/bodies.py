@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_JSON_LIKE = ("application/json", "application/x-www-form-urlencoded")
 _AT = re.compile(r"^(.*) - at `(key in )?\$?\.?(.*)`$", re.DOTALL)
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The whole body. Raises TooLarge before a byte is read if Content-Length says so, else as soon as it is exceeded."""
+async def read_json(request: Request, most: int) -> bytes:
+    """The whole body, not yet decoded. Raises WrongMediaType, and TooLarge: before a byte is read if Content-Length says so,
+    else as soon as it is exceeded."""
+    check_media_type(request.headers.get("content-type", ""), request.headers.get("content-encoding", ""))
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > most:
         raise body_too_large(most)
@@ -30,6 +33,26 @@ async def read_body(request: Request, most: int) -> bytes:
             raise body_too_large(most)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def check_media_type(content_type: str, encoding: str) -> None:
+    """JSON, or what curl calls JSON when nobody tells it better. Raises WrongMediaType."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media and media not in _JSON_LIKE and not media.endswith("+json"):
+        raise WrongMediaType(f"Content-Type: expected application/json, got {media[:100]!r}", field="Content-Type")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise WrongMediaType(
+            f"Content-Encoding: {encoding[:100]!r} is not understood; send the body as it is", field="Content-Encoding"
+        )
+
+
+class WrongMediaType(Exception):
+    """A body that is not JSON. Of HTTP alone, so not among `core.errors`."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
 
 
 def body_too_large(most: int) -> TooLarge:

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from everloop.api import health as wellbeing
 from everloop.api import verbs, wire
 from everloop.api.http import codec
-from everloop.api.http.bodies import check_depth, decode, read_body
+from everloop.api.http.bodies import check_depth, decode, read_json
 from everloop.api.http.events import EventHub, EventStream
 from everloop.api.http.threads import Threads
 from everloop.api.services import Services
@@ -71,18 +71,19 @@ Endpoint = Callable[[Api, Request], Awaitable[Response]]
 
 async def predict(api: Api, request: Request) -> Response:
     services = api.services
-    asked = codec.decode_predict(await read_body(request, services.limits.max_body), services.limits)
+    asked = codec.decode_predict(await read_json(request, services.limits.max_body), services.limits)
     name = _model(request)
     if name not in services.table.current.lanes:  # the registry knows why, and it is on a disk
         raise await api.threads.run(verbs.missing, services, name)
     if asked.instances is not None:
         return json_bytes(codec.encode_answer(await verbs.predict_batch(services, name, asked.instances)))
+    assert asked.features is not None
     return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features)))
 
 
 async def feedback(api: Api, request: Request) -> Response:
     limits = api.services.limits
-    body = await read_body(request, limits.max_body)
+    body = await read_json(request, limits.max_body)
     labels = codec.decode_feedback(body, limits)
     key = request.headers.get("idempotency-key", "")
     if len(key) > limits.max_key:
@@ -97,7 +98,7 @@ async def feedback(api: Api, request: Request) -> Response:
 
 async def create_model(api: Api, request: Request) -> Response:
     limits = api.services.limits
-    spec = decode(_model_spec, await read_body(request, limits.max_body))
+    spec = decode(_model_spec, await read_json(request, limits.max_body))
     check_depth(spec.parameters, limits.max_depth, "parameters")
     check_depth(spec.learning, limits.max_depth, "learning")
     info, created = await api.threads.run(verbs.create_model, api.services, spec)
@@ -129,7 +130,7 @@ async def describe_version(api: Api, request: Request) -> Response:
 
 
 async def promote(api: Api, request: Request) -> Response:
-    choice = decode(_version_choice, await read_body(request, api.services.limits.max_body))
+    choice = decode(_version_choice, await read_json(request, api.services.limits.max_body))
     return json(await api.threads.run(verbs.promote, api.services, _model(request), choice.version, choice.note))
 
 
@@ -139,7 +140,7 @@ async def rollback(api: Api, request: Request) -> Response:
 
 
 async def archive(api: Api, request: Request) -> Response:
-    choice = decode(_version_choice, await read_body(request, api.services.limits.max_body))
+    choice = decode(_version_choice, await read_json(request, api.services.limits.max_body))
     return json(await api.threads.run(verbs.archive, api.services, _model(request), choice.version))
 
 
@@ -243,7 +244,7 @@ def _model(request: Request) -> str:
 
 
 async def _optional_body(api: Api, request: Request) -> bytes:
-    body = await read_body(request, api.services.limits.max_body)
+    body = await read_json(request, api.services.limits.max_body)
     return body if body.strip() else b"{}"
 
 

@@ -9,11 +9,11 @@ import ast
 import inspect
 import re
 import textwrap
-from importlib import metadata
 from typing import Any
 
 import msgspec
 
+from everloop import __version__
 from everloop.api.http.operations import OPERATIONS, Operation
 from everloop.api.http.problems import MEDIA_TYPE, Problem
 from everloop.api.status import STATUSES
@@ -33,7 +33,7 @@ _PATH_PARAMETERS = {
 
 def document(operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
     """The whole document, ready for a JSON encoder."""
-    types = [t for o in operations for t in (o.body, o.answer) if t is not None] + [Problem]
+    types = [t for o in operations for t in (o.body, *_answers(o)) if t is not None] + [Problem]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = {id(t): s for t, s in zip(types, schemas, strict=True)}
     for struct in _structs(types):
@@ -47,7 +47,7 @@ def document(operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "everloop",
-            "version": metadata.version("everloop"),
+            "version": __version__,
             "summary": "The model server that keeps learning.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -73,10 +73,10 @@ def _operation(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
         "responses": _responses(operation, schemas),
     }
     if operation.body is not None:
-        described["requestBody"] = {
-            "required": operation.body_required,
-            "content": {"application/json": {"schema": schemas[id(operation.body)]}},
-        }
+        content: dict[str, Any] = {"schema": schemas[id(operation.body)]}
+        if operation.example is not None:
+            content["example"] = operation.example
+        described["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
     return described
 
 
@@ -89,24 +89,34 @@ def _responses(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, text in ((operation.status, "Done."), *operation.also):
         responses[str(status)] = {"description": text}
-        if operation.answer is not None:
-            responses[str(status)]["content"] = {operation.media_type: {"schema": schemas[id(operation.answer)]}}
+        found = [schemas[id(answer)] for answer in _answers(operation)]
+        if found:
+            schema = found[0] if len(found) == 1 else {"anyOf": found}
+            responses[str(status)]["content"] = {operation.media_type: {"schema": schema}}
         elif operation.media_type:
             responses[str(status)]["content"] = {operation.media_type: {}}
     by_status: dict[int, list[str]] = {}
     for code in codes(operation):
         by_status.setdefault(STATUSES[code].http, []).append(code)
-    for status, found in sorted(by_status.items()):
+    if operation.body is not None:
+        by_status[415] = ["unsupported_media_type"]
+    for status, refused in sorted(by_status.items()):
         if str(status) in responses:
             continue
         refusal: dict[str, Any] = {
-            "description": ", ".join(f"`{code}`" for code in found),
+            "description": ", ".join(f"`{code}`" for code in refused),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         if status == 503:
             refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
         responses[str(status)] = refusal
     return responses
+
+
+def _answers(operation: Operation) -> tuple[Any, ...]:
+    if operation.answer is None:
+        return ()
+    return operation.answer if isinstance(operation.answer, tuple) else (operation.answer,)
 
 
 def codes(operation: Operation) -> list[str]:

@@ -30,8 +30,10 @@ class Operation(NamedTuple):
     body: Any = None
     """A type that msgspec decodes; None takes no body."""
     body_required: bool = True
+    example: Any = None
+    """A body to begin with, shown on `/docs`."""
     answer: Any = None
-    """A type, or None for an answer that is not JSON."""
+    """A type, several of which one, or None for an answer that is not JSON."""
     status: int = 200
     media_type: str = "application/json"
     refusals: tuple[str, ...] = ()
@@ -54,7 +56,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "predictions",
         "Answer one row (`features`) or many (`instances`), all by one version.",
         body=codec.PredictRequest,
-        answer=codec.PredictionAnswer | codec.PredictionsAnswer,
+        example={"features": [1.0, 2.0]},
+        answer=(codec.PredictionAnswer, codec.PredictionsAnswer),
         refusals=("model_untrained", "model_failed", "overloaded"),
     ),
     Operation(
@@ -65,6 +68,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Tell what was true: a label by request id or with its own features, singly or as `examples`. "
         "Answered once it is durable.",
         body=codec.FeedbackRequest,
+        example={"features": [1.0, 2.0], "label": 3.0},
         answer=codec.FeedbackAnswer,
         status=202,
         refusals=("prediction_not_found", "conflict", "overloaded", "store_unavailable"),
@@ -84,6 +88,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "models",
         "Register a model that will learn from feedback.",
         body=wire.ModelSpec,
+        example={"name": "price", "kind": "linear"},
         answer=wire.ModelInfo,
         status=201,
         refusals=("conflict", "not_supported", "untrusted"),
@@ -129,6 +134,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "versions",
         "Make a version the one that serves; answered once it does here.",
         body=wire.VersionChoice,
+        example={"version": 1},
         answer=wire.VersionInfo,
         refusals=("version_not_found", "conflict"),
     ),
@@ -150,6 +156,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "versions",
         "Put a version that does not serve out of use.",
         body=wire.VersionChoice,
+        example={"version": 1},
         answer=wire.VersionInfo,
         refusals=("version_not_found", "conflict"),
     ),
