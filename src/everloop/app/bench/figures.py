@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, RED, GREEN, INK = "#0072B2", "#E69F00", "#8C8C8C", "#D55E00", "#009E73", "#222222"
-COLOURS = {"everloop": BLUE, "fastapi": ORANGE, "bare": GREY, "scikit-learn": ORANGE}
+COLOURS = {"everloop": BLUE, "fastapi": ORANGE, "fastapi_async": "#F3CC80", "bare": GREY, "scikit-learn": ORANGE}
 NAMES = {
     "everloop": "everloop",
-    "fastapi": "FastAPI +\npydantic",
+    "fastapi": "FastAPI",
+    "fastapi_async": "FastAPI,\nasync",
     "bare": "no model,\nbare",
     "scikit-learn": "scikit-learn",
 }
@@ -145,7 +146,7 @@ def _in_process(axes: Axes, data: Data) -> None:
 
 
 def _bars(axes: Axes, data: Data, key: str, title: str, label: str) -> None:
-    names = [name for name in ("everloop", "fastapi", "bare") if name in data]
+    names = [name for name in ("everloop", "fastapi", "fastapi_async", "bare") if name in data]
     values = [data[name][key] for name in names]
     bars = axes.bar(range(len(names)), values, 0.6, color=[COLOURS[name] for name in names])
     axes.bar_label(bars, [_short(value) for value in values], padding=2, fontsize=9)

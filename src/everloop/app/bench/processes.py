@@ -163,10 +163,10 @@ def bare_server(folder: Path) -> Server:
     return Server("bare", [sys.executable, str(PEERS / "bare.py"), str(port)], port, folder=folder)
 
 
-def by_hand_server(folder: Path, model: Path) -> Server:
-    """Raises Skip where FastAPI is not installed."""
+def by_hand_server(folder: Path, model: Path, *, on_loop: bool = False) -> Server:
+    """`on_loop`: with an `async def` route. Raises Skip where FastAPI is not installed."""
     if importlib.util.find_spec("fastapi") is None:
         raise Skip("FastAPI is not installed: pip install 'everloop[bench]'")
     port = free_port()
-    command = [sys.executable, str(PEERS / "by_hand.py"), str(port), str(model)]
+    command = [sys.executable, str(PEERS / "by_hand.py"), str(port), str(model), *(["async"] if on_loop else [])]
     return Server("fastapi", command, port, folder=folder, ready_path="/v2/health/ready")
