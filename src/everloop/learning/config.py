@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from everloop.core.errors import InvalidInput
 
@@ -90,3 +92,24 @@ class ModelParameters:
             raise InvalidInput(
                 f"regularization: expected at least 0, got {self.regularization!r}", field="regularization"
             )
+
+
+def effective(config: LearningConfig, overrides: Mapping[str, Any]) -> LearningConfig:
+    """What holds for one model now: the user's config as it stands, with what the model was registered with on top.
+
+    Raises InvalidInput naming the field."""
+    if overrides:
+        check_overrides(overrides)
+        config = replace(config, **overrides)
+    config.validate()
+    return config
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raises InvalidInput for a name that is no field of LearningConfig."""
+    known = [field.name for field in fields(LearningConfig)]
+    for name in overrides:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise InvalidInput(f"learning.{name}: unknown; {hint}", field=f"learning.{name}")

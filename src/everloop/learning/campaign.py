@@ -1,0 +1,330 @@
+"""From the decision to fit to a version that serves, or to the reason why not: one model's challengers and their champion.
+
+    start ──plan, submit──> fit in flight ──collect──> fit_failed   back off, the examples stay
+                                                  ├──> rejected     the champion is as good
+                                                  └──> published    live, or staging without auto_swap; the champion changes
+    snapshot ──────────── the same verdicts, of an incremental learner as it stands
+
+- A fit judged against a champion that has been replaced meanwhile is thrown away.
+- The first version always serves at once: `auto_swap=False` keeps challengers waiting, and there is nobody to challenge.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from everloop.core.clock import Clock
+from everloop.core.errors import EverloopError, FitFailed
+from everloop.core.events import EventKind
+from everloop.learning.apprentice import Apprentice
+from everloop.learning.challenge import FitJob, FitResult, judge_snapshot
+from everloop.learning.champion import Champion
+from everloop.learning.config import LearningConfig
+from everloop.learning.examiner import floor_of
+from everloop.learning.fitting import Fitter, Fitting
+from everloop.learning.learners.base import Learner
+from everloop.learning.memory import Memory
+from everloop.learning.planning import Plan, plan_fit
+from everloop.learning.publisher import Publisher
+from everloop.policy.promotion import LEAST_ROWS
+from everloop.policy.retraining import Decision, backoff
+from everloop.registry.catalog import Registry
+from everloop.stores.ports import ModelRecord, VersionRecord
+
+
+class Tell(Protocol):
+    """One event of this model, to the journal and the bus."""
+
+    def __call__(self, kind: EventKind, message: str, version: int | None = None, **numbers: Any) -> None: ...
+
+
+@dataclass
+class _Flight:
+    fitting: Fitting
+    plan: Plan
+    reason: str
+    champion: int | None
+    """The version it is judged against."""
+    force: bool
+
+
+class Campaign:
+    """Owned by a trainer, whose memory it changes."""
+
+    def __init__(
+        self,
+        record: ModelRecord,
+        learner: Learner | None,
+        *,
+        registry: Registry,
+        publisher: Publisher,
+        fitter: Fitter,
+        tell: Tell,
+        clock: Clock,
+        rng: random.Random,
+        wake: Callable[[], None],
+    ) -> None:
+        self.name = record.name
+        self.record = record
+        self.last_error = ""
+        self._learner = learner
+        self._registry = registry
+        self._publisher = publisher
+        self._fitter = fitter
+        self._tell = tell
+        self._clock = clock
+        self._rng = rng
+        self._wake = wake
+        self._flight: _Flight | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        return self._flight is not None
+
+    # -- fits ----------------------------------------------------------------------------------------------------------
+
+    def start(self, memory: Memory, decision: Decision, config: LearningConfig, *, force: bool = False) -> bool:
+        """Begin a fit; False where it could prove nothing yet, or has but one class to learn."""
+        learner, champion = self._learner, memory.examiner.champion
+        assert learner is not None
+        plan = plan_fit(
+            memory.window,
+            memory.validation,
+            trained_until=champion.last_id if champion else None,
+            cut_id=memory.cut_id,
+            config=config,
+            weight=learner.weight,
+            rate=memory.fit_rate,
+            width=len(memory.schema.fields),
+            force=force,
+        )
+        if plan is None or (memory.target.task == "classification" and not force and len(set(plan.train.labels)) < 2):
+            return False
+        reason = "asked" if force else str(decision.reason)
+        memory.before = replace(memory.progress)
+        memory.mark_fit(self._clock)
+        count = len(plan.train) + len(plan.held)
+        self._tell(
+            "fit_started",
+            f"fitting {count} examples ({reason})",
+            reason=reason,
+            examples=count,
+            held_out=len(plan.held),
+            validation=len(plan.validation),
+            windows=plan.lengths,
+            where="process" if plan.heavy else "thread",
+        )
+        fitting = self._fitter.submit(
+            lambda: _job(learner, memory, plan, champion, config=config, recovering=decision.recovering, force=force),
+            heavy=plan.heavy,
+            wake=self._wake,
+            name=self.name,
+        )
+        self._flight = _Flight(fitting, plan, reason, champion.version if champion else None, force)
+        return True
+
+    def collect(self, memory: Memory, config: LearningConfig) -> bool:
+        """Take the result of a fit that has ended; whether there was one."""
+        flight = self._flight
+        if flight is None or not flight.fitting.done:
+            return False
+        champion = memory.examiner.champion
+        if flight.champion != (champion.version if champion else None):
+            self.drop(memory)
+            return True
+        self._flight = None
+        self._finish(memory, flight, config)
+        return True
+
+    def finish_now(self, memory: Memory, config: LearningConfig) -> VersionRecord:
+        """Wait for a forced fit. Raises FitFailed."""
+        flight, self._flight = self._flight, None
+        assert flight is not None
+        flight.fitting.wait()
+        version = self._finish(memory, flight, config)
+        if version is None:
+            raise FitFailed(f"the fit of {self.name!r} gave nothing that can serve: {self.last_error}")
+        return version
+
+    def drop(self, memory: Memory) -> None:
+        """Forget a fit in flight, as if it had not been started."""
+        if self._flight is None:
+            return
+        self._flight.fitting.cancel()
+        self._flight = None
+        memory.progress, memory.before = memory.settled_progress(), None
+
+    def _finish(self, memory: Memory, flight: _Flight, config: LearningConfig) -> VersionRecord | None:
+        before, memory.before = memory.before, None
+        try:
+            result, learner = flight.fitting.result()
+            if result.state is not None and self._learner is not None:
+                learner = self._learner.clone()
+                learner.restore(result.state)
+        except EverloopError as error:
+            self._fit_failed(memory, error, fitted_before=before.fitted_since_change if before else 0)
+            if flight.force:
+                raise
+            return None
+        memory.progress.failures, memory.progress.retry_at = 0, None
+        memory.fit_rate = result.fit_seconds / max(result.length, 1)
+        self._tell(
+            "fitted",
+            f"fitted {result.count} examples in {result.seconds:.3g} s in a {result.where}",
+            examples=result.count,
+            seconds=result.seconds,
+            where=result.where,
+            windows=result.tried,
+        )
+        publish = result.payload is not None
+        if learner is not None and learner.incremental and (publish or memory.apprentice is None):
+            memory.apprentice = Apprentice(learner, memory.target, result.last_id)
+        if not publish:
+            self._reject(memory, result)
+            return None
+        if flight.plan.cut is not None:
+            if result.length == flight.plan.cut:
+                memory.window.cut(memory.cut_id)
+            else:  # all of history makes the better model: nothing of substance has changed
+                memory.cut_id, memory.progress.since_change = 0, None
+        return self._publish(memory, result, flight.reason, config, seen=flight.plan.seen)
+
+    def _fit_failed(self, memory: Memory, error: EverloopError, *, fitted_before: int) -> None:
+        progress = memory.progress
+        progress.failures += 1
+        wait = backoff(progress.failures, self._rng)
+        progress.retry_at = self._clock.monotonic() + wait
+        progress.fitted_since_change = fitted_before
+        self.last_error = error.message
+        self._tell(
+            "fit_failed",
+            f"the fit failed and will be tried again in {wait:.1f} s: {error.message}",
+            error=error.message,
+            failures=progress.failures,
+            retry_in=wait,
+        )
+
+    # -- snapshots of an incremental learner ---------------------------------------------------------------------------
+
+    def snapshot(
+        self, memory: Memory, decision: Decision, config: LearningConfig, *, force: bool = False
+    ) -> VersionRecord | None:
+        """Propose the apprentice as it stands. None where the verdict is no."""
+        apprentice = memory.apprentice
+        assert apprentice is not None
+        memory.mark_fit(self._clock)
+        memory.progress.failures, memory.progress.retry_at = 0, None
+        result = judge_snapshot(
+            apprentice,
+            memory.window.newest(len(memory.window)),
+            champion=memory.examiner.champion is not None,
+            target=memory.target,
+            rule=config.rule,
+            threshold=config.validation_threshold,
+            recovering=decision.recovering,
+            force=force,
+        )
+        if result.payload is None:
+            self._reject(memory, result)
+            return None
+        apprentice.unpublished = 0
+        return self._publish(memory, result, "asked" if force else str(decision.reason), config)
+
+    # -- verdicts ------------------------------------------------------------------------------------------------------
+
+    def _publish(
+        self, memory: Memory, result: FitResult, reason: str, config: LearningConfig, *, seen: bool = False
+    ) -> VersionRecord:
+        live = config.auto_swap or self.record.live_version is None or reason == "asked"
+        more: dict[str, Any] = {"held_out_seen_by_parent": True} if seen else {}
+        if memory.cut_id:
+            more["cut_id"] = memory.cut_id
+        version = self._publisher.publish(
+            self.name,
+            result,
+            task=memory.target.task,
+            reason=reason,
+            parent=self.record.live_version,
+            live=live,
+            more=more,
+        )
+        self.last_error = ""
+        if live:
+            self.record = self._registry.get(self.name)
+            floor = floor_of(memory.target, memory.window.newest(1000))
+            self._adopt(memory, version, unseen=result.unseen if len(result.unseen) >= LEAST_ROWS else [], floor=floor)
+        return version
+
+    def _reject(self, memory: Memory, result: FitResult) -> None:
+        champion = memory.examiner.champion
+        self.last_error = result.reason
+        self._tell(
+            "rejected",
+            f"the challenger does not serve: {result.reason}",
+            version=champion.version if champion else None,
+            champion=result.champion,
+            challenger=result.challenger,
+            difference=result.difference,
+            rows=result.n,
+        )
+
+    # -- the champion --------------------------------------------------------------------------------------------------
+
+    def adopt_live(self, memory: Memory) -> bool:
+        """Test whatever serves now; whether that has changed."""
+        live, champion = self.record.live_version, memory.examiner.champion
+        if live == (champion.version if champion else None):
+            return False
+        if live is None:
+            memory.examiner.adopt(None, since=memory.cursor + 1)
+        else:
+            self._adopt(memory, self._registry.version(self.name, live))
+        return True
+
+    def _adopt(
+        self, memory: Memory, version: VersionRecord, *, unseen: list[float] | None = None, floor: float = 0.0
+    ) -> None:
+        try:
+            champion = Champion(version, self._registry.open_session(version))
+        except EverloopError as error:
+            self.last_error = f"version {version.version} cannot be opened to be tested: {error.message}"
+            self._tell("learner_failed", self.last_error, version=version.version)
+            memory.examiner.adopt(None, since=memory.cursor + 1)
+            return
+        memory.examiner.adopt(champion, since=memory.cursor + 1, unseen=unseen or (), floor=floor)
+        if memory.apprentice is not None:
+            memory.apprentice.new_champion()
+
+
+def _job(
+    learner: Learner,
+    memory: Memory,
+    plan: Plan,
+    champion: Champion | None,
+    *,
+    config: LearningConfig,
+    recovering: bool,
+    force: bool,
+) -> FitJob:
+    """On the fit's own thread: the champion's losses may take a while."""
+    against = None
+    if champion is not None:
+        judged = plan.held.joined(plan.validation)
+        against = champion.losses(memory.target, judged.rows, judged.labels)
+    return FitJob(
+        learner=learner,
+        schema=memory.schema,
+        target=memory.target,
+        train=plan.train,
+        held=plan.held,
+        validation=plan.validation,
+        lengths=plan.lengths,
+        champion=against,
+        rule=config.rule,
+        threshold=config.validation_threshold,
+        recovering=recovering,
+        force=force,
+    )

@@ -1,0 +1,311 @@
+"""Where fits run: light ones on a thread, heavy ones in a child process, so that neither `step()` nor a prediction waits.
+
+    trainer.step ── submit(prepare, heavy) ──> Fitting         (a thread of its own, daemon)
+                                                 │ prepare()    the champion's losses, slow parts of setting up
+                                    light ┌──────┴──────┐ heavy
+                                     run_fit(job)     child: cloudpickle(job) ──> run_fit ──> msgpack(result)
+                                          └──────┬──────┘
+    trainer.step <── fitting.done, .result() ────┘              and `wake` is called
+
+A child is kept for the next fit and closed when it was idle for a while. It gets its own session (Ctrl-C in a terminal is
+not for it), a low priority, few threads, and a time limit; if it dies, the fit fails and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, cast
+
+import msgspec
+
+from everloop.core.errors import EverloopError, FitFailed
+from everloop.learning.challenge import FitJob, FitResult, explain, run_fit
+from everloop.learning.child import Reply, read_frame, write_frame
+from everloop.learning.learners.base import Learner
+
+_BOOT = (
+    "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a['path']; "
+    "from everloop.learning.child import main; main(a['nice'], a['threads'], a['parent'])"
+)
+_TAIL = 4000
+_Outcome: TypeAlias = tuple[FitResult, Learner | None]
+
+
+class Fitting:
+    """One fit on its way. `done` may be polled from any thread."""
+
+    def __init__(self, heavy: bool) -> None:
+        self.heavy = heavy
+        self._lock = threading.Lock()
+        self._finished = threading.Event()
+        self._cancelled = False
+        self._kill: Callable[[], None] | None = None
+        self._outcome: _Outcome | EverloopError | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._finished.is_set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._finished.wait(timeout)
+
+    def result(self) -> _Outcome:
+        """Only once `done`: the result, and the fitted learner where it stayed in this process. Raises FitFailed."""
+        assert self._outcome is not None
+        if isinstance(self._outcome, EverloopError):
+            raise self._outcome
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Nobody wants the result any more. A child that works for it is killed; a thread finishes unheard."""
+        with self._lock:
+            self._cancelled = True
+            kill = self._kill
+        if kill is not None:
+            kill()
+
+    def on_cancel(self, kill: Callable[[], None] | None) -> None:
+        with self._lock:
+            self._kill = kill
+            late = self._cancelled
+        if late and kill is not None:
+            kill()
+
+    def finish(self, outcome: _Outcome | EverloopError) -> None:
+        self._outcome = outcome
+        self._finished.set()
+
+
+class Fitter:
+    """Runs fits. Safe to share between trainers; `close` ends the children."""
+
+    def __init__(
+        self,
+        *,
+        inline: bool = False,
+        processes: int = 1,
+        threads: int = 2,
+        time_limit: float = 900.0,
+        idle: float = 60.0,
+        niceness: int = 10,
+    ) -> None:
+        """`inline`: fit at once on the thread that submits, whatever the weight; for replays and simulations.
+        `processes`, `threads`: how many heavy and light fits run at once, the others wait. `time_limit`: seconds after which a
+        child is killed. `idle`: seconds after which an unused child is closed."""
+        self._inline = inline
+        self._time_limit = time_limit
+        self._idle = idle
+        self._niceness = niceness
+        self._slots = {True: threading.Semaphore(processes), False: threading.Semaphore(threads)}
+        self._lock = threading.Lock()
+        self._children: list[_Child] = []
+        self._busy: set[Fitting] = set()
+        self._closed = False
+
+    def submit(self, prepare: Callable[[], FitJob], *, heavy: bool, wake: Callable[[], None], name: str) -> Fitting:
+        fitting = Fitting(heavy)
+        if self._inline:
+            self._run(fitting, prepare, wake)
+            return fitting
+        with self._lock:
+            if self._closed:
+                fitting.finish(FitFailed("the fit was not started: learning is shutting down"))
+                return fitting
+            self._busy.add(fitting)
+        threading.Thread(
+            target=self._run, args=(fitting, prepare, wake), name=f"everloop-fit-{name}", daemon=True
+        ).start()
+        return fitting
+
+    def tidy(self) -> None:
+        """Close children that were idle for long."""
+        with self._lock:
+            now = time.monotonic()
+            old = [child for child in self._children if now - child.idle_since > self._idle]
+            self._children = [child for child in self._children if child not in old]
+        for child in old:
+            child.close()
+
+    def close(self) -> None:
+        """Cancel what runs, end the children. Afterwards a submitted fit fails. Idempotent."""
+        with self._lock:
+            self._closed = True
+            busy, children = list(self._busy), self._children
+            self._children = []
+        for fitting in busy:
+            fitting.cancel()
+        for child in children:
+            child.close()
+        for fitting in busy:  # only children can be waited for: nothing stops a thread inside a library
+            if fitting.heavy:
+                fitting.wait(5.0)
+
+    def _run(self, fitting: Fitting, prepare: Callable[[], FitJob], wake: Callable[[], None]) -> None:
+        outcome: _Outcome | EverloopError
+        try:
+            if self._inline:
+                outcome = run_fit(prepare())
+            else:
+                with self._slots[fitting.heavy]:
+                    outcome = self._fit(fitting, prepare)
+        except EverloopError as error:
+            outcome = error
+        except (Exception, SystemExit) as error:
+            outcome = FitFailed(explain(error))
+        with self._lock:
+            self._busy.discard(fitting)
+        fitting.finish(outcome)
+        wake()
+
+    def _fit(self, fitting: Fitting, prepare: Callable[[], FitJob]) -> _Outcome:
+        if fitting.cancelled:
+            raise FitFailed("the fit was cancelled")
+        job = prepare()
+        payload = _pickled(job) if fitting.heavy else None
+        if payload is None:
+            return run_fit(job)
+        child = self._child()
+        fitting.on_cancel(child.kill)
+        try:
+            reply = child.fit(payload, self._time_limit)
+        finally:
+            fitting.on_cancel(None)
+            self._give_back(child)
+        if reply.result is None:
+            raise FitFailed(reply.error)
+        result = msgspec.msgpack.decode(reply.result, type=FitResult)
+        return msgspec.structs.replace(result, where="process"), None
+
+    def _child(self) -> _Child:
+        with self._lock:
+            while self._children:
+                child = self._children.pop()
+                if child.alive:
+                    return child
+                child.close()
+        return _Child(self._niceness)
+
+    def _give_back(self, child: _Child) -> None:
+        with self._lock:
+            if child.alive and not self._closed:
+                child.idle_since = time.monotonic()
+                self._children.append(child)
+                return
+        child.close()
+
+
+class _Child:
+    """The parent's end of one fitting process. Used by one thread at a time, except `kill`."""
+
+    def __init__(self, niceness: int) -> None:
+        cores = os.cpu_count() or 1
+        start = {
+            "path": [entry or str(Path.cwd()) for entry in sys.path],
+            "nice": niceness,
+            "threads": max(1, cores // 2),
+            "parent": os.getpid(),
+        }
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(start)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except (OSError, ValueError, TypeError) as error:
+            raise FitFailed(f"no child process can be started for the fit: {error}") from error
+        self.idle_since = time.monotonic()
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, name="everloop-fit-stderr", daemon=True)
+        self._listener.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def fit(self, payload: bytes, time_limit: float) -> Reply:
+        """Raises FitFailed if the process died, or was killed because its time was up."""
+        stdin, stdout = self._pipes()
+        timer = threading.Timer(time_limit, self.kill)
+        timer.daemon = True
+        timer.start()
+        answer: bytes | None
+        try:
+            write_frame(stdin, payload)
+            answer = read_frame(stdout)
+        except (OSError, ValueError):  # the pipe broke, or was closed while we waited
+            answer = None
+        finally:
+            late = not timer.is_alive()
+            timer.cancel()
+            timer.join()
+        if answer is not None:
+            return msgspec.msgpack.decode(answer, type=Reply)
+        self.kill()
+        status = self._process.wait()
+        self._listener.join(1.0)
+        if late:
+            raise FitFailed(f"the fit took longer than {time_limit:g} s and was stopped{self._last_words()}")
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        raise FitFailed(f"the fitting process died ({how}){self._last_words()}")
+
+    def kill(self) -> None:
+        """At once, with whatever processes it started itself."""
+        if self._process.poll() is not None:
+            return
+        try:
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+        except ProcessLookupError:
+            return
+
+    def close(self) -> None:
+        self.kill()
+        self._process.wait()
+        self._listener.join(1.0)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:  # what was buffered for it has nowhere to go
+                    continue
+
+    def _pipes(self) -> tuple[BinaryIO, BinaryIO]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None
+        while piece := os.read(self._process.stderr.fileno(), 4096):
+            self._said = (self._said + piece)[-_TAIL:]
+
+    def _last_words(self) -> str:
+        said = self._said.decode(errors="replace").strip()
+        return f"; it last said: {said[-500:]}" if said else ""
+
+
+def _pickled(job: FitJob) -> bytes | None:
+    """None where the learner cannot be pickled: it then has to be fitted here."""
+    import cloudpickle
+
+    try:
+        data: bytes = cloudpickle.dumps(job)
+    except Exception:
+        return None
+    return data

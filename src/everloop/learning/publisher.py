@@ -1,0 +1,56 @@
+"""Turns what a fit gave into a version: the manifest's metrics and lineage, and the one call to the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from everloop.core.types import Task
+from everloop.learning.challenge import FitResult
+from everloop.registry.catalog import Registry
+from everloop.stores.ports import VersionRecord
+
+
+class Publisher:
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def publish(
+        self,
+        model: str,
+        result: FitResult,
+        *,
+        task: Task,
+        reason: str,
+        parent: int | None,
+        live: bool,
+        more: dict[str, Any],
+    ) -> VersionRecord:
+        """Register the challenger; with `live` it serves from now on. Raises what the registry raises (ModelNotFound where
+        the model was unregistered meanwhile)."""
+        assert result.manifest is not None
+        assert result.payload is not None
+        metrics = dict(result.manifest.metrics)
+        if result.challenger is not None:
+            if task == "classification":
+                metrics |= {"accuracy": 1.0 - result.challenger, "error_rate": result.challenger}
+            else:
+                metrics |= {"mae": result.challenger}
+            metrics["held_out"] = result.n
+        lineage = result.manifest.lineage | {
+            "parent": parent,
+            "reason": reason,
+            "first_id": result.first_id,
+            "last_id": result.last_id,
+            "count": result.count,
+            "held_out": result.n,
+            "held_out_learned": result.refitted,
+            "seconds": round(result.seconds, 4),
+            "where": result.where,
+            "verdict": result.reason,
+            "promote": result.promote,
+            **more,
+        }
+        manifest = msgspec.structs.replace(result.manifest, metrics=metrics, lineage=lineage)
+        return self._registry.add_version(model, manifest, result.payload, live=live, note=f"{reason}; {result.reason}")
