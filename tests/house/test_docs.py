@@ -1,9 +1,12 @@
 """What the documents show works: their code runs, their commands and links exist.
 
 Every ```python block of README.md and docs/*.md runs in a process of its own; all blocks of one document share one temporary
-folder and run in order, so that a later one finds the files of an earlier one. A ```bash block whose first line is
-`# runs` (or a ```console block, by its `$` lines, whose first line is that) runs too: `everloop serve` is started beside the
-rest, on a free port that takes the place of 3000, and waited for; all others must end with exit code 0.
+folder and run in order, so that a later one finds the files of an earlier one. A ```bash or ```console block below a line
+`<!-- runs -->` runs too (of a console block, what follows `$ `):
+
+- `everloop serve` is started beside the rest, on a free port that takes the place of 3000, and waited for;
+- a request id in a command is replaced by the last one that was answered;
+- all other commands must end with exit code 0, and no answer may be one of everloop's errors.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ALL_DOCUMENTS = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
-RUNS = "# runs"
+BLOCK = re.compile(r"^(<!-- runs -->\n+)?```(\w+)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+REQUEST_ID = re.compile(r"\b[0-9a-f]{10,}-[0-9a-f]+\b")
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,7 @@ class Block:
     language: str
     text: str
     line: int
-
-    @property
-    def runs(self) -> bool:
-        return self.language == "python" or (
-            self.language in ("bash", "sh", "console") and self.text.lstrip("$ ").startswith(RUNS)
-        )
+    runs: bool
 
     @property
     def commands(self) -> list[str]:
@@ -56,7 +54,10 @@ def name_of(path: Path) -> str:
 
 def blocks(path: Path) -> list[Block]:
     text = path.read_text()
-    return [Block(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)]
+    return [
+        Block(m[2], m[3], text.count("\n", 0, m.start()) + 1, m[2] == "python" or m[1] is not None)
+        for m in BLOCK.finditer(text)
+    ]
 
 
 class Reader:
@@ -65,6 +66,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.servers: list[subprocess.Popen[bytes]] = []
+        self.request_id = "none-0"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -88,13 +90,17 @@ class Reader:
                 self.run(["sh", "-ec", self.here(command)], f"{name_of(path)}:{block.line}", command)
 
     def here(self, text: str) -> str:
-        return re.sub(r"((?:localhost|127\.0\.0\.1):)3000\b", rf"\g<1>{self.port}", text)
+        text = re.sub(r"((?:localhost|127\.0\.0\.1):)3000\b", rf"\g<1>{self.port}", text)
+        return REQUEST_ID.sub(self.request_id, text)
 
     def run(self, command: list[str], where: str, text: str) -> None:
         ran = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=100, check=False
         )
-        assert ran.returncode == 0, f"{where} failed:\n{text}\n--- it printed\n{ran.stdout}\n{ran.stderr}"
+        failed = ran.returncode != 0 or "urn:everloop:error" in ran.stdout
+        assert not failed, f"{where} failed:\n{text}\n--- it printed\n{ran.stdout}\n{ran.stderr}"
+        for found in REQUEST_ID.findall(ran.stdout):
+            self.request_id = found
 
     def serve(self, command: str) -> None:
         self.stop()
@@ -163,9 +169,9 @@ def test_every_command_that_is_named_exists() -> None:
     """Commands in shell blocks and in `code`; a group's own commands (`models list`) count with their group."""
     from typer.main import get_command
 
-    from everloop.app import cli
+    from everloop.app.cli.commands import app
 
-    known = set(get_command(cli.app).commands)  # type: ignore[attr-defined]
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
     for path in ALL_DOCUMENTS:
         shell = "\n".join(block.text for block in blocks(path) if block.language in ("bash", "sh", "console"))
         prose = "\n".join(re.findall(r"`([^`\n]+)`", path.read_text()))
