@@ -2,13 +2,13 @@
 
 Two ways in.
 
-- The server's batcher has whole batches and hands each over as one `PredictionRecord` (`batch`).
+- The server's batcher has whole batches and hands each over as one `PredictionRecord` (`batch`), which waits in the `Outbox`
+  for those that follow it.
 - A caller in this process answers one row in under a microsecond. It appends a tuple to its lane's `Channel`, a bounded
   deque, and a thread that lives only while there is something to do turns runs of consecutive numbers into records.
 
-Rules. Nobody ever waits: what does not fit is dropped, oldest first in a channel, newest first in the journal's queue, and
-counted. The thread gives the interpreter back after every few hundred rows, so that whoever predicts is held up for well
-under a millisecond. `drain` empties all channels: the intake calls it before it joins a label, so that a label given right
+Rules. Nobody ever waits: what does not fit is dropped, oldest first in a channel, newest first elsewhere, and counted. The thread gives the interpreter back after every few hundred rows, so that whoever predicts is held up for well
+under a millisecond. `drain` empties all of it: the intake calls it before it joins a label, so that a label given right
 after its prediction finds it.
 """
 
@@ -29,6 +29,7 @@ from everloop.core.clock import Clock
 from everloop.core.schema import Encoding, Schema, pack_rows
 from everloop.core.types import PredictionRecord, Row
 from everloop.policy.batching import sampled
+from everloop.serving.outbox import Outbox
 from everloop.stores.ports import Journal
 
 CHUNK_ROWS = 512
@@ -101,15 +102,22 @@ class Recorder:
         self._state = threading.Lock()
         """Guards `_awake` and `_thread`."""
         self._awake: dict[Channel, None] = {}
+        self._outbox = Outbox()
+        self._outbox_asleep = True
         self._thread: threading.Thread | None = None
         self._stirred = threading.Event()
         self._closed = False
-        self.dropped = 0
-        """Single rows that were pushed out of their channel before they were recorded, as counted when it last fell asleep."""
+        self._pushed_out = 0
         self.unreadable = 0
         """Rows that could not be turned into numbers for the journal."""
         self.failure: BaseException | None = None
         """What the journal last raised (closed, disk full); predictions go on."""
+
+    @property
+    def dropped(self) -> int:
+        """Requests that were not recorded because a buffer was full (of channels: as counted when they last fell asleep).
+        What the journal's own queue refused is in its `stats`."""
+        return self._pushed_out + self._outbox.dropped
 
     def new_key(self) -> str:
         """The first half of request ids: random for this process, then the ordinal of the lane or its batcher."""
@@ -133,9 +141,12 @@ class Recorder:
         model, version, key = source
         first, count, rows = numbers
         encoding, features = encoded
-        self._put(
+        self._outbox.put(
             PredictionRecord(model, version, key, first, count, rows, self.clock.now(), encoding, features, predictions)
         )
+        if self._outbox_asleep:  # looked at after the append, as with channels
+            self._outbox_asleep = False
+            self._stir()
 
     def _put(self, record: PredictionRecord) -> None:
         try:
@@ -149,6 +160,10 @@ class Recorder:
         with self._state:
             channel.asleep = False
             self._awake[channel] = None
+        self._stir()
+
+    def _stir(self) -> None:
+        with self._state:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._work, name="everloop-recorder", daemon=True)
                 self._thread.start()
@@ -193,14 +208,17 @@ class Recorder:
 
     def _end(self) -> bool:
         with self._state:
-            if self._awake or self._closed:
+            if self._awake or not self._outbox_asleep or self._closed:
                 return False
             self._thread = None
             return True
 
     def _settle(self) -> bool:
-        """Put empty channels to sleep; True if all sleep now."""
+        """Put what is empty to sleep; True if all sleep now."""
         with self._state:
+            self._outbox_asleep = True
+            if self._outbox:
+                self._outbox_asleep = False
             for channel in list(self._awake):
                 channel.asleep = True
                 if channel.buffer:
@@ -209,13 +227,19 @@ class Recorder:
                 del self._awake[channel]
                 if channel.share >= 1.0:
                     lost = max(channel.lost, channel.issued - channel.recorded)
-                    self.dropped += lost - channel.lost
+                    self._pushed_out += lost - channel.lost
                     channel.lost = lost
-            return not self._awake
+            return not self._awake and self._outbox_asleep
 
     def _turn(self) -> int:
-        """One chunk of every awake channel; how many entries the largest had."""
+        """The outbox, and one chunk of every awake channel; how many entries the fullest had, up to a chunk."""
         most = 0
+        if self._outbox:
+            with self._lock:
+                records = self._outbox.take()
+                most = min(len(records), CHUNK_ROWS - 1)
+                for record in records:
+                    self._put(record)
         with self._state:
             channels = list(self._awake)
         for channel in channels:
