@@ -4,7 +4,7 @@ Format: the eight bytes `EVLINEAR`, a little-endian uint32 with the length of a 
 float64: weights (outputs × fields), bias (outputs), fill (fields: what stands in for a missing value). There is nothing in it
 that could run.
 
-How a row is answered: up to 64 fields, `compile_row` writes the sum out as Python source with the weights as constants
+How a row is answered: up to 128 fields, `compile_row` writes the sum out as Python source with the weights as constants
 (`0.5*a0 + 1.25*a1 + 3.0`), which is as little work as CPython can do for it. `run` adds in the same order, so that a row gets
 the same answer to the last bit alone or in any batch. Wider models go through a NumPy product.
 """
@@ -29,9 +29,9 @@ from everloop.stores.ports import Manifest
 Floats = npt.NDArray[np.float64]
 
 MAGIC = b"EVLINEAR"
-UNROLL_FIELDS = 64
-# Beyond these many products, two conversions and one NumPy product cost less than writing them all out (measured:
-# digits, 64 fields × 10 classes, 18 µs written out against 6 µs).
+UNROLL_FIELDS = 128
+# Beyond these many products, a conversion and one NumPy product cost less than writing them all out (measured in µs, written out
+# against product: 30 fields 0.4 and 1.7, 256 fields 3.2 and 4.2, 1,000 fields 28 and 12; 64 fields × 10 classes 7.5 and 3.0).
 UNROLL_TERMS = 192
 
 

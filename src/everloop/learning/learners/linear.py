@@ -13,7 +13,6 @@ two classes, 1/2 for more (Böhning, "Multinomial logistic regression algorithm"
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import msgspec
@@ -127,9 +126,6 @@ class LinearLearner:
         dump = msgspec.msgpack.decode(data, type=_Dump)
         self._session = LinearSession(dump.manifest, LinearModel.unpack(dump.payload))
         self._manifest = dump.manifest
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self.parameters)
 
     def _fitted(self) -> tuple[LinearSession, Manifest]:
         if self._session is None or self._manifest is None:

@@ -1,13 +1,24 @@
-"""Finds the learner for whatever a user registers, and the record that finds it again after a restart."""
+"""Finds the learner for whatever a user registers, and the record that finds it again after a restart.
+
+what is given                      kind         rebuilt from
+"linear", "ridge", "logistic"      the same     parameters
+"auto", "forest", "boosting"       the same     parameters
+a scikit-learn estimator           estimator    template: the unfitted estimator, as a skops file where that is possible
+a River model                      river        template: a pickle
+a Learner                          learner      template: a pickle
+"""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from everloop.core.errors import InvalidInput, NotSupported
+import msgspec
+
+from everloop.core.errors import InvalidInput, NotSupported, Untrusted
 from everloop.learning.config import ModelParameters
 from everloop.learning.learners.base import Learner
 from everloop.runtime.artifact import Trust
@@ -15,35 +26,139 @@ from everloop.runtime.artifact import Trust
 Parameters = ModelParameters | Mapping[str, Any] | None
 
 LINEAR_KINDS = ("linear", "ridge", "logistic")
-KINDS = LINEAR_KINDS
+FAMILY_KINDS = ("forest", "boosting")
+KINDS = (*LINEAR_KINDS, "auto", *FAMILY_KINDS)
+_CONTRACT = ("clone", "fit", "learn", "predict", "freeze", "dump", "restore")
 
 
 def make_learner(model: Any, parameters: Parameters = None, *, trust: Trust) -> Learner:
+    """A learner of its own: the object that is given stays as it is.
+
+    Raises NotSupported (unknown kind, an object that cannot learn or answers no single label or number), InvalidInput (parameters),
+    Untrusted (only a pickle could hold it, and pickles are not trusted)."""
     if isinstance(model, str):
         return _of_kind(model, parameters, trust)
-    raise NotSupported(f"{type(model).__name__} is not a model")
+    if isinstance(model, type):
+        raise NotSupported(f"{model.__name__} is a class: give an instance, {model.__name__}(…)", field="model")
+    if parameters:
+        raise InvalidInput(
+            f"parameters are for the kinds {', '.join(KINDS)}; set those of a {type(model).__name__} on the object itself",
+            field="parameters",
+        )
+    if all(callable(getattr(model, name, None)) for name in _CONTRACT):
+        if not trust.pickle:
+            raise Untrusted(
+                f"a learner of your own ({type(model).__name__}) can only be kept as a pickle: pass trust_pickle=True (--trust-pickle) if "
+                "you alone can write the data folder",
+                field="model",
+            )
+        learner: Learner = model.clone()
+        return learner
+    from everloop.runtime.river import is_river
+
+    if is_river(model):
+        from everloop.learning.learners.river import RiverLearner
+
+        return RiverLearner(model, trust=trust)
+    if callable(getattr(model, "fit", None)):
+        from everloop.learning.learners.sklearn import EstimatorLearner
+
+        return EstimatorLearner(model, trust=trust)
+    raise NotSupported(
+        f"a {type(model).__name__} cannot be registered: give a kind ({', '.join(KINDS)}), a scikit-learn estimator or pipeline, a River "
+        "model, a Learner, or the path of an ONNX or skops file",
+        field="model",
+    )
 
 
-def _of_kind(kind: str, parameters: Parameters, trust: Trust) -> Learner:  # noqa: ARG001
+def already_fitted(model: Any) -> bool:
+    """Whether what was registered can answer at once: a fitted scikit-learn estimator."""
+    from everloop.runtime.river import is_river
+
+    if isinstance(model, (str, type)) or is_river(model) or not hasattr(model, "get_params"):
+        return False
+    from everloop.runtime.inputs import is_fitted
+
+    return is_fitted(model)
+
+
+def describe(learner: Learner) -> tuple[str, dict[str, Any], bytes | None]:
+    """What the registry keeps: kind, parameters (equal ones mean the same model), template. `from_record` is its inverse.
+
+    Raises Untrusted where a template is needed that only a pickle could hold, and pickles are not trusted."""
+    from everloop.learning.learners.auto import AutoLearner
+    from everloop.learning.learners.families import FamilyLearner
+    from everloop.learning.learners.linear import LinearLearner
+    from everloop.learning.learners.river import RiverLearner
+    from everloop.learning.learners.sklearn import EstimatorLearner, describe_object
+    from everloop.runtime.sklearn import pickle_estimator
+
+    if isinstance(learner, LinearLearner):
+        return learner.kind, asdict(learner.parameters), None
+    if isinstance(learner, (AutoLearner, FamilyLearner)):
+        return learner.kind, dict(learner.parameters), None
+    if isinstance(learner, (EstimatorLearner, RiverLearner)):
+        parameters, template = learner.describe()
+        return learner.kind, parameters, template
+    return "learner", {"learner": describe_object(learner)}, pickle_estimator(learner.clone())
+
+
+def from_record(kind: str, parameters: Mapping[str, Any], template: bytes | None, *, trust: Trust) -> Learner | None:
+    """The learner that `describe` told of; None for the kind `artifact`, which only answers.
+
+    Raises Untrusted, NotSupported, InvalidInput."""
+    if kind == "artifact":
+        return None
+    if kind not in ("estimator", "river", "learner"):
+        return _of_kind(kind, parameters, trust)
+    if template is None:
+        raise NotSupported(f"the record of a model of kind {kind!r} lacks its template")
+    from everloop.runtime.sklearn import load_estimator, unpickle
+
+    if kind == "estimator":
+        return make_learner(load_estimator(template, trust), trust=trust)
+    return make_learner(unpickle(template, trust, "River" if kind == "river" else "registered"), trust=trust)
+
+
+def _of_kind(kind: str, parameters: Parameters, trust: Trust) -> Learner:
     if kind in LINEAR_KINDS:
         from everloop.learning.learners.linear import LinearLearner
 
         return LinearLearner(kind, _linear_parameters(parameters))  # type: ignore[arg-type]
-    near = difflib.get_close_matches(kind, KINDS, n=3)
-    raise NotSupported(f"there is no kind of model named {kind!r}; {near}")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(KINDS)}"
+        raise NotSupported(f"there is no kind of model named {kind!r}; {hint}", field="kind")
+    if isinstance(parameters, ModelParameters):
+        raise InvalidInput(
+            f"ModelParameters are for {', '.join(LINEAR_KINDS)}; give kind {kind!r} a mapping", field="parameters"
+        )
+    if kind == "auto":
+        from everloop.learning.learners.auto import AutoLearner
+
+        return AutoLearner(parameters, trust=trust)
+    from everloop.learning.learners.families import FamilyLearner
+
+    return FamilyLearner(kind, parameters, trust=trust)  # type: ignore[arg-type]
 
 
 def _linear_parameters(parameters: Parameters) -> ModelParameters:
-    if parameters is None:
-        return ModelParameters()
-    if isinstance(parameters, ModelParameters):
-        return parameters
+    given = asdict(parameters) if isinstance(parameters, ModelParameters) else dict(parameters or {})
     known = [field.name for field in fields(ModelParameters)]
-    for name in parameters:
+    for name, value in given.items():
         if name not in known:
-            raise InvalidInput(f"parameters.{name}: unknown; known are {', '.join(known)}", field=f"parameters.{name}")
-    return ModelParameters(**parameters)
-
-
-def describe(learner: Learner) -> tuple[str, dict[str, Any], bytes | None]:
-    return learner.kind, asdict(learner.parameters), None  # type: ignore[attr-defined]
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise InvalidInput(f"parameters.{name}: unknown; {hint}", field=f"parameters.{name}")
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            given[name] = value = value.item()  # noqa: PLW2901
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput(
+                f"parameters.{name}: expected a finite number, got {value!r}", field=f"parameters.{name}"
+            )
+    try:
+        made = msgspec.convert(given, ModelParameters)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"parameters: {error}", field="parameters") from error
+    made.validate()
+    return made

@@ -1,0 +1,189 @@
+"""How a scikit-learn estimator wants its rows: a matrix, a data frame, or a list of texts; and what a fitted one tells of them.
+
+A frame costs about 0.1 ms a call, so it is built only where something depends on columns: text among them, a `ColumnTransformer`, or an
+estimator that was fitted with names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from everloop.core.errors import InvalidInput, NotSupported
+from everloop.core.schema import Field, FieldKind, Schema, Target
+from everloop.core.types import Task
+from everloop.runtime.session import Matrix
+
+Form = Literal["matrix", "frame", "texts"]
+
+
+def input_form(estimator: Any, schema: Schema) -> Form:
+    """The same before and after fitting. Raises InvalidInput where a text vectoriser meets more than one field."""
+    if _takes_texts(estimator):
+        if len(schema.fields) != 1:
+            raise InvalidInput(
+                f"{type(_first_step(estimator)).__name__} takes one text, but there are {len(schema.fields)} features "
+                f"({', '.join(schema.names[:6])}): choose its column with a ColumnTransformer",
+                field="features",
+            )
+        return "texts"
+    if not schema.numeric or hasattr(estimator, "feature_names_in_"):
+        return "frame"
+    if any(type(part).__name__ == "ColumnTransformer" for part in _parts(estimator)):
+        return "frame"
+    return "matrix"
+
+
+def shape_rows(form: Form, schema: Schema, X: Matrix) -> Any:
+    """(n, fields), as `Schema.matrix` gives it, in the form that the estimator wants."""
+    if form == "matrix":
+        return X
+    if form == "texts":
+        return ["" if value is None else value for value in X[:, 0].tolist()]
+    import pandas as pd
+
+    columns: dict[str, Any] = {}
+    for i, field in enumerate(schema.fields):
+        column = X[:, i]
+        columns[field.name] = column.astype(np.float64) if field.kind == "number" else column.tolist()
+    return pd.DataFrame(columns)
+
+
+def schema_of(estimator: Any, feature_names: Sequence[str] | None = None) -> Schema:
+    """What a fitted estimator tells of its input: names, number, which columns hold text, whether values may be missing."""
+    if _takes_texts(estimator):
+        name = feature_names[0] if feature_names else "text"
+        return Schema((Field(str(name), "text"),), named=True)
+    width = getattr(estimator, "n_features_in_", None)
+    if width is None:
+        raise NotSupported(
+            f"{type(estimator).__name__} does not tell how many features it takes (n_features_in_): register it before fitting"
+        )
+    own = getattr(estimator, "feature_names_in_", None)
+    if feature_names is not None and len(feature_names) != width:
+        raise InvalidInput(f"feature_names: expected {width} names, got {len(feature_names)}", field="feature_names")
+    if own is not None and feature_names is not None and list(own) != list(feature_names):
+        raise InvalidInput(
+            f"feature_names: the model was fitted with the names {', '.join(map(str, own))}", field="feature_names"
+        )
+    names = list(feature_names) if feature_names is not None else list(own) if own is not None else None
+    text = _text_columns(estimator, names or [], int(width))
+    nullable = _allows_missing(estimator)
+    fields = []
+    for i in range(int(width)):
+        kind: FieldKind = "text" if i in text else "number"
+        fields.append(Field(str(names[i]) if names else f"x{i}", kind, nullable))
+    return Schema(tuple(fields), named=names is not None)
+
+
+def target_of(estimator: Any, task: Task) -> tuple[Target, list[Any] | None]:
+    """The kind of a fitted estimator's answers, and its classes."""
+    if task == "regression":
+        return Target("regression"), None
+    classes = getattr(estimator, "classes_", None)
+    if classes is None:
+        raise NotSupported(f"{type(estimator).__name__} does not tell its classes (classes_)")
+    if isinstance(classes, list) or np.asarray(classes).ndim != 1:
+        raise NotSupported(f"{type(estimator).__name__} was fitted on several outputs; a model here answers one")
+    listed = np.asarray(classes).tolist()
+    return Target.infer("classification", listed[0]), listed
+
+
+def task_of(estimator: Any) -> Task | None:
+    """`regression` or `classification`; None where the estimator does not say."""
+    from sklearn.base import is_classifier, is_regressor
+
+    try:
+        if is_classifier(estimator):
+            return "classification"
+        if is_regressor(estimator):
+            return "regression"
+    except (AttributeError, TypeError):  # duck-typed: no scikit-learn tags
+        kind = getattr(estimator, "_estimator_type", None)
+        return {"classifier": "classification", "regressor": "regression"}.get(str(kind))  # type: ignore[return-value]
+    return None
+
+
+def is_fitted(estimator: Any) -> bool:
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    last = estimator
+    while hasattr(last, "steps") and last.steps:
+        last = last.steps[-1][1]
+    try:
+        check_is_fitted(last)
+    except (NotFittedError, TypeError):
+        return False
+    return True
+
+
+def _first_step(estimator: Any) -> Any:
+    while hasattr(estimator, "steps") and estimator.steps:
+        estimator = estimator.steps[0][1]
+    return estimator
+
+
+def _takes_texts(estimator: Any) -> bool:
+    from sklearn.utils import get_tags
+
+    try:
+        tags = get_tags(_first_step(estimator)).input_tags
+    except (AttributeError, TypeError, ValueError):  # duck-typed
+        return False
+    return bool(tags.string and not tags.two_d_array and not tags.categorical)
+
+
+def _allows_missing(estimator: Any) -> bool:
+    from sklearn.utils import get_tags
+
+    try:
+        return bool(get_tags(estimator).input_tags.allow_nan)
+    except (AttributeError, TypeError, ValueError):  # duck-typed
+        return False
+
+
+def _parts(estimator: Any) -> Iterator[Any]:
+    yield estimator
+    if hasattr(estimator, "get_params"):
+        yield from (value for value in estimator.get_params(deep=True).values() if hasattr(value, "fit"))
+
+
+def _text_columns(estimator: Any, names: list[Any], width: int) -> set[int]:
+    """The positions whose encoder has learned strings, or that feed a text vectoriser."""
+    first = _first_step(estimator)
+    if type(first).__name__ != "ColumnTransformer" or not hasattr(first, "transformers_"):
+        return _learned_strings(first, list(range(width)))
+    found: set[int] = set()
+    for _, transformer, chosen in first.transformers_:
+        if isinstance(transformer, str):
+            continue
+        columns = (
+            [chosen]
+            if isinstance(chosen, (str, int))
+            else np.arange(width)[chosen]
+            if isinstance(chosen, slice)
+            else chosen
+        )
+        places = [names.index(c) if isinstance(c, str) else int(c) for c in columns]
+        if _takes_texts(transformer):
+            found.update(places)
+        else:
+            found |= _learned_strings(_first_step(transformer), places)
+    return found
+
+
+def _learned_strings(step: Any, places: list[int]) -> set[int]:
+    if step is None or isinstance(step, str):
+        return set()
+    learned = getattr(step, "categories_", None)
+    if learned is None:
+        statistics = getattr(step, "statistics_", None)
+        learned = [[value] for value in statistics] if statistics is not None else []
+    return {
+        place
+        for place, values in zip(places, learned, strict=False)
+        if any(isinstance(value, str) for value in np.asarray(values, dtype=object).tolist())
+    }
