@@ -1,0 +1,43 @@
+"""`everloop doctor`: the findings of `checks`, one line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from everloop.app.cli.checks import Finding, everything
+from everloop.app.cli.output import as_json as to_json
+from everloop.app.cli.output import data, say, show
+
+STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
+
+
+def run(data_dir: Path, host: str, port: int, *, as_json: bool) -> int:
+    """Prints what was found; 1 if something is broken, 0 otherwise."""
+    found = list(everything(data_dir, host, port))
+    broken = [finding for finding in found if finding.status == "broken"]
+    if as_json:
+        data(to_json({"healthy": not broken, "findings": [finding._asdict() for finding in found]}))
+        return 1 if broken else 0
+    _show(found)
+    notes = sum(finding.status == "note" for finding in found)
+    if broken:
+        say(f"{len(broken)} broken: {', '.join(finding.what for finding in broken)}", style="red")
+    else:
+        say("everything works here" + (f"; {notes} worth a look" if notes else ""))
+    return 1 if broken else 0
+
+
+def _show(found: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = Table(box=None, show_header=False, pad_edge=False)
+    out.add_column(no_wrap=True)
+    out.add_column(no_wrap=True)
+    out.add_column()
+    for finding in found:
+        said = Text(finding.value)
+        if finding.advice:
+            said.append(f"\n→ {finding.advice}", style="italic")
+        out.add_row(Text(finding.status, style=STYLES[finding.status]), Text(finding.what, style="bold"), said)
+    show(out)

@@ -1,0 +1,324 @@
+"""`everloop models …`: look at the models of a running server and change what serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from everloop.app.cli.group import Group
+from everloop.app.cli.options import Json, Model, Url
+
+if TYPE_CHECKING:
+    from everloop.app.client import Client
+
+HELP = """Look at a server's models, and change what serves.
+
+\b
+  everloop models list
+  everloop models create price --kind linear --param with_bias=true --set min_samples=50
+  everloop models show price
+  everloop models timeline price --follow        drift, fits and swaps as they happen
+  everloop models rollback price
+"""
+models = typer.Typer(cls=Group, help=HELP, no_args_is_help=True, rich_markup_mode=None)
+Version = Annotated[int, typer.Argument(metavar="VERSION", min=1)]
+Note = Annotated[str, typer.Option(help="Why; kept in the timeline.")]
+
+
+@models.command("list", help="Every model: its version, its labels, how it does.")
+def list_models(*, url: Url = None, json: Json = False) -> None:
+    from everloop.app.cli.output import as_json, data, say, table, when
+
+    with _connect(url) as client:
+        found = client.get("/v1/models")
+    if json:
+        data(as_json(found))
+        return
+    if not found["models"]:
+        say("no models yet; make one with `everloop models create NAME --kind linear`, or `everloop serve NAME=PATH`")
+        return
+    table(
+        ("model", "kind", "task", "status", "version", "labels", "created"),
+        [
+            (m["name"], m["kind"], m["task"], m["status"], m["live_version"], m["labels"], when(m["created_at"]))
+            for m in found["models"]
+        ],
+    )
+
+
+@models.command(help="Everything about one model: schema, quality, drift, traffic, learner.")
+def show(model: Model, *, url: Url = None, json: Json = False) -> None:
+    from everloop.app.cli.output import as_json, data, pairs, when
+    from everloop.app.client import model_path
+
+    with _connect(url) as client:
+        found = client.get(model_path(model))
+    if json:
+        data(as_json(found))
+        return
+    schema, target, learner, traffic = found["schema"], found["target"], found["learner"], found["traffic"]
+    entries: list[tuple[str, Any]] = [
+        ("name", found["name"]),
+        ("kind", _said(found["kind"], found["parameters"])),
+        ("status", found["status"]),
+        ("version", found["serving_version"]),
+        ("features", None if schema is None else ", ".join(_field(f) for f in schema["fields"])),
+        ("target", None if target is None else f"{target['task']}, {target['kind']}"),
+        (
+            "labels",
+            f"{found['labels']} acknowledged, {learner['examples_learned']} learned, {learner['backlog']} waiting",
+        ),
+        ("learning", _said("as configured", found["learning"])),
+        ("training now", learner["is_training"]),
+        ("last fit", when(learner["last_fit"]) if learner["last_fit"] else None),
+        ("last failure", learner["last_error"]),
+        ("traffic", f"{traffic['requests']} requests, {traffic['rows']} rows, {traffic['errors']} errors"),
+        ("latency", _latency(traffic)),
+        ("created", when(found["created_at"])),
+    ]
+    for section in ("quality", "drift", "input_drift", "batching"):
+        entries += _flat(section.replace("_", " "), found[section])
+    pairs(entries)
+
+
+@models.command(help="Create a model that learns from the labels it is sent.")
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    *,
+    kind: Annotated[str, typer.Option(help="linear, ridge, logistic, auto, forest, boosting.")] = "auto",
+    param: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the kind; repeatable.")] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of this model's learning, e.g. min_samples=50; repeatable."),
+    ] = None,
+    record: Annotated[float, typer.Option(help="Share of predictions to record.", min=0.0, max=1.0)] = 1.0,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.output import as_json, data, say
+
+    body = {
+        "name": name,
+        "kind": kind,
+        "parameters": _settings(param, "--param"),
+        "learning": _settings(assign, "--set"),
+        "record": record,
+    }
+    with _connect(url) as client:
+        made = client.call("POST", "/v1/models", body)
+    if json:
+        data(as_json(made))
+        return
+    data(made["name"])
+    say(
+        f"{made['name']}: {made['kind']}, {made['status']}; teach it with `everloop feedback {name} --features … --label …`"
+    )
+
+
+@models.command(
+    help="Put a model file into a data folder as the next version that serves. A server that runs on the same folder takes it "
+    "up by itself, without a restart."
+)
+def register(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An ONNX or skops file.")],
+    *,
+    data_dir: Annotated[Path, typer.Option(help="The server's data folder.")] = Path("everloop-data"),
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Load pickled models.")] = False,
+    trust_type: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="A type that skops files may contain; repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.output import as_json, data, say
+    from everloop.app.cli.serve import register_files, usable_file
+
+    usable_file(name, path)
+    made = register_files({name: path}, data_dir, trust_pickle=trust_pickle, trust_types=tuple(trust_type or ()))[0]
+    if json:
+        data(as_json({"name": made.name, "live_version": made.live_version}))
+        return
+    data(str(made.live_version))
+    say(f"{made.name} version {made.live_version} should serve, from {path}, in {data_dir}")
+
+
+@models.command(help="A model's versions: when, how good, which one serves.")
+def versions(model: Model, *, url: Url = None, json: Json = False) -> None:
+    from everloop.app.cli.output import as_json, data, number, table, when
+    from everloop.app.client import model_path
+
+    with _connect(url) as client:
+        found = client.get(model_path(model, "versions"))
+    if json:
+        data(as_json(found))
+        return
+    table(
+        ("version", "status", "made", "runtime", "metrics", "note"),
+        [
+            (
+                v["version"],
+                "serving" if v["serving"] else v["status"],
+                when(v["created_at"]),
+                v["runtime"],
+                ", ".join(f"{key} {number(value)}" for key, value in v["metrics"].items()),
+                v["note"],
+            )
+            for v in found["versions"]
+        ],
+    )
+
+
+@models.command(help="Make a version the one that serves.")
+def promote(model: Model, version: Version, *, note: Note = "", url: Url = None, json: Json = False) -> None:
+    _change(model, "promote", {"version": version, "note": note}, url, as_json=json)
+
+
+@models.command(help="Back to the version that served before.")
+def rollback(model: Model, *, note: Note = "", url: Url = None, json: Json = False) -> None:
+    _change(model, "rollback", {"note": note}, url, as_json=json)
+
+
+@models.command(help="Put a version that does not serve out of use.")
+def archive(model: Model, version: Version, *, url: Url = None, json: Json = False) -> None:
+    _change(model, "archive", {"version": version}, url, as_json=json)
+
+
+@models.command(help="Fit now, instead of waiting for the learner.")
+def train(
+    model: Model,
+    *,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the fit.", min=1.0)] = 3600.0,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    _change(model, "train", {}, url, as_json=json, timeout=timeout)
+
+
+@models.command(help="Remove a model with its versions and its examples. Its timeline stays.")
+def remove(
+    model: Model,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.group import UsageError
+    from everloop.app.cli.output import as_json, data, say
+    from everloop.app.client import model_path
+
+    if not yes:
+        import sys
+
+        if not sys.stdin.isatty():
+            raise UsageError(f"this removes {model!r} and everything it has learned; say --yes")
+        typer.confirm(f"Remove {model!r} and everything it has learned?", abort=True, err=True)
+    with _connect(url) as client:
+        client.call("DELETE", model_path(model))
+    if json:
+        data(as_json({"removed": model}))
+    else:
+        say(f"{model} is gone")
+
+
+@models.command(help="What happened to a model: fits, drift, swaps.")
+def timeline(
+    model: Model,
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Newest so many.", min=1, max=1000)] = 30,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen, until Ctrl-C.")] = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.output import as_json, data, say
+    from everloop.app.client import model_path
+
+    with _connect(url) as client:
+        found = client.get(f"{model_path(model, 'timeline')}?limit={limit}&latest=true")
+        if json and not follow:
+            data(as_json(found))
+            return
+        for event in found["events"]:
+            _print_event(event, as_lines=json)
+        if not follow:
+            return
+        try:
+            for event in client.events(model=model, after=found["next"]):
+                _print_event(event, as_lines=json)
+        except KeyboardInterrupt:
+            return
+        say("the server ended the stream")
+
+
+def _print_event(event: dict[str, Any], *, as_lines: bool) -> None:
+    import json
+
+    from everloop.app.cli.output import data, when
+
+    if as_lines:
+        data(json.dumps(event, ensure_ascii=False))
+        return
+    version = f" v{event['version']}" if event["version"] is not None else ""
+    data(f"{when(event['at'])}  {event['kind'] + version:<16}  {event['message']}")
+
+
+def _change(
+    model: str, verb: str, body: dict[str, Any], url: str | None, *, as_json: bool, timeout: float = 60.0
+) -> None:
+    from everloop.app.cli.output import as_json as to_json
+    from everloop.app.cli.output import data, say
+    from everloop.app.client import DEFAULT_URL, Client, model_path
+
+    with Client(url or DEFAULT_URL, timeout=timeout) as client:
+        made = client.call("POST", model_path(model, verb), body)
+    if as_json:
+        data(to_json(made))
+        return
+    data(str(made["version"]))
+    say(f"{model} version {made['version']} {'serves now' if made['serving'] else 'is ' + made['status']}")
+
+
+def _connect(url: str | None) -> Client:
+    from everloop.app.cli.calls import connect
+
+    return connect(url)
+
+
+def _settings(texts: list[str] | None, option: str) -> dict[str, Any]:
+    from everloop.app.cli.calls import parse_label
+    from everloop.app.cli.group import UsageError
+
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{option} {text}: expected KEY=VALUE")
+        found[key.strip()] = None if value.strip().lower() in ("none", "null") else parse_label(value.strip())
+    return found
+
+
+def _said(what: str, extra: dict[str, Any]) -> str:
+    return what + (f" ({', '.join(f'{key}={value}' for key, value in extra.items())})" if extra else "")
+
+
+def _field(field: dict[str, Any]) -> str:
+    kind = "" if field["kind"] == "number" else f" ({field['kind']})"
+    return f"{field['name']}{kind}{'?' if field['nullable'] else ''}"
+
+
+def _latency(traffic: dict[str, Any]) -> str | None:
+    if traffic["p50_seconds"] is None:
+        return None
+    return f"p50 {traffic['p50_seconds'] * 1e3:.3g} ms, p99 {(traffic['p99_seconds'] or 0) * 1e3:.3g} ms"
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:
+    """One level of nesting becomes part of the name; what is deeper stays JSON."""
+    entries: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value and not any(isinstance(inner, (dict, list)) for inner in value.values()):
+            entries += [(f"{prefix}.{key}.{inner}", each) for inner, each in value.items()]
+        else:
+            entries.append((f"{prefix}.{key}", value))
+    return entries

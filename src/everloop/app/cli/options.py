@@ -1,0 +1,14 @@
+"""Arguments and options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
+Url = Annotated[
+    str | None,
+    typer.Option(envvar="EVERLOOP_URL", metavar="URL", help="The server.", show_default="http://127.0.0.1:3000"),
+]

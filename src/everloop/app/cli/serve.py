@@ -1,0 +1,184 @@
+"""`everloop serve`: from what was typed to a running server, and what it says once it is ready.
+
+Everything that can be wrong with the command line is found before a store is opened. What the files hold is found out while the
+server starts, before it says that it is ready.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everloop.app.cli.group import UsageError
+from everloop.app.cli.output import complain, say
+from everloop.core.errors import EverloopError, InvalidInput
+
+if TYPE_CHECKING:
+    from everloop.app.build import Engine
+    from everloop.app.settings import Settings
+    from everloop.core.schema import Schema
+    from everloop.stores.ports import ModelRecord
+
+DATA_DIR = Path("everloop-data")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def serve(
+    files: list[str], flags: Mapping[str, Any], *, memory: bool, config: Path | None, assignments: tuple[str, ...]
+) -> None:
+    """Serve until a signal. Raises UsageError for what is wrong with the command line, EverloopError and OSError otherwise."""
+    from everloop.app.settings import load_settings
+
+    named = parse_files(files)
+    try:
+        settings = load_settings(
+            flags,
+            environ=os.environ,
+            cwd=Path.cwd(),
+            assignments=(*assignments, *(["engine.data_dir="] if memory else [])),
+            defaults={"engine.data_dir": DATA_DIR},
+            config=config,
+        )
+    except InvalidInput as error:
+        raise UsageError(error.message) from error
+    for warning in settings.warnings:
+        say(f"everloop: {warning}")
+    wanted = {**settings.models, **named}
+    for name, path in wanted.items():
+        usable_file(name, path)
+    start(settings, wanted)
+
+
+def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
+    from everloop.app.build import build_engine
+    from everloop.app.logs import configure
+    from everloop.app.server import run
+
+    server = settings.server
+    configure(server.log_level, as_json=server.json_logs)
+    engine = build_engine(settings.engine)
+    run(
+        engine,
+        host=server.host,
+        port=server.port,
+        insecure=server.insecure,
+        grace=server.grace,
+        prepare=lambda: register_all(engine, wanted),
+        on_ready=lambda url: announce(engine, url),
+    )
+
+
+def parse_files(texts: list[str]) -> dict[str, Path]:
+    """`NAME=PATH` each. Raises UsageError."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            guess = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(text).stem).strip("-._") or "model"
+            raise UsageError(f"{text}: expected NAME=PATH, e.g. {guess}={text}")
+        if name in found:
+            raise UsageError(f"{name}: named twice, with {found[name]} and {path}")
+        if not path:
+            raise UsageError(f"{text}: the path of the file is missing")
+        found[name] = Path(path).expanduser()
+    return found
+
+
+def usable_file(name: str, path: Path) -> None:
+    """Raises UsageError unless `name` can be a model's and `path` is a file that can be read."""
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a model's name: letters, digits and . _ - only, not starting with . _ or -"
+        )
+    if path.is_dir():
+        raise UsageError(f"{name}: {path} is a folder; a model is one file, ONNX or skops")
+    if not path.exists():
+        raise UsageError(f"{name}: there is no file {path}{_near(path)}")
+    if not os.access(path, os.R_OK):
+        raise UsageError(f"{name}: {path} cannot be read: permission denied")
+
+
+def register_all(engine: Engine, wanted: Mapping[str, Path]) -> None:
+    """Every file under its name. Raises what the first bad one raised, said with its name and path."""
+    for name, path in wanted.items():
+        try:
+            engine.register(name, path.absolute())
+        except EverloopError as error:
+            raise type(error)(f"{name}={path}: {error.message}", field=error.field) from error
+
+
+def register_files(
+    wanted: Mapping[str, Path], data_dir: Path, *, trust_pickle: bool, trust_types: tuple[str, ...]
+) -> list[ModelRecord]:
+    """Register files in a data folder, without a server. One that runs on the folder notices by itself."""
+    from everloop.app.build import build_engine
+    from everloop.app.settings import EngineSettings
+
+    engine = build_engine(EngineSettings(data_dir=data_dir, trust_pickle=trust_pickle, trust_types=trust_types))
+    try:
+        register_all(engine, wanted)
+        return [engine.services.registry.get(name) for name in wanted]
+    finally:
+        engine.stop()
+
+
+def announce(engine: Engine, url: str) -> None:
+    """What a person needs next, on stderr."""
+    folder = engine.settings.data_dir
+    records = engine.services.registry.list()
+    lines = [f"everloop serves at {url}"]
+    lines += [f"  {line}" for line in _model_lines(engine, records)]
+    lines.append(f"  data      {'in memory only: gone when this ends' if folder is None else folder}")
+    lines.append(f"  try       {example(records, url)}")
+    lines.append(f"  docs      {url}/docs")
+    lines.append("Ctrl-C ends it.")
+    for line in lines:
+        say(line)
+
+
+def example(records: list[ModelRecord], url: str) -> str:
+    """A line to paste: a prediction by the first model that can answer, or how to make one."""
+    for record in records:
+        if record.live_version is not None and record.schema is not None:
+            body = json.dumps({"features": sample(record.schema)})
+            return f"curl -s {url}/v1/models/{record.name}/predict -d '{body}'"
+    body = json.dumps({"name": "first", "kind": "linear"})
+    return f"curl -s {url}/v1/models -d '{body}'"
+
+
+def sample(schema: Schema) -> list[Any] | dict[str, Any]:
+    """Features of the right shape, of no meaning."""
+    values: list[Any] = ["a" if field.kind == "text" else 0.5 for field in schema.fields]
+    return dict(zip(schema.names, values, strict=True)) if schema.named and len(values) <= 4 else values
+
+
+def _model_lines(engine: Engine, records: list[ModelRecord]) -> list[str]:
+    from everloop.api.verbs import model_status
+
+    if not records:
+        return ["models    none yet"]
+    width = max(len(record.name) for record in records)
+    lines = []
+    for i, record in enumerate(records):
+        status = model_status(engine.services, record)
+        version = f"version {record.live_version}" if record.live_version is not None else "no version yet"
+        told = version if status in ("ready", "untrained") else f"{version}, {status}"
+        lines.append(f"{'models' if i == 0 else '':<9} {record.name:<{width}}  {told}, {record.kind}")
+        if status == "failed":
+            complain(f"{record.name}: {engine.services.reconciler.failures.get(record.name)}")
+    return lines
+
+
+def _near(path: Path) -> str:
+    import difflib
+
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return f" (there is no folder {path.parent})"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""

@@ -1,0 +1,99 @@
+"""The demo's server: `python -m everloop.app.demo.host`, a child process with the real engine, and models of many kinds.
+
+What to register comes as JSON on the command line; the address goes to stdout as JSON once it serves. The parent holds this
+process's stdin: when that closes, whether because the parent is done or because it is dead, the server drains and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import msgspec
+
+from everloop.app.build import Engine, build_engine
+from everloop.app.logs import configure
+from everloop.app.server import Address, run
+from everloop.app.settings import EngineSettings
+from everloop.core.schema import Schema, Target
+from everloop.learning.config import LearningConfig
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """One model: a built-in kind with its parameters, or `cast`, a name in `models`."""
+
+    name: str
+    cast: str = ""
+    kind: str = ""
+    parameters: dict[str, Any] = {}
+    schema: Schema | None = None
+    """Where it is known beforehand, as of a whole file."""
+    target: Target | None = None
+
+
+class Play(msgspec.Struct, frozen=True):
+    """Everything the server process is told."""
+
+    registrations: list[Registration]
+    port: int = 0
+    min_samples: int = 100
+    interval_sec: float = 2.0
+    drift_threshold: float = 0.1
+
+
+def models(name: str) -> Any:
+    """What the demo registers for a bundled stream: on purpose a different kind for each."""
+    if name == "slope":
+        return "linear"
+    if name == "loans":
+        return "forest"
+    if name == "approval":
+        return "ridge"
+    if name == "phishing":
+        from river import linear_model, preprocessing
+
+        return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    if name == "segments":
+        return "auto"
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+
+
+def main() -> int:
+    play = msgspec.json.decode(sys.argv[1].encode(), type=Play)
+    configure("warning", as_json=False)
+    learning = LearningConfig(
+        min_samples=play.min_samples, interval_sec=play.interval_sec, drift_threshold=play.drift_threshold
+    )
+    engine = build_engine(EngineSettings(learning=learning))
+    threading.Thread(target=_end_with_parent, name="everloop-parent", daemon=True).start()
+    return run(engine, port=play.port, notice=0.0, grace=5.0, prepare=lambda: _register(engine, play), on_ready=_tell)
+
+
+def _register(engine: Engine, play: Play) -> None:
+    for each in play.registrations:
+        model = models(each.cast) if each.cast else each.kind
+        engine.register(each.name, model, each.parameters or None)
+        if each.schema is not None:
+            engine.services.registry.fix_schema(each.name, each.schema, each.target)
+
+
+def _tell(address: Address) -> None:
+    sys.stdout.write(json.dumps({"url": str(address)}) + "\n")
+    sys.stdout.flush()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

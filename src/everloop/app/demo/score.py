@@ -1,0 +1,148 @@
+"""What the demo knows of each model: what its player measured, what the server said, and what happened.
+
+The feeding threads and the one that hears events write, the screen reads; every change is under the one lock of the `Score`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KEEP_LATENCIES = 4000
+KEEP_EVENTS = 200
+TOLD = frozenset(
+    {
+        "drift",
+        "input_drift",
+        "fitted",
+        "fit_failed",
+        "rejected",
+        "published",
+        "swapped",
+        "rolled_back",
+        "learner_failed",
+    }
+)
+"""Kinds of events that are shown."""
+
+
+@dataclass
+class ModelScore:
+    """One model's numbers. `predicted` were answered, `cold` refused because nothing was learned yet."""
+
+    name: str
+    about: str
+    played: int = 0
+    predicted: int = 0
+    cold: int = 0
+    labels: int = 0
+    waits: int = 0
+    """Requests that the server put off (503) and that were sent again."""
+    failed: int = 0
+    last_failure: str = ""
+    version: int | None = None
+    went_back: int = 0
+    """Answers by an older version than one before; only a rollback may do that."""
+    drifts: int = 0
+    fits: int = 0
+    rejected: int = 0
+    swaps: int = 0
+    quality: dict[str, Any] = field(default_factory=dict)
+    learner: dict[str, Any] = field(default_factory=dict)
+    done: bool = False
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=KEEP_LATENCIES))
+    """Seconds, of the newest answers, as the client saw them."""
+    marks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=12))
+    """(time, requests so far), one a refresh: what the rate is told from."""
+
+    def percentile(self, share: float) -> float | None:
+        """Seconds that this share of the newest answers stayed within."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+    def rate(self) -> float:
+        """Predictions per second over the last few refreshes."""
+        if len(self.marks) < 2:
+            return 0.0
+        (before, was), (now, total) = self.marks[0], self.marks[-1]
+        return (total - was) / (now - before) if now > before else 0.0
+
+    def figures(self, *, recent: bool) -> tuple[str, float | None, float | None]:
+        """(metric, the model's, the no-change baseline's); `recent` over the newest 1,000 labels instead of all."""
+        quality = self.quality.get("window", {}) if recent else self.quality
+        metric = "accuracy" if "accuracy" in quality else "mae"
+        return metric, quality.get(metric), quality.get(f"baseline_{metric}")
+
+
+class Score:
+    """All models of one demo, and the newest events."""
+
+    def __init__(self, models: Mapping[str, str]) -> None:
+        self.lock = threading.Lock()
+        self.models = {name: ModelScore(name, about) for name, about in models.items()}
+        self.events: deque[dict[str, Any]] = deque(maxlen=KEEP_EVENTS)
+        self.trouble: str = ""
+        """Why the demo cannot go on; empty while it can."""
+
+    def answered(self, name: str, seconds: float, version: int) -> None:
+        with self.lock:
+            model = self.models[name]
+            model.predicted += 1
+            model.latencies.append(seconds)
+            if model.version is not None and version < model.version:
+                model.went_back += 1
+            model.version = version
+
+    def count(self, name: str, what: str, by: int = 1) -> None:
+        with self.lock:
+            model = self.models[name]
+            setattr(model, what, getattr(model, what) + by)
+
+    def failure(self, name: str, reason: str) -> None:
+        with self.lock:
+            self.models[name].failed += 1
+            self.models[name].last_failure = reason
+
+    def finished(self, name: str) -> None:
+        with self.lock:
+            self.models[name].done = True
+
+    def told(self, name: str, info: Mapping[str, Any]) -> None:
+        """What the server says of a model."""
+        with self.lock:
+            model = self.models[name]
+            model.quality, model.learner = info["quality"], info["learner"]
+
+    def mark(self, now: float) -> None:
+        with self.lock:
+            for model in self.models.values():
+                model.marks.append((now, model.predicted))
+
+    def happened(self, event: dict[str, Any]) -> bool:
+        """Count an event; True if it is one to show."""
+        counts = {"drift": "drifts", "fitted": "fits", "rejected": "rejected", "swapped": "swaps"}
+        with self.lock:
+            model = self.models.get(event["model"])
+            if model is not None and event["kind"] in counts:
+                what = counts[event["kind"]]
+                setattr(model, what, getattr(model, what) + 1)
+            if event["kind"] not in TOLD:
+                return False
+            self.events.append(event)
+            return True
+
+    def problems(self) -> list[str]:
+        """Why this run is not a success: failed requests, models that learned nothing, versions that went back."""
+        found = [self.trouble] if self.trouble else []
+        with self.lock:
+            for model in self.models.values():
+                if model.failed:
+                    found.append(f"{model.name}: {model.failed} requests failed, the last with: {model.last_failure}")
+                if model.predicted == 0:
+                    found.append(f"{model.name}: learned nothing from {model.labels} labels")
+                if model.went_back:
+                    found.append(f"{model.name}: {model.went_back} answers came from an older version than one before")
+        return found
