@@ -11,17 +11,16 @@ import os
 import secrets
 import threading
 from pathlib import Path
-from random import Random
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
-from everloop.api.http.limits import Limits
 from everloop.api.services import Services
 from everloop.app.settings import EngineSettings
 from everloop.core.clock import Clock, SystemClock
 from everloop.core.errors import InvalidInput, StoreUnavailable
 from everloop.core.events import EventBus
 from everloop.core.hashing import artifact_digest
-from everloop.learning.config import LearningConfig, ModelParameters
+from everloop.learning.config import LearningConfig, ModelParameters, effective
 from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
 from everloop.registry.catalog import Registry
@@ -48,18 +47,32 @@ class Engine:
         settings.learning.validate()
         self.settings = settings
         clock = clock or SystemClock()
-        # In memory, every artifact was made by this very process, so its pickles are its own.
+        # In memory, every artifact was made by this very process, so its pickles are its own. Files never are.
         trust = Trust(pickle=settings.trust_pickle or settings.data_dir is None, types=settings.trust_types)
+        self._trust_files = Trust(pickle=settings.trust_pickle, types=settings.trust_types)
         journal, catalog, artifacts = _open_stores(settings, clock)
         bus = EventBus()
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
         recorder = Recorder(journal, clock)
         loop = LearningLoop(
-            registry, journal, settings.learning, bus, clock, owner=secrets.token_hex(8), trust=trust, rng=Random()
+            registry,
+            journal,
+            settings.learning,
+            bus,
+            clock,
+            owner=secrets.token_hex(8),
+            trust=trust,
+            rng=SystemRandom(),
         )
         intake = Intake(
-            registry, journal, settings.learning, clock, before_join=recorder.drain, backlog=loop.backlog, notify=loop.wake
+            registry,
+            journal,
+            settings.learning,
+            clock,
+            before_join=recorder.drain,
+            backlog=loop.backlog,
+            wake=loop.wake,
         )
         self.trust = trust
         self.catalog: Catalog = catalog
@@ -77,7 +90,7 @@ class Engine:
             clock=clock,
             config=settings.learning,
             started_at=clock.now(),
-            limits=Limits(),
+            limits=settings.limits,
             trust=trust,
             learning=False,
             starting=True,
@@ -114,7 +127,7 @@ class Engine:
         self._stopping.set()
         if self._housekeeping is not None:
             self._housekeeping.join()
-        services.loop.stop()
+        services.loop.close()
         services.reconciler.stop()
         services.recorder.stop()
         services.journal.close()
@@ -137,7 +150,7 @@ class Engine:
         if not 0 <= share <= 1:
             raise InvalidInput(f"record: expected a share between 0 and 1, got {record!r}", field="record")
         overrides = dict(learning or {})
-        LearningConfig.with_overrides(self.settings.learning, overrides)
+        effective(self.settings.learning, overrides).validate()
         if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
             return self._register_file(name, Path(model), overrides, share)
         from everloop.learning.learners.make import already_fitted, describe, make_learner
@@ -149,6 +162,7 @@ class Engine:
             name, kind, task=learner.task, parameters=described, learning=overrides, record=share, template=template
         )
         self.services.loop.attach(name, learner)
+        self.services.loop.add(name)
         if made.live_version is None and already_fitted(model):
             self._publish_fitted(name, learner)
         return registry.get(name)
@@ -170,25 +184,37 @@ class Engine:
             )
 
     def _register_file(self, name: str, path: Path, learning: dict[str, Any], record: float) -> ModelRecord:
+        """A scikit-learn file brings an estimator that can be fitted again; an ONNX file only answers."""
+        from everloop.learning.learners.make import describe, make_learner
         from everloop.runtime.artifact import read_model_file
 
-        manifest, payload = read_model_file(path, trust=self.trust)
+        manifest, payload = read_model_file(path, trust=self._trust_files)
+        learner: Learner | None = None
+        kind, parameters, template = "artifact", dict[str, Any](), None
+        if manifest.runtime == "sklearn":
+            from everloop.runtime.sklearn import load_estimator
+
+            learner = make_learner(load_estimator(payload, self._trust_files), trust=self._trust_files)
+            kind, parameters, template = describe(learner)
         registry = self.services.registry
         found = registry.register(
             name,
-            "artifact",
+            kind,
             task=manifest.task,
-            parameters={},
+            parameters=parameters,
             learning=learning,
             record=record,
             schema=manifest.schema,
             target=manifest.target,
+            template=template,
         )
+        if learner is not None:
+            self.services.loop.attach(name, learner)
+        self.services.loop.add(name)
         digest = artifact_digest(payload)
-        if found.live_version is None or registry.version(name, found.live_version).digest != digest:
+        if found.live_version is None or all(known.digest != digest for known in registry.versions(name)):
             made = registry.add_version(name, manifest, payload, live=True, note=f"from {path.name}")
             self.settle(name, made.version)
-        self.services.loop.add(name)
         return registry.get(name)
 
     def _publish_fitted(self, name: str, learner: Learner) -> None:
@@ -213,7 +239,8 @@ def build_engine(settings: EngineSettings, *, clock: Clock | None = None) -> Eng
 
 def _open_stores(settings: EngineSettings, clock: Clock) -> tuple[Journal, Catalog, ArtifactStore]:
     if settings.data_dir is None:
-        from everloop.stores.memory import MemoryArtifacts, MemoryCatalog, MemoryJournal
+        from everloop.stores.memory import MemoryCatalog, MemoryJournal
+        from everloop.stores.objects import MemoryArtifacts
 
         return MemoryJournal(clock=clock), MemoryCatalog(), MemoryArtifacts()
     from everloop.stores.objects import FolderArtifacts

@@ -7,7 +7,8 @@ to an immutable table that a swap replaces whole, so an answer and its version a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -138,9 +139,7 @@ class Continuum:
 
     # --- learning
 
-    def add_training_example(
-        self, name: str, features: Features, target: Scalar, is_validation: bool = False
-    ) -> None:
+    def add_training_example(self, name: str, features: Features, target: Scalar, is_validation: bool = False) -> None:
         """Hand over one labelled example; on return it is kept (with a data folder: on disk). With `is_validation` it only
         judges candidates. Raises ModelNotFound, InvalidInput, Overloaded (more than `max_queue_size` wait)."""
         self._accept(name, [Feedback(label=target, features=features, validation=is_validation)])
@@ -207,6 +206,32 @@ class Continuum:
         services = self.engine.services
         services.journal.flush()
         return services.journal.events(model=name, limit=limit, latest=True)
+
+    # --- over HTTP
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 3000, insecure: bool = False) -> None:
+        """Put these models on HTTP and learn from what comes in. Blocks until SIGTERM or Ctrl-C, drains, then closes.
+
+        Call it on the main thread. Raises InvalidInput (a public address without `insecure`), Conflict (the port is taken)."""
+        from everloop.app.server import run
+
+        self._open()
+        try:
+            run(self.engine, host=host, port=port, insecure=insecure)
+        finally:
+            self.close()
+
+    @contextmanager
+    def serving(self, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+        """The same on a thread, for the time of a `with` block that gets the address; closes this Continuum at its end."""
+        from everloop.app.server import serving
+
+        self._open()
+        try:
+            with serving(self.engine, host=host, port=port) as address:
+                yield address.url
+        finally:
+            self.close()
 
     # --- keeping
 
