@@ -7,7 +7,7 @@ wait for nothing but the event loop's own work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -174,14 +174,22 @@ async def predict_batch(services: Services, name: str, instances: Sequence[Featu
 
 
 async def feedback(
-    services: Services, name: str, items: Sequence[Feedback], *, idempotency_key: str = "", body: str = ""
+    services: Services,
+    name: str,
+    items: Sequence[Feedback],
+    *,
+    run: Callable[..., Awaitable[None]],
+    idempotency_key: str = "",
+    body: str = "",
 ) -> Appended:
-    """Answers after the commit. Raises what refused all of it (ModelNotFound, InvalidInput, Overloaded, the commit's own)."""
+    """Answers after the commit, for which no thread waits. `run` calls a function on some thread: a model's first labels fix
+    its schema, and that is written. Raises what refused all of it (ModelNotFound, InvalidInput, Overloaded, the commit's own)."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Appended] = loop.create_future()
 
     def done(result: Appended | EverloopError) -> None:
-        loop.call_soon_threadsafe(settle, result)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result)
 
     def settle(result: Appended | EverloopError) -> None:
         if answer.done():
@@ -191,7 +199,7 @@ async def feedback(
         else:
             answer.set_result(result)
 
-    services.intake.accept(name, items, done, idempotency_key=idempotency_key, body=body)
+    await run(services.intake.accept, name, items, done, idempotency_key=idempotency_key, body=body)
     return await answer
 
 

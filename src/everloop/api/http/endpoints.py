@@ -89,7 +89,10 @@ async def feedback(api: Api, request: Request) -> Response:
     if len(key) > limits.max_key:
         raise InvalidInput(f"Idempotency-Key: longer than {limits.max_key} characters", field="Idempotency-Key")
     digest = body_digest(body) if key else ""
-    done = await verbs.feedback(api.services, _model(request), labels, idempotency_key=key, body=digest)
+    name, run = _model(request), api.threads.run
+    if len(name) > limits.max_name:
+        raise verbs.missing(api.services, name)
+    done = await verbs.feedback(api.services, name, labels, run=run, idempotency_key=key, body=digest)
     refused = codec.refused_whole(done)
     if refused is not None:
         raise refused

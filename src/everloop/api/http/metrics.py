@@ -105,12 +105,10 @@ class Collector:
         yield _gauge("resident_memory_bytes", "Resident memory of this process.", [({}, health.resident_bytes())])
         yield _counter("cpu_seconds", "Processor time of this process.", [({}, time.process_time())])
         yield _gauge("draining", "1 while the server drains.", [({}, int(services.draining))])
-        failed = health.failed(services)
-        parts = health.components(services)
         yield _gauge(
             "component_up",
             "0 for a part that has failed.",
-            [({"component": name}, int(name not in failed)) for name in parts],
+            [({"component": name}, int(part.status != "failed")) for name, part in health.components(services).items()],
         )
 
     def _traffic(self) -> Iterator[Metric]:
@@ -159,20 +157,25 @@ class Collector:
         )
 
     def _happened(self) -> Iterator[Metric]:
-        texts = {
-            "swaps": "Versions that took over from another.",
-            "drift_alarms": "Drift noticed in a model's errors or inputs.",
-            "fits": "Fits by what became of them.",
+        """Zeros, too: a count that first appears as 1 never rises in the eyes of Prometheus."""
+        kinds = {
+            "swaps": ("Versions that took over from another.", ("",)),
+            "drift_alarms": ("Drift noticed in a model's errors or inputs.", ("errors", "inputs")),
+            "fits": ("Fits by what became of them.", ("fitted", "failed", "rejected")),
         }
         happened = self._services.traffic.happened()
-        for name, text in texts.items():
+        models = sorted({model for _, model, _ in happened} | set(self._services.table.current.lanes))
+        for what, (text, outcomes) in kinds.items():
             yield _counter(
-                name,
+                what,
                 text,
                 [
-                    ({"model": model, **({"outcome": outcome} if outcome else {})}, number)
-                    for (what, model, outcome), number in sorted(happened.items())
-                    if what == name
+                    (
+                        {"model": model} | ({"outcome": outcome} if outcome else {}),
+                        happened.get((what, model, outcome), 0),
+                    )
+                    for model in models
+                    for outcome in outcomes
                 ],
             )
 
@@ -196,6 +199,11 @@ class Collector:
         )
 
     def _journal(self) -> Iterator[Metric]:
+        yield _counter(
+            "recorder_dropped",
+            "Predictions of this process not recorded because its buffer was full.",
+            [({}, self._services.recorder.dropped)],
+        )
         try:
             stats = self._services.journal.stats()
         except EverloopError:  # as above
