@@ -43,10 +43,17 @@ class Examiner:
         self.champion: Champion | None = None
         self.quality = Quality(target.task)
         self.alarms = 0
-        self._monitor = ErrorDriftMonitor(target.task)
+        self._watching: ErrorDriftMonitor | None = None
         self._version = 0
         self._since = 0
         self._fed: deque[int] = deque(maxlen=2 * HISTORY)
+
+    @property
+    def _monitor(self) -> ErrorDriftMonitor:
+        """Made at the first label: it imports a library that a server without labels does not need."""
+        if self._watching is None:
+            self._watching = ErrorDriftMonitor(self.target.task)
+        return self._watching
 
     def adopt(self, champion: Champion | None, *, since: int, unseen: Sequence[float] = (), floor: float = 0.0) -> None:
         """From now on test this one. `unseen`: its losses on rows that it was not trained on."""
@@ -61,13 +68,14 @@ class Examiner:
         if unseen:
             self._monitor.prime(unseen, floor=floor)
         else:
-            self._monitor.reset()
+            self._watching = None
 
     def test(self, examples: Sequence[Example], config: LearningConfig) -> tuple[list[Any], Alarm | None]:
         """Count these examples. Gives the champion's answer to each, None where it is not known, and an alarm."""
         answers: list[Any] = [None] * len(examples)
-        own = [i for i, example in enumerate(examples) if example.version is None]
         champion = self.champion
+        known = champion.last_id if champion is not None else 0  # what it was trained on is no test
+        own = [i for i, example in enumerate(examples) if example.version is None and example.id > known]
         if champion is not None and own:
             rows = [examples[i].row for i in own]
             for i, answer in zip(own, champion.answers(rows), strict=True):
@@ -76,7 +84,7 @@ class Examiner:
         for i, example in enumerate(examples):
             version = example.version
             if version is None:
-                if champion is not None:
+                if champion is not None and example.id > known:
                     self.quality.update(example.label, answers[i], champion.version)
                     fed.append(i)
                 continue
@@ -87,13 +95,10 @@ class Examiner:
         return answers, self._watch([examples[i] for i in fed], [answers[i] for i in fed], config)
 
     def report(self) -> dict[str, Any]:
-        return {
-            "version": self._version or None,
-            "alarms": self.alarms,
-            "examples": self._monitor.examples,
-            "mean_loss": self._monitor.mean,
-            "warming_up": self._monitor.warming_up,
-        }
+        report: dict[str, Any] = {"version": self._version or None, "alarms": self.alarms, "examples": 0}
+        if (monitor := self._watching) is not None:
+            report |= {"examples": monitor.examples, "mean_loss": monitor.mean, "warming_up": monitor.warming_up}
+        return report
 
     def dump(self) -> tuple[dict[str, Any], dict[str, Any], int, int, int]:
         return self.quality.dump(), self._monitor.dump(), self._version, self._since, self.alarms

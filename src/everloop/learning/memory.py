@@ -104,6 +104,13 @@ class Memory:
             known = self.window.count_from(self.cut_id) - self.window.count_from(last_id + 1)
             self.progress.fitted_since_change = max(self.progress.fitted_since_change, known)
 
+    def drift_report(self) -> dict[str, Any]:
+        """For a status page."""
+        report = self.examiner.report()
+        if self.alarm is not None:
+            report["last"] = msgspec.to_builtins(self.alarm)
+        return report
+
     def settled_progress(self) -> Progress:
         """As if a fit in flight had not been started."""
         if self.before is None:

@@ -27,6 +27,7 @@ from everloop.learning.challenge import explain
 from everloop.learning.config import LearningConfig, effective
 from everloop.learning.examiner import Alarm
 from everloop.learning.fitting import Fitter
+from everloop.learning.inputs import InputWatch
 from everloop.learning.learners.base import Learner
 from everloop.learning.memory import Memory
 from everloop.learning.publisher import Publisher
@@ -80,7 +81,9 @@ class ModelTrainer:
             rng=rng,
             wake=wake,
         )
+        self.inputs = InputWatch(record.name, record.schema, journal, clock)
         self._chunk = _CHUNK
+        self._inputs_of: int | None = None
         self._dirty = False
         self._saved_at = clock.monotonic()
         self._error = ""
@@ -169,6 +172,7 @@ class ModelTrainer:
         did = ended = self._campaign.collect(self._memory, config)
         did = self._catch_up() or self._take(config) or did
         did = self._maybe_fit(config) or did
+        self._watch_inputs(config)
         self._dirty = self._dirty or ended
         if self._dirty and (ended or self._clock.monotonic() - self._saved_at >= _SAVE_EVERY):
             self.save()
@@ -298,6 +302,31 @@ class ModelTrainer:
         campaign.snapshot(memory, decision, config)
         self.save()
         return True
+
+    def _watch_inputs(self, config: LearningConfig) -> None:
+        if not config.drift_detection:
+            return
+        champion = self._memory.examiner.champion
+        version = champion.version if champion is not None else None
+        if version != self._inputs_of:
+            self._inputs_of = version
+            window = self._memory.window
+            known = len(window) - window.count_from((champion.last_id if champion is not None else 0) + 1)
+            self.inputs.refer_to(window.newest(len(window)).part(0, known))
+        report = self.inputs.step()
+        if report is None:
+            return
+        drifted = [feature for feature in report.features if feature.drifted]
+        worst = max(drifted, key=lambda feature: feature.statistic)
+        others = f" and {len(drifted) - 1} more" if len(drifted) > 1 else ""
+        self._tell(
+            "input_drift",
+            f"the inputs have changed: {worst.name} (by {worst.statistic:.2f} of at most 1){others}",
+            version=version,
+            features={feature.name: feature.statistic for feature in drifted},
+            reference_rows=report.reference_rows,
+            rows=report.current_rows,
+        )
 
     def _failed(self, message: str) -> None:
         self._error = message

@@ -84,8 +84,10 @@ class Journal(Protocol):
     def examples_total(self, model: str) -> int:
         """How many were ever acknowledged, retention aside. Cheap: a counter."""
 
-    def predictions(self, model: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, PredictionRecord]]:
-        """Recorded predictions in order, each with its journal id."""
+    def predictions(
+        self, model: str, *, after: int = 0, limit: int = 1000, latest: bool = False
+    ) -> list[tuple[int, PredictionRecord]]:
+        """Recorded predictions in order, each with its journal id; `latest` as in `examples`."""
 
     def events(
         self, *, model: str | None = None, after: int = 0, limit: int = 100, latest: bool = False

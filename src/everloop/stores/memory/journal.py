@@ -213,10 +213,16 @@ class MemoryJournal:
     def examples_total(self, model: str) -> int:
         return self._totals.get(model, 0)
 
-    def predictions(self, model: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, PredictionRecord]]:
+    def predictions(
+        self, model: str, *, after: int = 0, limit: int = 1000, latest: bool = False
+    ) -> list[tuple[int, PredictionRecord]]:
+        limit = max(limit, 0)
         with self._lock:
+            if latest:
+                newest = takewhile(lambda entry: entry[0] > after, reversed(self._records.by_id.items()))
+                return list(islice((e for e in newest if e[1].model == model), limit))[::-1]
             found = ((i, r) for i, r in self._records.by_id.items() if i > after and r.model == model)
-            return list(islice(found, max(limit, 0)))
+            return list(islice(found, limit))
 
     def events(
         self, *, model: str | None = None, after: int = 0, limit: int = 100, latest: bool = False

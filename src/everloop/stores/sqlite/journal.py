@@ -90,8 +90,10 @@ class SqliteJournal:
     def examples_total(self, model: str) -> int:
         return self._reader.tally("acknowledged", model)
 
-    def predictions(self, model: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, PredictionRecord]]:
-        return self._reader.predictions(model, after=after, limit=limit)
+    def predictions(
+        self, model: str, *, after: int = 0, limit: int = 1000, latest: bool = False
+    ) -> list[tuple[int, PredictionRecord]]:
+        return self._reader.predictions(model, after=after, limit=limit, latest=latest)
 
     def events(
         self, *, model: str | None = None, after: int = 0, limit: int = 100, latest: bool = False

@@ -32,7 +32,7 @@ SELECT json_group_array(json_array(
 """
 _PREDICTIONS = """
 SELECT id, model, version, lane, first, count, rows, at, encoding, features, coding, answers
-FROM predictions WHERE model = ? AND id > ? ORDER BY id LIMIT ?
+FROM predictions WHERE model = ? AND id > ? ORDER BY id {order} LIMIT ?
 """
 _EVENTS = """
 SELECT model, kind, at, message, version, data, id FROM events
@@ -82,10 +82,14 @@ class Reader:
         with self._connection() as connection:
             return used_bytes(connection)
 
-    def predictions(self, model: str, *, after: int, limit: int) -> list[tuple[int, PredictionRecord]]:
+    def predictions(
+        self, model: str, *, after: int, limit: int, latest: bool = False
+    ) -> list[tuple[int, PredictionRecord]]:
+        query = _PREDICTIONS.format(order="DESC" if latest else "ASC")
         with self._connection() as connection:
-            rows = connection.execute(_PREDICTIONS, (model, after, max(limit, 0))).fetchall()
-        return [(row[0], _record(row)) for row in rows]
+            rows = connection.execute(query, (model, after, max(limit, 0))).fetchall()
+        found = [(row[0], _record(row)) for row in rows]
+        return found[::-1] if latest else found
 
     def events(self, model: str | None, *, after: int, limit: int, latest: bool) -> list[Event]:
         query = _EVENTS.format(order="DESC" if latest else "ASC")
