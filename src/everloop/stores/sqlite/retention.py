@@ -128,9 +128,9 @@ def _give_back(connection: sqlite3.Connection) -> int:
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     if free <= max(_VACUUM_PAGES, pages // 4):
         return 0
-    connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return int(free - left)
+    for _ in range(_VACUUM_PAGES):  # the driver steps the pragma once, which is one page, whatever number it is given
+        connection.execute("PRAGMA incremental_vacuum(1)")
+    return _VACUUM_PAGES
 
 
 def forget_model(run: Run, model: str) -> None:

@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 _GROUP_LABELS = 5_000
 """Most labels of one transaction (more only if one append has more): about 50 ms of writing."""
+_LINGER = 0.05
+"""Seconds that predictions wait for company while nobody waits for them."""
+_EAGER_BYTES = 4 << 20
 
 
 class _Task:
@@ -69,6 +72,8 @@ class Writer:
         self._queued_bytes = 0  # of predictions waiting
         self._in_flight = 0
         self._dropped = 0
+        self._failures = 0  # in a row
+        self._lingering = False
         self._closing = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everloop-journal", daemon=True)
@@ -91,7 +96,8 @@ class Writer:
                 return False
             self._queued_bytes += record.size
             self._group.records.append(record)
-            self._changed.notify()
+            if not self._lingering or self._queued_bytes > _EAGER_BYTES:
+                self._changed.notify()
         return True
 
     def put_append(self, append: QueuedAppend) -> None:
@@ -171,7 +177,12 @@ class Writer:
                 if self._closing:
                     return False
                 self._changed.wait()
-        if self._commit_interval > 0:
+            # Nobody waits for predictions: flushing the disk for each batch of them would cost a tenth of a core.
+            self._lingering = True
+            self._changed.wait_for(self._urgent, timeout=_LINGER * 2 ** min(self._failures, 7))
+            self._lingering = False
+            hurry = bool(self._tasks)
+        if self._commit_interval > 0 and not hurry:
             self._clock.wait(self._stopping, self._commit_interval)
         with self._changed:
             group, tasks = self._take()
@@ -180,6 +191,12 @@ class Writer:
             self._do(task, failed)
         # Without a caller to tell, entries that cannot be written would keep a closing journal open for ever.
         return not (failed and self._closing)
+
+    def _urgent(self) -> bool:
+        if self._group.appends or self._tasks or self._closing:
+            return True
+        # After a failure, what is left over waits longer each time, until somebody wants something.
+        return not self._failures and (bool(self._group.events) or self._queued_bytes > _EAGER_BYTES)
 
     def _take(self) -> tuple[Group, list[_Task]]:
         group = self._group
@@ -215,6 +232,7 @@ class Writer:
         else:
             with self._changed:
                 self._in_flight = 0
+                self._failures = 0
                 self._queued_bytes -= sum(record.size for record in group.records)
             for append, outcome in zip(group.appends, appended, strict=True):
                 self._tell(append, outcome)
@@ -235,6 +253,7 @@ class Writer:
         retry = isinstance(error, sqlite3.OperationalError)
         with self._changed:
             self._in_flight = 0
+            self._failures += 1
             if retry:  # records and events have nobody who would send them again
                 self._group.records[:0] = group.records
                 self._group.events[:0] = group.events
