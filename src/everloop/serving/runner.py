@@ -57,7 +57,8 @@ class Runner:
 
     def _run(self, X: Matrix) -> list[Any]:
         try:
-            Y = self.session.run(X)
+            with np.errstate(all="ignore"):  # what overflowed is told by its answer, not by a warning
+                Y = self.session.run(X)
             if self.regression and Y.dtype.kind != "f":
                 Y = Y.astype(np.float64)
             if Y.shape == (len(X),):
