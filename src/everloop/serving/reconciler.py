@@ -133,8 +133,8 @@ class Reconciler:
         return thread is not None and thread.is_alive()
 
     def wait_for(self, model: str, version: int, timeout: float) -> bool:
-        """Until this process answers with `version` or a later one. False after `timeout` seconds, or as soon as it is
-        known that this version cannot be opened (`failures` tells why)."""
+        """Until this process answers with `version`, or with a later one that has superseded it. False after `timeout`
+        seconds, or as soon as it is known that this version cannot be opened (`failures` tells why)."""
 
         def settled() -> bool:
             return self._serves(model, version) or self._failed(model, version)
@@ -145,7 +145,12 @@ class Reconciler:
 
     def _serves(self, model: str, version: int) -> bool:
         lane = self._table.current.lanes.get(model)
-        return lane is not None and lane.version >= version
+        if lane is None or lane.version <= version:
+            return lane is not None and lane.version == version
+        try:  # on the way back from a later version it is not there yet
+            return self._registry.get(model).live_version != version
+        except EverloopError:
+            return False
 
     def _failed(self, model: str, version: int) -> bool:
         failure = self.failures.get(model)
