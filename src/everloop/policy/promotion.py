@@ -37,7 +37,7 @@ Rule = Literal["better", "fresh"]
 
 CONFIDENCE = 0.95
 """One-sided: of challengers that are no better than the champion, at most one in twenty passes `better`."""
-RECOVERY_CONFIDENCE = 0.8
+RECOVERY_CONFIDENCE = 0.6
 """The same after a drift alarm, when the champion is known to have failed and waiting costs more than a mistake does."""
 LEAST_ROWS = 5
 """With fewer, no outcome is evidence at 95 %: all four of four differences positive happens one time in sixteen."""

@@ -1,4 +1,4 @@
-"""What the error monitor is made of: detectors that read losses in [0, 1] one by one, and the evidence of a split.
+"""What the error monitor is made of: the scale of losses, detectors that read them one by one, the evidence of a split.
 
 HDDM_A is written out here, and held to River's by a test, because importing `river.drift` costs 150 MB and a second, and
 River's own takes 2 µs an example; the compiled ADWIN alone costs 1 MB.
@@ -7,6 +7,7 @@ River's own takes 2 µs an example; the compiled ADWIN alone costs 1 MB.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -104,3 +105,12 @@ def bernstein(rise: float, spread_after: float, newer: int, spread_before: float
     # One loss in twenty of the full range is mixed into the variance of a small sample, which may look calm by luck.
     spread = (spread_after * newer + spread_before * older + 0.05) / (newer + older)
     return newer * older / (newer + older) * rise * rise / (2 * (max(spread, 0.0) + rise / 3))
+
+
+def loss_cap(reference: Sequence[float], floor: float) -> float:
+    """The absolute error that counts as 1. For normal errors 6 medians are 4 standard deviations."""
+    finite = np.asarray([abs(loss) for loss in reference if math.isfinite(loss)])
+    if not len(finite):
+        return max(floor, 1.0)
+    cap = max(6 * float(np.median(finite)), 2 * float(np.quantile(finite, 0.9)), 6 * floor)
+    return cap or float(np.max(finite)) or 1e-300

@@ -14,6 +14,9 @@ outlier counts no more than a bad example. Four detectors read them:
   evidence is the exponent of Chernoff's bound for means in [0, 1] (W. Hoeffding, JASA 58, 1963, theorem 1), two-sample
   form; for absolute errors Bernstein's exponent where it is larger.
 
+Where neighbouring losses are alike, as in time series, n of them tell less than n: the evidence is multiplied by
+(1 - r) / (1 + r), r being their correlation before the split.
+
 No detector alone raises an alarm. It takes two of the four within the last 1,000 examples, *and* a split of the recent
 losses that has both evidence and effect: a rise of at least `threshold`. A rise too slow for all is caught by
 comparing blocks of 1,000 with the best block so far, twice in a row (`creep`).
@@ -35,7 +38,7 @@ import numpy.typing as npt
 
 from everloop.core.errors import InvalidInput
 from everloop.core.types import Task
-from everloop.policy.drift.detectors import HddmA, adaptive_windowing, bernstein, chernoff, divergences
+from everloop.policy.drift.detectors import HddmA, adaptive_windowing, bernstein, chernoff, divergences, loss_cap
 
 WARM_UP = 30
 """Losses before anything can be told, where no reference was given."""
@@ -57,6 +60,8 @@ _CREEP_DEVIATIONS = 5.0
 _WINDOWS = tuple(sorted({round(5 * 2 ** (i / 2)) for i in range(20)}))
 _EVERY_EXAMPLE = 64
 """So many examples after a reset are scanned one by one, at every split; later ones every 4, on the grid."""
+_DEPENDENCE_WEIGHT = 50
+"""Examples that what was known of the losses' dependence is worth, after an alarm or a new champion."""
 _FORMAT = 1
 
 
@@ -105,6 +110,10 @@ class ErrorDriftMonitor:
         self._sums: list[float] = []
         """Running sums of the scaled losses, `_sums[i]` over the first i of `_losses`; and of their squares."""
         self._squares: list[float] = []
+        self._lagged: list[float] = []
+        """The same of the products of neighbours."""
+        self._dependence = 0.0
+        """Correlation of neighbouring losses, as far as earlier champions showed it."""
         self._votes: dict[str, int] = {}
         self._best: tuple[float, float] | None = None
         """Mean and standard error of the best block so far."""
@@ -126,12 +135,14 @@ class ErrorDriftMonitor:
 
     def reset(self) -> None:
         """Forget everything, the reference too."""
+        self._dependence = 0.0
         self._forget()
 
     def prime(self, losses: Sequence[float] | npt.NDArray[np.float64], *, floor: float = 0.0) -> None:
         """Start anew with these losses, shape (n,), as the reference: those of a new champion on rows that it was not
         trained on. From 5 on, a change can be told from the first examples; with fewer a warm-up of 30 comes first.
         `floor`: see `loss_floor`."""
+        self._dependence = self._correlation(len(self._sums) - 1)
         self._forget()
         self._floor = floor
         self._restart([float(loss) for loss in losses])
@@ -154,6 +165,7 @@ class ErrorDriftMonitor:
             "format": _FORMAT,
             "task": self.task,
             "cap": self._cap,
+            "dependence": self._dependence,
             "floor": self._floor,
             "losses": base64.b85encode(zlib.compress(np.asarray(self._losses, "<f8").tobytes(), 1)).decode(),
             "count": self._count,
@@ -171,6 +183,7 @@ class ErrorDriftMonitor:
         try:
             losses = np.frombuffer(zlib.decompress(base64.b85decode(state["losses"])), "<f8").tolist()
             cap = None if state["cap"] is None else float(state["cap"])
+            dependence = float(state["dependence"])
             rest = (float(state["floor"]), int(state["count"]), float(state["page"]), int(state["block"]))
             votes = {str(name): int(at) for name, at in state["votes"].items()}
             best = None if state["best"] is None else (float(state["best"][0]), float(state["best"][1]))
@@ -179,7 +192,7 @@ class ErrorDriftMonitor:
             raise InvalidInput(f"not a saved drift monitor for {self.task}: {error!r}", field="drift") from error
         self._forget()
         self._floor, count, page, block = rest
-        self._cap = cap
+        self._cap, self._dependence = cap, dependence
         if cap is None:
             self._losses = losses
         else:
@@ -193,7 +206,7 @@ class ErrorDriftMonitor:
     def _forget(self) -> None:
         self._cap = 1.0 if self.task == "classification" else None
         self._floor = 0.0
-        self._losses, self._sums, self._squares = [], [0.0], [0.0]
+        self._losses, self._sums, self._squares, self._lagged = [], [0.0], [0.0], [0.0]
         self._count = 0
         self._adwin = adaptive_windowing()
         self._hddm = HddmA()
@@ -207,7 +220,7 @@ class ErrorDriftMonitor:
     def _restart(self, reference: list[float]) -> None:
         """Take the reference; the scale comes from it if there is enough."""
         if self.task == "regression":
-            self._cap = _cap(reference, self._floor) if len(reference) >= LEAST_REFERENCE else None
+            self._cap = loss_cap(reference, self._floor) if len(reference) >= LEAST_REFERENCE else None
         if self._cap is None:
             self._losses = [loss if math.isfinite(loss) else math.inf for loss in reference]
             self._count = len(reference)
@@ -221,7 +234,8 @@ class ErrorDriftMonitor:
         """One loss into the history, and to the detectors that keep a state of their own."""
         scaled = loss / cap if 0.0 <= loss < cap else 1.0  # NaN fails both comparisons, and counts as the worst
         self._losses.append(loss if math.isfinite(loss) else cap)
-        sums = self._sums
+        sums, lagged = self._sums, self._lagged
+        lagged.append(lagged[-1] + scaled * (sums[-1] - sums[-2]) if len(sums) > 1 else 0.0)
         sums.append(sums[-1] + scaled)
         self._squares.append(self._squares[-1] + scaled * scaled)
         if self._hddm.update(scaled):
@@ -264,7 +278,9 @@ class ErrorDriftMonitor:
             if self._creep() and agreed is None:
                 agreed = ("creep",)
         if kept >= 2 * HISTORY:
-            del self._losses[:-HISTORY], self._sums[: -HISTORY - 1], self._squares[: -HISTORY - 1]
+            del self._losses[:-HISTORY]
+            for running in (self._sums, self._squares, self._lagged):
+                del running[: -HISTORY - 1]
         return agreed
 
     def _warm_up(self, loss: float) -> None:
@@ -287,7 +303,9 @@ class ErrorDriftMonitor:
         sums = self._sums
         kept, last, first = len(sums) - 1, sums[-1], sums[0]
         relative = self.task == "regression"
-        best = 0.0
+        votes, count = self._votes, self._count
+        looks = math.log(max(count / _EVERY_EXAMPLE, 1.0))
+        best = bar = EVIDENCE_TO_CONFIRM + looks
         for width in range(LEAST_REFERENCE, kept) if kept < _EVERY_EXAMPLE else _WINDOWS:
             older = kept - width
             if width > longest or older < LEAST_REFERENCE:
@@ -304,15 +322,28 @@ class ErrorDriftMonitor:
                 spread_after = (squares[-1] - squares[older]) / width - after * after
                 spread_before = (squares[older] - squares[0]) / older - before * before
                 evidence = max(evidence, bernstein(rise, spread_after, width, spread_before, older))
-            best = max(best, evidence)
-        votes, count = self._votes, self._count
-        looks = math.log(max(count / _EVERY_EXAMPLE, 1.0))
-        if best < EVIDENCE_TO_CONFIRM + looks:
+            if evidence > best:
+                correlation = self._correlation(older)
+                best = max(best, evidence * (1 - correlation) / (1 + correlation))
+        if best <= bar:
             return None
         if best >= EVIDENCE_TO_VOTE + looks:
             votes["scan"] = count
         agreed = tuple(sorted(name for name, at in votes.items() if count - at < VOTE_SPAN))
         return agreed if len(agreed) >= VOTES_NEEDED else None
+
+    def _correlation(self, older: int) -> float:
+        """Of neighbouring losses among the oldest `older`, from 0 (independent, or not clearly dependent) towards 1."""
+        own = 0.0
+        if older > 1:
+            sums = self._sums
+            mean = (sums[older] - sums[0]) / older
+            variance = (self._squares[older] - self._squares[0]) / older - mean * mean
+            if variance > 1e-9:
+                product = (self._lagged[older] - self._lagged[0]) / older
+                own = (product - mean * mean) / variance - 1 / math.sqrt(older)
+        own = min(max(own, 0.0), 0.95)
+        return (_DEPENDENCE_WEIGHT * self._dependence + older * own) / (_DEPENDENCE_WEIGHT + older)
 
     def _creep(self) -> bool:
         """At the end of a block: whether it is the second in a row that is clearly worse than the best so far."""
@@ -340,7 +371,7 @@ class ErrorDriftMonitor:
             after=float(np.mean(after)),
             detectors=detectors,
         )
-        floor = self._floor
+        floor, self._dependence = self._floor, self._correlation(len(before))
         self._forget()
         self._floor = floor
         self._restart(after)
@@ -360,12 +391,3 @@ class ErrorDriftMonitor:
         else:
             gain = older * newer / kept * (after - before) ** 2
         return int(newer[np.argmax(np.where(after > before, gain, -1.0))])
-
-
-def _cap(reference: Sequence[float], floor: float) -> float:
-    """The absolute error that counts as 1. For normal errors 6 medians are 4 standard deviations."""
-    finite = np.asarray([abs(loss) for loss in reference if math.isfinite(loss)])
-    if not len(finite):
-        return max(floor, 1.0)
-    cap = max(6 * float(np.median(finite)), 2 * float(np.quantile(finite, 0.9)), 6 * floor)
-    return cap or float(np.max(finite)) or 1e-300
