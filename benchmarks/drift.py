@@ -109,7 +109,7 @@ def alarms_of(make: Callable[[], Any]) -> Callable[[list[float]], list[int]]:
                 found.append(i)
         return found
 
-    return outcome
+    return run
 
 
 def everloop_alarms(errors: list[float]) -> list[int]:
