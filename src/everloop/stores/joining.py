@@ -42,6 +42,13 @@ def check_label(label: Label) -> None:
         raise InvalidInput("a label comes either by request_id or with its own features", field="request_id")
 
 
+def storable(text: str, field: str) -> str:
+    """Raises InvalidInput for what a database would cut short or refuse."""
+    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        raise InvalidInput(f"{field}: {text[:60]!r} holds characters that cannot be stored", field=field)
+    return text
+
+
 def pack_row(row: Row) -> tuple[Encoding, bytes]:
     """Numbers and None as little-endian float64 (None as NaN), anything else as msgpack. Raises InvalidInput."""
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
@@ -35,11 +35,11 @@ from everloop.stores.joining import (
     pack_row,
     packed_row,
     reused_key,
+    storable,
     unpack_row,
 )
+from everloop.stores.memory.records import OVERHEAD, Records, record_bytes
 from everloop.stores.ports import AppendDone, Appended, Checkpoint, JournalStats
-
-_OVERHEAD = 200  # bytes of Python objects around one kept record or example, by sys.getsizeof
 
 
 class _Kept(msgspec.Struct, frozen=True, gc=False):
@@ -64,55 +64,6 @@ class _Key(msgspec.Struct, frozen=True):
     at: float
 
 
-class _Records:
-    """Predictions by journal id, and by lane and number."""
-
-    def __init__(self) -> None:
-        self.by_id: dict[int, PredictionRecord] = {}
-        self.rows = 0
-        self.bytes = 0
-        self._last = 0
-        self._lanes: dict[str, list[tuple[int, int]]] = {}  # lane key -> ascending (first number, journal id)
-
-    def add(self, record: PredictionRecord) -> None:
-        self._last += 1
-        self.by_id[self._last] = record
-        lane = self._lanes.setdefault(record.lane_key, [])
-        entry = (record.first, self._last)
-        if not lane or lane[-1] < entry:
-            lane.append(entry)
-        else:
-            insort(lane, entry)
-        self.rows += record.count * record.rows
-        self.bytes += _record_bytes(record)
-
-    def find(self, lane_key: str, number: int) -> tuple[int, PredictionRecord] | None:
-        lane = self._lanes.get(lane_key, ())
-        i = bisect_right(lane, (number, self._last)) - 1
-        if i < 0:
-            return None
-        record_id = lane[i][1]
-        record = self.by_id[record_id]
-        return (record_id, record) if number < record.first + record.count else None
-
-    def drop(self, record_ids: Sequence[int]) -> int:
-        touched: dict[str, set[int]] = {}
-        for record_id in record_ids:
-            record = self.by_id.pop(record_id)
-            self.rows -= record.count * record.rows
-            self.bytes -= _record_bytes(record)
-            touched.setdefault(record.lane_key, set()).add(record_id)
-        for lane_key, gone in touched.items():
-            lane = self._lanes[lane_key]
-            if all(entry[1] in gone for entry in islice(lane, len(gone))):  # the oldest went, as nearly always
-                del lane[: len(gone)]
-            else:
-                lane[:] = [entry for entry in lane if entry[1] not in gone]
-            if not lane:
-                del self._lanes[lane_key]
-        return len(record_ids)
-
-
 class MemoryJournal:
     """The `Journal` port without a file."""
 
@@ -133,7 +84,7 @@ class MemoryJournal:
         self._max_bytes = max_bytes
         self._max_keys = max_keys
         self._lock = threading.Lock()
-        self._records = _Records()
+        self._records = Records()
         self._examples: dict[str, list[_Kept]] = {}
         self._examples_held = 0
         self._examples_bytes = 0
@@ -162,6 +113,7 @@ class MemoryJournal:
         done(self.append_now(labels, idempotency_key=idempotency_key, body=body))
 
     def append_now(self, labels: Sequence[Label], *, idempotency_key: str = "", body: str = "") -> Appended:
+        storable(idempotency_key, "Idempotency-Key")
         rows: list[tuple[Encoding, bytes] | None] = []
         for label in labels:
             check_label(label)
@@ -391,7 +343,7 @@ class MemoryJournal:
         while excess > 0 and (record is not None or example is not None):
             if record is not None and (example is None or record[1].at <= example.at):
                 predictions.append(record[0])
-                excess -= _record_bytes(record[1])
+                excess -= record_bytes(record[1])
                 record = next(records, None)
             elif example is not None:
                 examples.append(example)
@@ -440,16 +392,12 @@ class MemoryJournal:
             if left <= most:
                 break
             doomed.append(record_id)
-            left -= _record_bytes(record)
+            left -= record_bytes(record)
         return self._records.drop(doomed)
 
 
-def _record_bytes(record: PredictionRecord) -> int:
-    return len(record.features) + 24 * len(record.predictions) + _OVERHEAD
-
-
 def _example_bytes(kept: _Kept) -> int:
-    return len(kept.data) + _OVERHEAD
+    return len(kept.data) + OVERHEAD
 
 
 def _example(model: str, kept: _Kept) -> Example:

@@ -34,6 +34,7 @@ from everloop.stores.joining import (
     pack_row,
     packed_row,
     reused_key,
+    storable,
 )
 from everloop.stores.ports import AppendDone, Appended
 
@@ -321,13 +322,6 @@ class _Joiner:
     def _keep(self, parameters: tuple[Any, ...]) -> int:
         self._new.append(parameters)
         return -len(self._new)
-
-
-def storable(text: str, field: str) -> str:
-    """Raises InvalidInput for what SQLite would cut short or refuse."""
-    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
-        raise InvalidInput(f"{field}: {text[:60]!r} holds characters that cannot be stored", field=field)
-    return text
 
 
 def _pack_answers(predictions: list[Any]) -> tuple[str, bytes]:

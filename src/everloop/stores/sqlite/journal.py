@@ -15,9 +15,10 @@ from everloop.core.clock import Clock
 from everloop.core.errors import EverloopError
 from everloop.core.events import Event
 from everloop.core.types import Example, Label, PredictionRecord
+from everloop.stores.joining import storable
 from everloop.stores.ports import AppendDone, Appended, Checkpoint, JournalStats
 from everloop.stores.sqlite.file import prepare
-from everloop.stores.sqlite.group import QueuedAppend, QueuedEvent, QueuedRecord, storable
+from everloop.stores.sqlite.group import QueuedAppend, QueuedEvent, QueuedRecord
 from everloop.stores.sqlite.reads import Reader
 from everloop.stores.sqlite.retention import forget_model, prune_age, prune_bytes
 from everloop.stores.sqlite.writer import Writer
