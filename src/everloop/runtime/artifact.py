@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from everloop.core.errors import ArtifactCorrupt, EverloopError, NotSupported
+from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported, Untrusted
 from everloop.runtime.session import Session
 from everloop.stores.ports import Manifest
 
@@ -45,6 +48,62 @@ def load_session(manifest: Manifest, payload: bytes, *, trust: Trust) -> Session
             f"the {manifest.runtime} artifact cannot be read: {type(error).__name__}: {error}"
         ) from error
     raise NotSupported(f"no runtime named {manifest.runtime!r}; known are linear, sklearn, onnx, river")
+
+
+def read_model_file(path: str | Path, *, trust: Trust) -> tuple[Manifest, bytes]:
+    """An ONNX or skops file (or a pickled estimator, where pickles are trusted) as an artifact. Told by content, not by name.
+
+    Raises InvalidInput (no such file), NotSupported (something else: what it looks like, and what to do), Untrusted,
+    ArtifactCorrupt."""
+    from everloop.runtime.sniff import look_at, look_at_folder
+
+    path = Path(path)
+    if path.is_dir():
+        what, advice = look_at_folder(path)
+        raise NotSupported(f"{path} is {what}: {advice}", field="path")
+    try:
+        payload = path.read_bytes()
+    except FileNotFoundError:
+        raise InvalidInput(f"there is no file {path}", field="path") from None
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}", field="path") from error
+    kind, what, advice = look_at(payload)
+    if kind == "other":
+        raise NotSupported(f"{path} is {what}: {advice}", field="path")
+    if kind == "pickle" and not trust.pickle:
+        raise Untrusted(
+            f"{path} is {what}, and loading one runs whatever its writer put in: {advice}, or pass trust_pickle=True "
+            "(--trust-pickle) if you know where it comes from",
+            field="path",
+        )
+    try:
+        return _manifest_of_file(kind, payload, trust), payload
+    except EverloopError as error:
+        raise type(error)(f"{path}: {error.message}", field="path") from error
+    except Exception as error:
+        raise ArtifactCorrupt(f"{path} is {what}, but it cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _manifest_of_file(kind: str, payload: bytes, trust: Trust) -> Manifest:
+    if kind == "onnx":
+        from everloop.runtime import onnx
+
+        return onnx.read_file(payload)
+    from everloop.runtime import sklearn
+
+    return sklearn.read_file(payload, trust)
+
+
+def save_model(model: Any, path: str | Path, *, feature_names: Sequence[str] | None = None) -> Path:
+    """Write a fitted scikit-learn estimator as a skops file that `everloop serve NAME=PATH` takes; `.skops` is added if `path` has no
+    ending.
+
+    `feature_names` tells the names of the columns where the model was fitted on arrays; callers can then send mappings.
+    Raises InvalidInput (not fitted, wrong number of names), NotSupported (not an estimator), Untrusted (parts that only a pickle could
+    hold, such as a lambda)."""
+    from everloop.runtime import sklearn
+
+    return sklearn.save_model(model, Path(path), feature_names)
 
 
 def library_versions(*names: str) -> dict[str, str]:

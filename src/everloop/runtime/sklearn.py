@@ -148,9 +148,9 @@ def unpickle(payload: bytes, trust: Trust, what: str) -> Any:
             f"this {what} model is a pickle, and loading one runs whatever its writer put in: pass trust_pickle=True (--trust-pickle) "
             "if you know where it comes from"
         )
-    import pickle
+    import joblib  # type: ignore[import-untyped]
 
-    return pickle.loads(payload)  # noqa: S301 - somebody said so
+    return joblib.load(BytesIO(payload))  # reads plain pickles, too, and the arrays that it keeps beside them
 
 
 def manifest_of(estimator: Any, feature_names: Sequence[str] | None = None) -> Manifest:
@@ -185,21 +185,19 @@ def supported_task(estimator: Any) -> Task:
 
 
 def read_file(payload: bytes, trust: Trust) -> Manifest:
-    """The manifest of a skops file."""
+    """The manifest of a skops file, or of a trusted pickle."""
     estimator = load_estimator(payload, trust)
     names: list[str] | None = None
+    if not payload.startswith(b"PK"):
+        return manifest_of(estimator)
     with zipfile.ZipFile(BytesIO(payload)) as archive:
         if _SIDE_NOTE in archive.namelist():
             names = json.loads(archive.read(_SIDE_NOTE)).get("feature_names")
     return manifest_of(estimator, names)
 
 
-def save_model(model: Any, path: str | Path, *, feature_names: Sequence[str] | None = None) -> Path:
-    """Write a fitted scikit-learn estimator as a skops file that `everloop serve NAME=PATH` takes; `.skops` is added if `path` has no ending.
-
-    `feature_names` tells the names of the columns where the model was fitted on arrays; callers can then send mappings.
-    Raises InvalidInput (not fitted, wrong number of names), NotSupported (not an estimator), Untrusted (parts that only a pickle could
-    hold, such as a lambda)."""
+def save_model(model: Any, path: Path, feature_names: Sequence[str] | None) -> Path:
+    """See `everloop.runtime.artifact.save_model`."""
     if not hasattr(model, "fit"):
         raise NotSupported(
             f"model: expected a fitted scikit-learn estimator, got {type(model).__name__}", field="model"
@@ -207,7 +205,6 @@ def save_model(model: Any, path: str | Path, *, feature_names: Sequence[str] | N
     manifest_of(model, feature_names)
     import skops.io
 
-    path = Path(path)
     if not path.suffix:
         path = path.with_suffix(".skops")
     try:

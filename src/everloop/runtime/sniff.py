@@ -1,0 +1,118 @@
+"""What a file or folder looks like, by its content: only so can a refusal say what to do about it."""
+
+from __future__ import annotations
+
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["onnx", "skops", "pickle", "other"]
+
+_TO_ONNX = "export it to ONNX"
+_SAVE_AGAIN = "load it where it was made and save it with everloop.save_model(model, 'model.skops')"
+
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "a Keras or other HDF5 file",
+        f"{_TO_ONNX} with tf2onnx or keras.Model.export(format='onnx')",
+    ),
+    (b"CBM1", "a CatBoost model", f"{_TO_ONNX} with save_model(…, format='onnx')"),
+    (b"binf", "an XGBoost model", f"{_TO_ONNX} with onnxmltools"),
+    (b"tree\nversion=", "a LightGBM model", f"{_TO_ONNX} with onnxmltools"),
+    (b"GGUF", "a GGUF language model", "language models are served by other servers"),
+    (b"\x93NUMPY", "a NumPy array", "an array is no model: save the fitted estimator with everloop.save_model"),
+    (b"PAR1", "a Parquet table", "a table is no model: give a model file"),
+    (
+        b"EVLINEAR",
+        "the bare weights of an everloop artifact",
+        "artifacts live in a data folder: give that with --data-dir",
+    ),
+)
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"(\xb5/\xfd", b"ZF")
+
+
+def look_at_folder(path: Path) -> tuple[str, str]:
+    """What the folder is, and what to do."""
+    if (path / "MLmodel").exists():
+        return (
+            "an MLflow model folder",
+            "load it with MLflow and save what is inside with everloop.save_model, or as ONNX",
+        )
+    if (path / "saved_model.pb").exists():
+        return "a TensorFlow SavedModel folder", f"{_TO_ONNX} with tf2onnx"
+    if (path / "everloop.db").exists():
+        return "an everloop data folder", "serve it with --data-dir"
+    if (path / "config.json").exists():
+        return "a Transformers model folder", f"{_TO_ONNX} and give the .onnx file"
+    return "a folder", "give the path of the model file itself"
+
+
+def look_at(payload: bytes) -> tuple[Kind, str, str]:
+    """The kind, what it looks like in words, and what to do where it cannot be served."""
+    if not payload:
+        return "other", "an empty file", "was it written to the end?"
+    for beginning, what, advice in _BEGINNINGS:
+        if payload.startswith(beginning):
+            return "other", what, advice
+    if payload.startswith(b"PK"):
+        return _look_into_zip(payload)
+    if payload.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."):
+        return "other", "a PyTorch file of the old format", f"{_TO_ONNX} with torch.onnx.export"
+    if payload[0] == 0x80 and len(payload) > 1 and payload[1] <= 5:
+        return "pickle", "a pickle (as pickle and joblib write)", _SAVE_AGAIN
+    if payload.startswith(_COMPRESSED) or (payload[0] == 0x78 and payload[1:2] in (b"\x01", b"\x5e", b"\x9c", b"\xda")):
+        return "pickle", "a compressed file, such as joblib.dump(…, compress=…) writes", _SAVE_AGAIN
+    if payload[4:8] == b"TFL3":
+        return "other", "a TensorFlow Lite model", f"{_TO_ONNX} with tf2onnx"
+    if payload[4:8] == b"ORTM" or _starts_like_onnx(payload):
+        return "onnx", "an ONNX model", ""
+    if len(payload) > 9 and payload[8:9] == b"{" and int.from_bytes(payload[:8], "little") < len(payload):
+        return "other", "a safetensors file", "it holds weights without the model around them; export the model to ONNX"
+    return _look_at_text(payload)
+
+
+def _starts_like_onnx(payload: bytes) -> bool:
+    """Field 1, the version of the format, comes first in what serialisers write; then the producer, the opsets or the graph."""
+    return (
+        len(payload) > 3
+        and payload[0] == 0x08
+        and 1 <= payload[1] <= 0x7F
+        and payload[2] in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
+    )
+
+
+def _look_into_zip(payload: bytes) -> tuple[Kind, str, str]:
+    try:
+        with zipfile.ZipFile(BytesIO(payload)) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return "other", "a damaged zip or skops file", "was it copied to the end?"
+    if "schema.json" in names:
+        return "skops", "a skops file", ""
+    if any(name.endswith("data.pkl") for name in names):
+        return "other", "a PyTorch file", f"{_TO_ONNX} with torch.onnx.export"
+    if "model.weights.h5" in names:
+        return "other", "a Keras file", f"{_TO_ONNX} with keras.Model.export(format='onnx')"
+    if names and all(name.endswith(".npy") for name in names):
+        return "other", "NumPy arrays (.npz)", "arrays are no model: save the fitted estimator with everloop.save_model"
+    return "other", "a zip archive", "unpack it and give the model file"
+
+
+def _look_at_text(payload: bytes) -> tuple[Kind, str, str]:
+    try:
+        text = payload[:4096].decode().strip()
+    except UnicodeDecodeError as error:
+        if error.start < 4000:
+            return "other", "a file of a kind that is not known", "give an ONNX (.onnx) or a skops (.skops) file"
+        text = payload[: error.start].decode().strip()
+    if '"learner"' in text and text.startswith("{"):
+        return "other", "an XGBoost model (JSON)", f"{_TO_ONNX} with onnxmltools"
+    if "<PMML" in text:
+        return "other", "a PMML file", f"{_TO_ONNX}, or save the estimator with everloop.save_model"
+    if text.startswith("version https://git-lfs"):
+        return "other", "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"
+    if text.startswith("<"):
+        return "other", "a web page or XML", "was the right thing downloaded?"
+    return "other", "a text file", "give an ONNX (.onnx) or a skops (.skops) file"
