@@ -19,7 +19,7 @@ COLOURS = {"everloop": BLUE, "fastapi": ORANGE, "fastapi_async": "#F3CC80", "bar
 NAMES = {
     "everloop": "everloop",
     "fastapi": "FastAPI",
-    "fastapi_async": "FastAPI,\nasync",
+    "fastapi_async": "FastAPI,\nasync route",
     "bare": "no model,\nbare",
     "scikit-learn": "scikit-learn",
 }

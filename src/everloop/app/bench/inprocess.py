@@ -47,7 +47,8 @@ def microseconds(call: Callable[[], Any], count: int) -> float:
 
 
 def run(context: Context, folder: Path) -> Result:
-    """`Continuum.predict` at 1, 8 and 30 features. Every prediction is recorded, as is the default. Needs no `folder`."""
+    """`Continuum.predict` at 1, 8 and 30 features, all sides given the same list. Every prediction is recorded, as is the
+    default. Needs no `folder`."""
     del folder
     from sklearn.linear_model import LinearRegression
 
@@ -62,14 +63,13 @@ def run(context: Context, folder: Path) -> Result:
             X = trained_linear(engine, f"linear-{width}", width)
             row = [float(value) for value in X[3]]
             peer = LinearRegression().fit(*linear_data(width))
-            matrix = X[3:4].copy()
             bare = BareModels()
             bare.models[f"linear-{width}"] = (peer.coef_.tolist(), float(peer.intercept_), 1)
             name = f"linear-{width}"
             sides: dict[str, tuple[Callable[[], Any], int]] = {
                 "everloop": (lambda name=name, row=row: engine.predict(name, row), count),  # type: ignore[misc]
                 "bare": (lambda bare=bare, name=name, row=row: bare.predict(name, row), count),  # type: ignore[misc]
-                "scikit-learn": (lambda peer=peer, matrix=matrix: peer.predict(matrix), max(200, count // 50)),  # type: ignore[misc]
+                "scikit-learn": (lambda peer=peer, row=row: peer.predict([row]), max(200, count // 50)),  # type: ignore[misc]
             }
             for call, _ in sides.values():
                 microseconds(call, 300)
