@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -27,7 +26,9 @@ from everloop.stores.memory.catalog import MemoryCatalog
 from everloop.stores.memory.journal import MemoryJournal
 from everloop.stores.objects import MemoryArtifacts
 
-with warnings.catch_warnings():  # Starlette would rather have httpx2, which is not more than httpx for what is done here
+with (
+    warnings.catch_warnings()
+):  # Starlette would rather have httpx2, which is not more than httpx for what is done here
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
@@ -95,23 +96,28 @@ def client(services: Services) -> Iterator[TestClient]:
         yield made
 
 
-def slope(client: TestClient, name: str, factor: float, count: int = 40) -> None:
-    """Teach `name` that y = factor * x, and train it."""
-    examples = [{"features": [float(x)], "label": factor * x + 0.5} for x in range(count)]
-    answer = client.post(f"/v1/models/{name}/feedback", json={"examples": examples})
-    assert answer.status_code == 202, answer.text
-    answer = client.post(f"/v1/models/{name}/train")
-    assert answer.status_code == 200, answer.text
+@pytest.fixture
+def teach(client: TestClient) -> Callable[..., None]:
+    """Gives labels that say y = factor * x + 0.5, and trains on them."""
+
+    def slope(name: str, factor: float, count: int = 40) -> None:
+        examples = [{"features": [float(x)], "label": factor * x + 0.5} for x in range(count)]
+        answer = client.post(f"/v1/models/{name}/feedback", json={"examples": examples})
+        assert answer.status_code == 202, answer.text
+        answer = client.post(f"/v1/models/{name}/train")
+        assert answer.status_code == 200, answer.text
+
+    return slope
 
 
 @pytest.fixture
-def trained(client: TestClient) -> Callable[..., Any]:
+def trained(client: TestClient, teach: Callable[..., None]) -> Callable[..., str]:
     """Creates and trains a linear model; returns its name."""
 
     def make(name: str = "m", factor: float = 2.0) -> str:
         answer = client.post("/v1/models", json={"name": name, "kind": "linear"})
         assert answer.status_code == 201, answer.text
-        slope(client, name, factor)
+        teach(name, factor)
         return name
 
     return make

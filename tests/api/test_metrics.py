@@ -1,0 +1,175 @@
+"""Figures of what was answered: per version while it matters, gone with the model, never lost by a swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from everloop.api.http.metrics import wants_text
+from everloop.api.services import Services
+from everloop.api.traffic import KEPT_VERSIONS, Traffic, quantile
+from everloop.core.events import Event, EventBus
+from everloop.serving.counters import Counters
+from everloop.serving.table import Table, TableRef
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+
+def scrape(client: TestClient) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    answer = client.get("/metrics", headers={"accept": "text/plain;version=0.0.4"})
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def ask(client: TestClient, name: str, times: int) -> None:
+    for _ in range(times):
+        assert client.post(f"/v1/models/{name}/predict", json={"features": [1.0]}).status_code == 200
+
+
+def test_requests_are_counted_by_version_across_a_swap(
+    client: TestClient, trained: Callable[..., str], teach: Callable[..., None]
+) -> None:
+    name = trained()
+    ask(client, name, 3)
+    teach(name, 3.0, 50)
+    ask(client, name, 2)
+    seen = scrape(client)
+
+    def requests(version: str) -> float:
+        return seen["everloop_requests_total", (("model", name), ("outcome", "ok"), ("version", version))]
+
+    assert (requests("1"), requests("2")) == (3, 2)
+    assert seen["everloop_swaps_total", (("model", name),)] == 1
+    assert seen["everloop_live_version", (("model", name),)] == 2
+    assert seen["everloop_labels_total", (("model", name),)] == 90
+    assert seen["everloop_drift_alarms_total", (("model", name), ("outcome", "inputs"))] == 0
+    assert seen["everloop_request_duration_seconds_count", (("model", name), ("version", "1"))] == 3
+    assert seen["everloop_component_up", (("component", "journal"),)] == 1
+    assert seen["everloop_resident_memory_bytes", ()] > 1e6
+
+
+def test_a_model_takes_its_series_with_it(client: TestClient, trained: Callable[..., str]) -> None:
+    ask(client, trained("gone"), 1)
+    ask(client, trained("stays"), 1)
+    assert client.delete("/v1/models/gone").status_code == 204
+    models = {value for _, labels in scrape(client) for name, value in labels if name == "model"}
+    assert models == {"stays"}
+    assert set(client.get("/metrics").json()["models"]) == {"stays"}
+
+
+def test_every_name_follows_the_rules(client: TestClient, trained: Callable[..., str]) -> None:
+    ask(client, trained(), 1)
+    bounded = {"model", "version", "outcome", "component", "le", "python"}
+    for name, labels in scrape(client):
+        assert name.startswith("everloop_")
+        assert {key for key, _ in labels} <= bounded, name
+
+
+def test_openmetrics_is_given_to_who_asks(client: TestClient, trained: Callable[..., str]) -> None:
+    ask(client, trained(), 1)
+    answer = client.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_the_seeds_form_is_json(client: TestClient, trained: Callable[..., str]) -> None:
+    name = trained()
+    ask(client, name, 4)
+    found = client.get("/metrics").json()
+    assert found["requests"] == {"total": 4, "success": 4, "error": 0, "successRate": "100.00%"}
+    assert set(found["performance"]) == {"avgLatency", "p95Latency", "p99Latency"}
+    assert all(text.endswith("ms") for text in found["performance"].values())
+    assert found["models"][name]["calls"] == 4
+
+
+def test_nothing_asked_yet_is_no_failure(client: TestClient) -> None:
+    assert client.get("/metrics").json()["requests"]["successRate"] == "100.00%"
+    scrape(client)
+
+
+@pytest.mark.parametrize(
+    ("accept", "text"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("application/json, text/plain, */*", False),
+        ("text/plain", True),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1", True),
+        ("text/plain;q=0.3,application/json;q=0.9", False),
+        ("text/plain;q=none", False),
+    ],
+)
+def test_what_a_client_means_by_accept(accept: str, text: bool) -> None:
+    assert wants_text(accept) is text
+
+
+class FakeLane:
+    """What `Traffic` reads of a lane."""
+
+    def __init__(self, version: int, requests: int) -> None:
+        self.version = version
+        self.tallies = [Counters(requests=requests)]
+        self.answer = None
+
+
+def put(table: TableRef, bus: EventBus, lane: Any, before: int | None) -> None:
+    table.current = Table({"m": lane})
+    bus.emit(Event("m", "swapped", 0.0, version=lane.version, data={"from": before, "to": lane.version}))
+
+
+def test_series_stay_bounded_and_totals_exact_however_often_a_model_is_swapped() -> None:
+    table, bus = TableRef(), EventBus()
+    traffic = Traffic(table, bus)
+    for version in range(1, 201):
+        put(table, bus, FakeLane(version, 10), version - 1 or None)
+    assert len(traffic.versions()) == KEPT_VERSIONS + 1
+    assert traffic.models()["m"].requests == 2000
+    assert traffic.happened() == {("swaps", "m", ""): 199}
+
+
+def test_a_version_that_serves_again_goes_on_counting() -> None:
+    table, bus = TableRef(), EventBus()
+    traffic = Traffic(table, bus)
+    for version, before in ((1, None), (2, 1), (1, 2)):
+        put(table, bus, FakeLane(version, 5), before)
+    assert {key: c.requests for key, c in traffic.versions().items()} == {("m", 1): 10, ("m", 2): 5}
+
+
+def test_what_is_still_in_flight_at_a_swap_is_counted() -> None:
+    table, bus = TableRef(), EventBus()
+    traffic = Traffic(table, bus)
+    old = FakeLane(1, 5)
+    put(table, bus, old, None)
+    put(table, bus, FakeLane(2, 0), 1)
+    old.tallies[0].requests += 3
+    assert traffic.models()["m"].requests == 8
+
+
+def test_quantiles_interpolate_inside_a_bucket() -> None:
+    counts = Counters()
+    assert quantile(counts, 0.5) is None
+    counts.batch(10, 10, 0.0, 0.0007)  # between 0.5 and 1 ms
+    assert quantile(counts, 0.5) == pytest.approx(0.00075)
+    counts.batch(1000, 10, 0.0, 99.0)
+    assert quantile(counts, 0.99) == 5.0
+
+
+def test_the_model_page_shows_its_traffic(client: TestClient, trained: Callable[..., str], services: Services) -> None:
+    name = trained()
+    ask(client, name, 2)
+    services.predictor.predict(name, [1.0])
+    found = client.get(f"/v1/models/{name}").json()
+    assert (found["traffic"]["requests"], found["traffic"]["in_process"]) == (2, 1)
+    assert found["traffic"]["p99_seconds"] > 0
+    assert found["batching"]["batches"] == 2
+    assert found["batching"]["cost_seconds"]["1"] > 0
