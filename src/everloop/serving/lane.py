@@ -89,7 +89,9 @@ class Lane:
 
     def _new_batcher(self, loop: asyncio.AbstractEventLoop) -> Batcher:
         for dead in [known for known in self._batchers if known.is_closed()]:
-            self._batchers.pop(dead).retire()
+            gone = self._batchers.pop(dead)
+            gone.retire()
+            self._slow.tally.add(gone.counters)
         batcher = Batcher(self.runner, loop, self._recorder, record=self.model.record, costs=self._opening_costs)
         self._batchers[loop] = batcher
         if self.retired:
@@ -133,11 +135,16 @@ class Lane:
         """The counters of its batchers themselves: small, still counting, and safe to keep after the lane has gone."""
         return [batcher.counters for batcher in list(self._batchers.values())]
 
+    @property
+    def tallies(self) -> list[Counters]:
+        """The live counts themselves: of in-process failures, and of each batcher. They outlive the lane for who keeps them."""
+        return [self._slow.tally, *(batcher.counters for batcher in list(self._batchers.values()))]
+
     def counters(self) -> Counters:
-        """A snapshot, summed over its batchers, with the in-process failures."""
-        total = Counters(failed=self._slow.failed)
-        for batcher in list(self._batchers.values()):
-            total.add(batcher.counters)
+        """A snapshot, summed: everything over the network, and the failures in process."""
+        total = Counters()
+        for tally in self.tallies:
+            total.add(tally)
         return total
 
     def __repr__(self) -> str:
@@ -195,12 +202,12 @@ def measure(runner: Runner, samples: Sequence[Row] = ()) -> CostCurve:
 class _Slow:
     """Answers with full validation; the hot path falls back on it."""
 
-    __slots__ = ("channel", "failed", "row_function", "runner")
+    __slots__ = ("channel", "row_function", "runner", "tally")
 
     def __init__(self, runner: Runner, channel: Channel) -> None:
         self.runner = runner
         self.channel = channel
-        self.failed = 0
+        self.tally = Counters()
         compile_row = getattr(runner.session, "compile_row", None)
         self.row_function: RowFunction | None = None if compile_row is None else compile_row()
 
@@ -212,7 +219,7 @@ class _Slow:
             try:
                 prediction = runner.one(row)
             except EverloopError:
-                self.failed += 1
+                self.tally.failed += 1
                 raise
         number = next(channel.numbers)
         if sampled(number, channel.share):
@@ -237,7 +244,7 @@ class _Slow:
         try:
             predictions = runner.many(X)
         except EverloopError:
-            self.failed += 1
+            self.tally.failed += 1
             raise
         number = next(channel.numbers)
         if sampled(number, channel.share):

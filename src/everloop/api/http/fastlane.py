@@ -273,17 +273,15 @@ class FastLane(HttpToolsProtocol):
     def _process(self, known: _Head, body: bytes) -> None:
         """Decode and submit. Must not raise: it may run inside the parser."""
         services = self.services
-        if services.draining:
+        lane = self._table.current.lanes.get(known.name)
+        if lane is None or services.draining:
+            # Why there is none, the registry knows, and the first labels of a model fix its schema: both may touch a disk.
             self._hand_over(known, body)
             return
         try:
             if known.feedback:
                 items = codec.decode_feedback(body, services.limits)
                 services.intake.accept(known.name, items, partial(self._shared.committed, self))
-                return
-            lane = self._table.current.lanes.get(known.name)
-            if lane is None:
-                self._hand_over(known, body)
                 return
             self._batcher = batcher = lane.batcher_for(self.loop)
             wire: _Wire | None = batcher.wire
