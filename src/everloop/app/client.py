@@ -35,7 +35,8 @@ class Client:
             port = parts.port
         except ValueError:
             port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        bad = port == -1 or any(c <= " " or c == "\x7f" for c in url)
+        if bad or parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidInput(f"url: expected something like {DEFAULT_URL}, got {url!r}", field="url")
         self.url = url
         self._prefix = parts.path.rstrip("/")

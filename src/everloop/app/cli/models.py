@@ -58,7 +58,7 @@ def show(model: Model, *, url: Url = None, json: Json = False) -> None:
     if json:
         data(as_json(found))
         return
-    schema, target, learner, traffic = found["schema"], found["target"], found["learner"], found["traffic"]
+    schema, target, learner = found["schema"], found["target"], found["learner"]
     entries: list[tuple[str, Any]] = [
         ("name", found["name"]),
         ("kind", _said(found["kind"], found["parameters"])),
@@ -74,11 +74,9 @@ def show(model: Model, *, url: Url = None, json: Json = False) -> None:
         ("training now", learner["is_training"]),
         ("last fit", when(learner["last_fit"]) if learner["last_fit"] else None),
         ("last failure", learner["last_error"]),
-        ("traffic", f"{traffic['requests']} requests, {traffic['rows']} rows, {traffic['errors']} errors"),
-        ("latency", _latency(traffic)),
         ("created", when(found["created_at"])),
     ]
-    for section in ("quality", "drift", "input_drift", "batching"):
+    for section in ("traffic", "quality", "drift", "input_drift", "batching"):
         entries += _flat(section.replace("_", " "), found[section])
     pairs(entries)
 
@@ -305,12 +303,6 @@ def _said(what: str, extra: dict[str, Any]) -> str:
 def _field(field: dict[str, Any]) -> str:
     kind = "" if field["kind"] == "number" else f" ({field['kind']})"
     return f"{field['name']}{kind}{'?' if field['nullable'] else ''}"
-
-
-def _latency(traffic: dict[str, Any]) -> str | None:
-    if traffic["p50_seconds"] is None:
-        return None
-    return f"p50 {traffic['p50_seconds'] * 1e3:.3g} ms, p99 {(traffic['p99_seconds'] or 0) * 1e3:.3g} ms"
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> list[tuple[str, Any]]:

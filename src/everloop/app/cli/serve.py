@@ -68,7 +68,7 @@ def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
         insecure=server.insecure,
         grace=server.grace,
         prepare=lambda: register_all(engine, wanted),
-        on_ready=lambda url: announce(engine, url),
+        on_ready=lambda address: announce(engine, address.url),
     )
 
 

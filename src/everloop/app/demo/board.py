@@ -157,7 +157,7 @@ def live_table(models: list[ModelScore]) -> Table:
     return out
 
 
-def summary(score: Score, seconds: float) -> RenderableType:
+def summary(score: Score) -> RenderableType:
     """The table at the end: over all of the run, not only what was newest."""
     from rich import box
     from rich.table import Table

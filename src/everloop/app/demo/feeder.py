@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from everloop.app.client import Client, model_path
 from everloop.app.demo.score import Score
 from everloop.app.demo.streams import Example, Stream
-from everloop.core.errors import EverloopError, ModelUntrained, Overloaded
+from everloop.core.errors import EverloopError, ModelUntrained, Overloaded, StoreUnavailable
 
 MOST_WAITS = 200
-LONGEST_WAIT = 1.0
+LONGEST_WAIT = 0.1
 GIVE_UP_AFTER = 50
 """Failures in a row after which a stream is not played on."""
 
@@ -122,7 +122,7 @@ class Feeder(threading.Thread):
         for _ in range(MOST_WAITS):
             try:
                 answer = self._client.call("POST", model_path(name, verb), body)
-            except Overloaded as error:
+            except (Overloaded, StoreUnavailable) as error:  # the second: its first version is being opened
                 self._score.count(name, "waits")
                 if self._stop_event.wait(min(error.retry_after or 0.1, LONGEST_WAIT)):
                     return None

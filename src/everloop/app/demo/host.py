@@ -16,54 +16,41 @@ from typing import Any
 import msgspec
 
 from everloop.app.build import Engine, build_engine
+from everloop.app.demo.play import Play
 from everloop.app.logs import configure
 from everloop.app.server import Address, run
 from everloop.app.settings import EngineSettings
-from everloop.core.schema import Schema, Target
+from everloop.core.errors import InvalidInput
 from everloop.learning.config import LearningConfig
 
 
-class Registration(msgspec.Struct, frozen=True):
-    """One model: a built-in kind with its parameters, or `cast`, a name in `models`."""
-
-    name: str
-    cast: str = ""
-    kind: str = ""
-    parameters: dict[str, Any] = {}
-    schema: Schema | None = None
-    """Where it is known beforehand, as of a whole file."""
-    target: Target | None = None
-
-
-class Play(msgspec.Struct, frozen=True):
-    """Everything the server process is told."""
-
-    registrations: list[Registration]
-    port: int = 0
-    min_samples: int = 100
-    interval_sec: float = 2.0
-    drift_threshold: float = 0.1
-
-
 def models(name: str) -> Any:
-    """What the demo registers for a bundled stream: on purpose a different kind for each."""
+    """What the demo registers for a bundled stream: on purpose a different sort of model for each, none of which takes long."""
     if name == "slope":
         return "linear"
-    if name == "loans":
-        return "forest"
-    if name == "approval":
-        return "ridge"
     if name == "phishing":
-        from river import linear_model, preprocessing
+        return "logistic"
+    if name == "approval":
+        from river import compose, linear_model, preprocessing
 
-        return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+        # Without the date: a model that serves for a while would extrapolate it.
+        scaled = compose.Discard("ordinal_date") | preprocessing.StandardScaler()
+        return scaled | linear_model.LinearRegression(intercept_lr=0.1)
+    if name == "loans":
+        from sklearn.tree import DecisionTreeClassifier
+
+        return DecisionTreeClassifier(max_depth=8, min_samples_leaf=3, random_state=0)
     if name == "segments":
-        return "auto"
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+        from sklearn.ensemble import RandomForestClassifier
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+        return RandomForestClassifier(n_estimators=20, random_state=0)
+    if name == "digits":
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    raise InvalidInput(f"cast: the demo has no model for a stream named {name!r}", field="cast")
 
 
 def main() -> int:
@@ -86,7 +73,7 @@ def _register(engine: Engine, play: Play) -> None:
 
 
 def _tell(address: Address) -> None:
-    sys.stdout.write(json.dumps({"url": str(address)}) + "\n")
+    sys.stdout.write(json.dumps({"url": address.url}) + "\n")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -14,26 +15,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from everloop.app.cli.output import as_json, complain, data, say, show
 from everloop.app.client import Client
 from everloop.app.demo.board import Board, LiveBoard, PlainBoard, as_data, summary
 from everloop.app.demo.feeder import Feeder, Listener, look
+from everloop.app.demo.play import Play, Registration
 from everloop.app.demo.score import Score
 from everloop.app.demo.streams import Stream, bundled
 from everloop.core.errors import EverloopError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from everloop.app.demo.host import Play
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 SETTLE_SECONDS = 4.0
 """After the last label of `--once`: the learner takes what is left, and the summary counts it."""
 REFRESH_SECONDS = 0.25
-ONCE_SECONDS = 25.0
-ONCE_EXAMPLES = 2400
+LOOK_EVERY = 4
+"""Refreshes between two looks at what the server says of its models."""
+ONCE_SECONDS = 22.0
+ONCE_EXAMPLES = 2100
 RATE = 60.0
 FILE_RATE = 200.0
 
@@ -60,30 +61,32 @@ def run(options: Options) -> int:
     score = Score({stream.name: stream.about for stream in streams})
     began = time.monotonic()
     interrupted = False
-    with _interruptible(), _server(play) as (url, process):
-        began = time.monotonic()
-        try:
-            _perform(options, streams, score, url, process)
-        except KeyboardInterrupt:
-            interrupted = True
-            say("ending")
+    with tempfile.TemporaryFile() as log, _interruptible():
+        with _server(play, log) as (url, process):
+            began = time.monotonic()
+            try:
+                _perform(options, streams, score, url, process)
+            except KeyboardInterrupt:
+                interrupted = True
+                say("ending")
+        said = _tail(log)
     elapsed = time.monotonic() - began
     if options.json:
         data(as_json(as_data(score, elapsed)))
     else:
-        show(summary(score, elapsed))
+        show(summary(score))
     problems = score.problems()
     if interrupted or (options.seconds is not None and not options.once):
         problems = [problem for problem in problems if "learned nothing" not in problem]
     for problem in problems:
         complain(problem)
+    if problems and said:
+        say("what the server said last:\n  " + "\n  ".join(said))
     return 1 if problems else 0
 
 
 def _cast(options: Options) -> tuple[list[Stream], Play]:
     """The streams, and what the server registers for them. Raises InvalidInput for a bad file."""
-    from everloop.app.demo.host import Play, Registration
-
     if options.stream is None:
         streams = bundled()
         return streams, Play([Registration(s.name, cast=s.name) for s in streams], port=options.port)
@@ -137,13 +140,14 @@ def _perform(options: Options, streams: list[Stream], score: Score, url: str, pr
                 feeder.start()
             began = time.monotonic()
             settled: float | None = None
-            while True:
+            for turn in itertools.count():
                 now = time.monotonic()
                 if process.poll() is not None:
                     score.trouble = "the server ended by itself"
                     return
                 score.mark(now)
-                look(client, score)
+                if turn % LOOK_EVERY == 0 or settled is not None:
+                    look(client, score)
                 board.refresh(now - began)
                 if options.seconds is not None and now - began >= options.seconds:
                     return
@@ -181,19 +185,18 @@ def _feeder(options: Options, stream: Stream, url: str, score: Score, stop: thre
 
 
 @contextlib.contextmanager
-def _server(play: Play) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def _server(play: Play, log: IO[bytes]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The server as a child of its own session: Ctrl-C in the terminal is for us, who then ask it to drain."""
     import msgspec
 
     command = [sys.executable, "-m", "everloop.app.demo.host", msgspec.json.encode(play).decode()]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        )
-        try:
-            yield _address(process, log), process
-        finally:
-            _end(process)
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+    )
+    try:
+        yield _address(process, log), process
+    finally:
+        _end(process)
 
 
 def _address(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
@@ -209,9 +212,13 @@ def _address(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
     if process.poll() is None and not lines:
         raise StoreUnavailable(f"the demo's server was not ready within {START_SECONDS:.0f} s")
     process.wait(STOP_SECONDS)
-    log.seek(0)
-    said = log.read().decode(errors="replace").strip().splitlines()
+    said = _tail(log)
     raise StoreUnavailable(f"the demo's server did not start: {said[-1] if said else 'it said nothing'}")
+
+
+def _tail(log: IO[bytes], lines: int = 8) -> list[str]:
+    log.seek(0)
+    return log.read().decode(errors="replace").strip().splitlines()[-lines:]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -35,7 +35,12 @@ def bundled() -> list[Stream]:
     return [
         Stream("slope", f"made: a line whose slope changes every {SLOPE_EVERY} examples", slope),
         Stream("loans", f"made: Agrawal's loan rules, which change every {CONCEPT_EVERY}", loans),
-        Stream("approval", "River's TrumpApproval: a rating from five polls", lambda: _river("TrumpApproval"), 1001),
+        Stream(
+            "approval",
+            "River's TrumpApproval: a rating from five polls; it hardly moves, so its last value is hard to beat",
+            lambda: _river("TrumpApproval"),
+            1001,
+        ),
         Stream("phishing", "River's Phishing: web pages that are, and are not", lambda: _river("Phishing"), 1250),
         Stream(
             "segments", "River's ImageSegments: seven kinds of image patches", lambda: _river("ImageSegments"), 2310
