@@ -115,6 +115,8 @@ def _rows(measured: dict[str, Measured], resident: dict[str, int]) -> list[Row]:
     ours, bare = measured["everloop"], measured["bare"]
     failed = ours.failed
     detail = ", ".join(f"{name} {spread(m.per_second, ' /s')}" for name, m in measured.items())
+    detail += "; processor time a request: "
+    detail += ", ".join(f"{name} {statistics.median(m.cpu) * 1e6:.1f} µs" for name, m in measured.items())
     alone = ", ".join(f"{name} {spread(m.p50, ' µs')}" for name, m in measured.items())
     rows = []
     if "fastapi" in measured:

@@ -248,3 +248,28 @@ def doctor(
     from everloop.app.cli.doctor import run
 
     raise typer.Exit(run(data_dir, host, port, as_json=json))
+
+
+BENCH = """Measure this machine: every number of the documentation, beside its bar. Exit code 1 if a bar was missed.
+
+NAMES are some of inprocess, threads, http, swaps, labels, crash, startup, timeline; all of them without. Each bar is a ratio
+of two things measured in turns. `http` needs `wrk`, and FastAPI to compare with; what cannot be measured says why.
+
+\b
+  everloop bench --quick                         two minutes, noisy
+  everloop bench http --out results --plots      JSON and pictures, too
+"""
+
+
+@app.command(help=BENCH)
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAMES]...", help="Only these.")] = None,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the numbers there, as JSON.")] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw them, too, into DIR/figures.")] = False,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.bench import run
+
+    raise typer.Exit(run(names or [], quick=quick, out=out, plots=plots, as_json=json))
