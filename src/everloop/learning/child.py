@@ -32,6 +32,8 @@ class Reply(msgspec.Struct):
     result: bytes | None = None
     """msgpack of a `FitResult`; None where the fit failed."""
     error: str = ""
+    unreadable: bool = False
+    """The job could not be unpickled here: its classes are from a module that only the parent can import."""
 
 
 def write_frame(stream: BinaryIO, payload: bytes) -> None:
@@ -97,6 +99,9 @@ def _answer(payload: bytes) -> Reply:
 
     try:
         job = cloudpickle.loads(payload)
+    except Exception as error:
+        return Reply(error=explain(error), unreadable=True)
+    try:
         return Reply(result=msgspec.msgpack.encode(with_state(*run_fit(job))))
     except EverloopError as error:
         return Reply(error=error.message)

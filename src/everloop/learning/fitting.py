@@ -8,7 +8,8 @@
     trainer.step <── fitting.done, .result() ────┘              and `wake` is called
 
 A child is kept for the next fit and closed when it was idle for a while. It gets its own session (Ctrl-C in a terminal is
-not for it), a low priority, few threads, and a time limit; if it dies, the fit fails and nothing else.
+not for it), a low priority, few threads, and a time limit; if it dies, the fit fails and nothing else. What cannot travel
+there, because it cannot be pickled or imported, is fitted on the thread after all.
 """
 
 from __future__ import annotations
@@ -183,6 +184,8 @@ class Fitter:
         finally:
             fitting.on_cancel(None)
             self._give_back(child)
+        if reply.unreadable:
+            return run_fit(job)
         if reply.result is None:
             raise FitFailed(reply.error)
         result = msgspec.msgpack.decode(reply.result, type=FitResult)
