@@ -132,11 +132,6 @@ class Lane:
 
     @property
     def tallies(self) -> list[Counters]:
-        """The counters of its batchers themselves: small, still counting, and safe to keep after the lane has gone."""
-        return [batcher.counters for batcher in list(self._batchers.values())]
-
-    @property
-    def tallies(self) -> list[Counters]:
         """The live counts themselves: of in-process failures, and of each batcher. They outlive the lane for who keeps them."""
         return [self._slow.tally, *(batcher.counters for batcher in list(self._batchers.values()))]
 
