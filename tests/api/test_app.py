@@ -339,6 +339,8 @@ def test_a_page_of_another_site_cannot_change_anything(client: TestClient) -> No
 def test_head_is_get_without_a_body(client: TestClient) -> None:
     answer = client.head("/health")
     assert (answer.status_code, answer.content) == (200, b"")
+    answer = client.head("/v1/events")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
 def test_the_index_leads_to_the_docs(client: TestClient) -> None:

@@ -172,8 +172,8 @@ def test_under_load_a_signal_costs_no_request_that_was_taken(tmp_path: Path) -> 
             thread.join(WITHIN)
         assert ended.wait(WITHIN) == 0
     assert set(seen) == {200}
-    # A connection may have been in the kernel's queue, not yet ours, when the port closed.
-    assert len(broken) <= len(threads), broken
+    # The last connection to come may still have been the kernel's when the port closed.
+    assert len(broken) <= 2, broken
     assert all(isinstance(error, (ConnectionError, http.client.RemoteDisconnected)) for error in broken), broken
 
 

@@ -313,6 +313,12 @@ class Server(uvicorn.Server):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Closing a listening socket resets connections that the kernel has completed and nobody has accepted. So first let no
+        # more of them queue, take those that are there, then close.
+        for listener in sockets or ():
+            with contextlib.suppress(OSError):  # where a system will not: then a few are reset
+                listener.listen(0)
+        await asyncio.sleep(LINGER_SECONDS)
         for server in self.servers:
             server.close()
         for listener in sockets or ():

@@ -167,6 +167,8 @@ async def drift(api: Api, request: Request) -> Response:
 async def events(api: Api, request: Request) -> Response:
     last = request.headers.get("last-event-id") or request.query_params.get("after")
     after = None if last is None or last == "" else _whole(last, "Last-Event-ID", least=0, most=MOST_ID)
+    if request.method == "HEAD":
+        return Response(media_type="text/event-stream")
     stream = await api.hub.open(after, request.query_params.get("model"))
     return EventResponse(stream)
 
