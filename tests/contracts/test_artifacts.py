@@ -1,0 +1,34 @@
+"""What every artifact store must do."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from everloop.core.errors import ArtifactCorrupt
+from everloop.stores.ports import ArtifactStore
+
+
+@pytest.mark.parametrize("payload", [b"", b"a model", bytes(range(256)) * 4096])
+def test_bytes_come_back_by_their_digest(artifacts: ArtifactStore, payload: bytes) -> None:
+    digest = artifacts.put(payload)
+    assert digest == hashlib.sha256(payload).hexdigest()
+    assert artifacts.get(digest) == payload
+    assert artifacts.put(payload) == digest
+    assert artifacts.digests() == [digest]
+
+
+def test_what_is_missing_is_told(artifacts: ArtifactStore) -> None:
+    with pytest.raises(ArtifactCorrupt, match="missing"):
+        artifacts.get("0" * 64)
+
+
+def test_deleting(artifacts: ArtifactStore) -> None:
+    first, second = artifacts.put(b"1"), artifacts.put(b"2")
+    artifacts.delete(first)
+    artifacts.delete(first)
+    assert artifacts.digests() == [second]
+    with pytest.raises(ArtifactCorrupt):
+        artifacts.get(first)
+    assert artifacts.get(second) == b"2"
