@@ -34,6 +34,9 @@ KNOWN_TYPES = (
     "sklearn.metrics._dist_metrics.MinkowskiDistance64",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "sklearn.utils._bunch.Bunch",
+    "sklearn._loss.loss.HalfTweedieLossIdentity",
+    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.metrics._scorer._PassthroughScorer",
@@ -109,11 +112,9 @@ def dump_estimator(estimator: Any, trust: Trust) -> bytes:
 
     try:
         payload: bytes = skops.io.dumps(estimator)
-        unknown = [
-            name
-            for name in skops.io.get_untrusted_types(data=payload)
-            if name not in KNOWN_TYPES and name not in trust.types
-        ]
+        found = skops.io.get_untrusted_types(data=payload)
+        _refuse_nameless(found)
+        unknown = [name for name in found if name not in KNOWN_TYPES and name not in trust.types]
         trouble = f"it contains the types {', '.join(unknown)}" if unknown else ""
     except Exception as error:  # skops lets through whatever a part of the estimator raises
         payload, unknown, trouble = b"", [], f"{type(error).__name__}: {error}"
@@ -209,6 +210,7 @@ def save_model(model: Any, path: Path, feature_names: Sequence[str] | None) -> P
         path = path.with_suffix(".skops")
     try:
         payload: bytes = skops.io.dumps(model)
+        _refuse_nameless(skops.io.get_untrusted_types(data=payload))
     except Exception as error:
         raise Untrusted(f"{type(model).__name__} cannot be kept in a safe format: {error}", field="model") from error
     if feature_names is not None:
@@ -231,6 +233,14 @@ def single_threaded(estimator: Any) -> Any:
         if jobs:
             estimator.set_params(**jobs)
     return estimator
+
+
+def _refuse_nameless(types: list[str]) -> None:
+    nameless = [name for name in types if "<" in name]
+    if nameless:
+        raise ValueError(
+            f"{', '.join(nameless)} cannot be found by name when it is loaded: define it at the top of a module"
+        )
 
 
 def _refuse(unknown: list[str]) -> None:
