@@ -20,6 +20,8 @@ from everloop.registry.catalog import Registry
 from everloop.stores.ports import AppendDone, Appended, Journal, ModelRecord
 
 _RETRY_AFTER = 1.0
+_FRESH = 1.0
+"""Seconds for which a model's record is believed without asking; changes made in this process are known at once."""
 _INFER_FROM = 1000
 
 
@@ -60,6 +62,7 @@ class Intake:
         self._backlog = backlog
         self._wake = wake
         self._records: dict[str, ModelRecord] = {}
+        self._fresh_until = 0.0
         registry.subscribe_changes(self._records.clear)
 
     def accept(
@@ -127,6 +130,10 @@ class Intake:
         return labels, refused
 
     def _record(self, model: str) -> ModelRecord:
+        now = self._clock.monotonic()
+        if now >= self._fresh_until:  # another process may have unregistered a model, or registered it anew
+            self._records.clear()
+            self._fresh_until = now + _FRESH
         record = self._records.get(model)
         if record is None or record.schema is None or record.target is None:
             record = self._registry.get(model)
