@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from everloop.api.services import Services
@@ -67,6 +70,45 @@ def test_a_journal_that_cannot_be_read_is_not_healthy(
     assert states(client) == (503, 503, "unhealthy")
     assert "disk is full" in client.get("/health").json()["components"]["journal"]["detail"]
     assert client.get("/metrics", headers={"accept": "text/plain"}).status_code == 200
+
+
+def test_a_journal_that_cannot_commit_is_not_healthy_until_it_can(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = {"full": True}
+    stats = services.journal.stats
+    failure = {"failure": "the disk is full"}
+    monkeypatch.setattr(
+        services.journal, "stats", lambda: msgspec.structs.replace(stats(), **(failure if full["full"] else {}))
+    )
+    assert states(client) == (503, 503, "unhealthy")
+    assert "the disk is full" in client.get("/health").json()["components"]["journal"]["detail"]
+    full["full"] = False
+    assert states(client) == (200, 200, "healthy")
+
+
+def test_the_durable_journal_says_that_it_cannot_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everloop.core.clock import SystemClock
+    from everloop.core.events import Event
+    from everloop.stores.sqlite import writer
+    from everloop.stores.sqlite.journal import SqliteJournal
+
+    journal = SqliteJournal(tmp_path / "everloop.db", clock=SystemClock())
+    commit = writer.commit
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "commit", full)
+        journal.log(Event("m", "fitted", 1.0))
+        with pytest.raises(StoreUnavailable):
+            journal.flush()
+        assert "full" in journal.stats().failure
+    assert writer.commit is commit
+    journal.flush()
+    assert journal.stats().failure == ""
+    journal.close()
 
 
 def test_starting_is_not_ready(client: TestClient, services: Services) -> None:

@@ -88,6 +88,8 @@ def _journal(services: Services) -> Component:
         stats = services.journal.stats()
     except EverloopError as error:
         return Component("failed", str(error))
+    if stats.failure:
+        return Component("failed", f"it cannot commit: {stats.failure}")
     return Component("ok", f"{stats.pending} pending, {stats.dropped} dropped")
 
 

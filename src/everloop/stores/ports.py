@@ -47,6 +47,8 @@ class JournalStats(msgspec.Struct, frozen=True):
     pending: int
     """Entries accepted but not yet committed."""
     bytes: int
+    failure: str = ""
+    """Why the last commit failed; empty once one has succeeded again."""
 
 
 class Journal(Protocol):

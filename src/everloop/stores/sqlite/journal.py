@@ -144,6 +144,7 @@ class SqliteJournal:
             dropped=self._writer.dropped,
             pending=self._writer.pending,
             bytes=self._reader.bytes(),
+            failure="" if self._writer.failure is None else self._writer.failure.message,
         )
 
     def close(self) -> None:

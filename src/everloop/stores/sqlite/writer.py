@@ -73,6 +73,8 @@ class Writer:
         self._in_flight = 0
         self._dropped = 0
         self._failures = 0  # in a row
+        self.failure: StoreUnavailable | None = None
+        """Why the last commit failed; None once one has succeeded again."""
         self._lingering = False
         self._closing = False
         self._stopping = threading.Event()
@@ -233,6 +235,7 @@ class Writer:
             with self._changed:
                 self._in_flight = 0
                 self._failures = 0
+                self.failure = None
                 self._queued_bytes -= sum(record.size for record in group.records)
             for append, outcome in zip(group.appends, appended, strict=True):
                 self._tell(append, outcome)
@@ -254,6 +257,7 @@ class Writer:
         with self._changed:
             self._in_flight = 0
             self._failures += 1
+            self.failure = told
             if retry:  # records and events have nobody who would send them again
                 self._group.records[:0] = group.records
                 self._group.events[:0] = group.events
