@@ -71,13 +71,15 @@ def judge(
     task: Task = "regression",
     baseline: Losses | Sequence[float] | float | None = None,
     recovering: bool = False,
+    floor: float = 0.0,
 ) -> Verdict:
     """Compare two models by their losses on the same rows, shape (n,) each, lower is better.
 
     `rule`: `better` promotes only on evidence that the mean loss is lower; `fresh` also when it is not higher by more
     than `threshold`, relatively. `recovering`: the challenger was fitted because of a drift alarm, or on more examples
     of the concept that one began; less evidence will do. `baseline`: what always answering the mean (or the majority
-    class) would lose on these rows; told in the reason.
+    class) would lose on these rows; told in the reason. `floor`: a difference of the means up to this is none
+    (`policy.drift.errors.loss_floor`); two exact models differ by rounding errors, which are no reason to swap.
 
     Without a champion a first model is promoted unless it is unusable, that is, any loss is not finite.
     Raises InvalidInput if the two differ in length.
@@ -113,13 +115,13 @@ def judge(
     def verdict(promote: bool, why: str) -> Verdict:
         return Verdict(promote, f"{why}: {figures}", old, new, float(np.mean(differences)), interval, n)
 
-    if n >= LEAST_ROWS and interval[0] > 0:
+    if n >= LEAST_ROWS and interval[0] > 0 and old - new > max(floor, 1e-12 * old):
         return verdict(True, "better")
-    if rule == "fresh" and n >= LEAST_ROWS and new <= old * (1 + threshold):
+    if rule == "fresh" and n >= LEAST_ROWS and new <= old * (1 + threshold) + floor:
         return verdict(True, f"fresher, and not worse by more than {threshold:.0%}")
     if n < LEAST_ROWS:
         return verdict(False, f"too few held-out rows to tell (at least {LEAST_ROWS} are needed)")
-    if interval[1] < 0:
+    if interval[1] < 0 and new - old > floor:
         return verdict(False, "worse")
     return verdict(False, "not shown to be better")
 

@@ -378,15 +378,21 @@ class ErrorDriftMonitor:
         return alarm
 
     def _change_point(self) -> int:
-        """Losses since the likeliest change: the split at which two means explain the scaled losses best."""
-        sums = np.asarray(self._sums)
-        kept = len(sums) - 1
+        """Losses since the likeliest change: the split at which two means explain the losses best."""
+        values = np.asarray(self._losses)
+        if self.task == "regression":
+            # Logarithms, in units of about a median: cut at 1, a large old loss would look like a new one, and one old row
+            # among few new ones can bend a fit.
+            assert self._cap is not None
+            values = np.log1p(6 * values / self._cap)
+        sums = np.cumsum(values)
+        kept = len(values)
         older = np.arange(1, kept)
         newer = kept - older
-        before = (sums[1:-1] - sums[0]) / older
-        after = (sums[-1] - sums[1:-1]) / newer
+        before = sums[:-1] / older
+        after = (sums[-1] - sums[:-1]) / newer
         if self.task == "classification":
-            pooled = (sums[-1] - sums[0]) / kept
+            pooled = sums[-1] / kept
             gain = newer * divergences(after, pooled) + older * divergences(before, pooled)
         else:
             gain = older * newer / kept * (after - before) ** 2
