@@ -249,6 +249,24 @@ def test_inputs_that_change_are_told_without_labels(room: Any, lines: Any) -> No
     assert room.loop.status("m").input_drift["drifted"]
 
 
+def test_a_fitted_incremental_estimator_learns_on(room: Any, lines: Any) -> None:
+    from sklearn.linear_model import SGDRegressor
+
+    X, y = lines(2000, 1.0, seed=1)
+    learner = room.register("m", SGDRegressor(random_state=0, eta0=0.005).fit(X, y))
+    manifest, payload = learner.freeze()
+    room.registry.add_version("m", manifest, payload, live=True)
+    room.loop.attach("m", learner)
+    before = room.answer("m", [10.0])
+    room.feed("m", *lines(20, 1.0, seed=2))
+    room.settle()
+    seat = room.loop._seats["m"]
+    assert seat.trainer.memory.apprentice.unpublished == 20
+    assert not room.told("fit_started")
+    assert room.answer("m", [10.0]) == before
+    assert learner.predict([[10.0]]) == [pytest.approx(before)], "the learner that was given is not touched"
+
+
 def test_one_models_trouble_is_its_own(room: Any, lines: Any) -> None:
     learner = room.register("bad", "linear")
 

@@ -97,6 +97,8 @@ class Seat:
         self._last_error = ""
         self._taken_before = 0
         """Acknowledged examples that this learner has not counted: taken by one before it."""
+        self._taken_elsewhere = 0
+        self._counted_until = 0.0
 
     def __repr__(self) -> str:
         return f"Seat({self.record.name!r}, {'leads' if self._leads else 'follows'}, {self.backlog()} behind)"
@@ -151,6 +153,7 @@ class Seat:
         """Put the trainer away and give the lease back, holding the lock."""
         self._gone = self._gone or for_good
         trainer, self.trainer = self.trainer, None
+        self._counted_until = 0.0
         if trainer is not None:
             if save and self._leads:
                 try:
@@ -169,13 +172,20 @@ class Seat:
         """Acknowledged examples that no learner has taken yet; 0 for a model that does not learn."""
         name, journal, trainer = self.record.name, self._workshop.journal, self.trainer
         if trainer is None:
-            if self.record.kind == "artifact":
-                return 0
-            checkpoint = journal.load_checkpoint(name)
-            return journal.count_examples(name, after=checkpoint.cursor if checkpoint else 0)
+            return 0 if self.record.kind == "artifact" else self._backlog_elsewhere()
         if not trainer.learns:
             return 0
         return max(0, journal.examples_total(name) - self._taken_before - trainer.memory.learned)
+
+    def _backlog_elsewhere(self) -> int:
+        """By the checkpoint of whoever learns. Counting is slow, and this is asked for every label: so only now and then."""
+        name, journal, now = self.record.name, self._workshop.journal, self._workshop.clock.monotonic()
+        total = journal.examples_total(name)
+        if now >= self._counted_until:
+            checkpoint = journal.load_checkpoint(name)
+            self._taken_elsewhere = total - journal.count_examples(name, after=checkpoint.cursor if checkpoint else 0)
+            self._counted_until = now + _LOOK_AGAIN
+        return max(0, total - self._taken_elsewhere)
 
     def status(self) -> LearnerStatus:
         trainer = self.trainer
@@ -211,6 +221,7 @@ class Seat:
         if self.trainer is not None and doubtful and (not self._leads or self._overtaken(self.trainer)):
             self.trainer.close()
             self.trainer = None
+            self._counted_until = 0.0
         return self._leads
 
     def _overtaken(self, trainer: ModelTrainer) -> bool:
@@ -245,7 +256,7 @@ class Seat:
             rng=shop.rng,
             wake=lambda: shop.wake(name),
         )
-        trainer.restore()
+        trainer.restore(self._live_learner)
         total = -1
         while total != (total := shop.journal.examples_total(name)):  # until no label came in between
             behind = shop.journal.count_examples(name, after=trainer.cursor)

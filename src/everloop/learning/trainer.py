@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import EverloopError, FitFailed, InvalidInput
+from everloop.core.errors import EverloopError, FitFailed, InvalidInput, ModelUntrained, Untrusted
 from everloop.core.types import Example
 from everloop.learning.apprentice import Apprentice
 from everloop.learning.campaign import Campaign, Tell
@@ -117,9 +117,12 @@ class ModelTrainer:
 
     # -- beginning and end ---------------------------------------------------------------------------------------------
 
-    def restore(self) -> None:
+    def restore(self, trained: Learner | None = None) -> None:
         """Take up the last checkpoint; what came after its cursor is then read as new. One that cannot be restored costs a
-        replay of the examples that the journal retains, and is told."""
+        replay of the examples that the journal retains, and is told.
+
+        `trained`: where there is no checkpoint yet but a version serves that came with the model, the learner that it is of:
+        an incremental one learns on from there."""
         limit = self.config().window
         self.checkpoint = checkpoint = self._journal.load_checkpoint(self.name)
         if checkpoint is not None:
@@ -142,6 +145,19 @@ class ModelTrainer:
         champion = self._memory.examiner.champion
         if champion is not None:
             self._memory.forget_what_is_known_to(champion.last_id)
+            if checkpoint is None and champion.last_id == 0 and trained is not None and trained.incremental:
+                self._learn_on(trained)
+
+    def _learn_on(self, trained: Learner) -> None:
+        try:
+            state = trained.dump()
+        except (ModelUntrained, Untrusted):
+            return
+        if not state:
+            return
+        own = trained.clone()
+        own.restore(state)
+        self._memory.apprentice = Apprentice(own, self._memory.target, 0)
 
     def save(self) -> None:
         """Write a checkpoint if anything changed since the last."""
@@ -213,10 +229,10 @@ class ModelTrainer:
 
     def _take(self, config: LearningConfig) -> bool:
         memory = self._memory
+        started = self._clock.monotonic()
         examples = self._journal.examples(self.name, after=memory.cursor, limit=self._chunk)
         if not examples:
             return False
-        started = self._clock.monotonic()
         kept = memory.take(examples, config.window)
         answers, alarm = memory.examiner.test(kept, config)
         if alarm is not None:
