@@ -1,8 +1,8 @@
 """What the documents show works: their code runs, their commands and links exist.
 
 Every ```python block of README.md and docs/*.md runs in a process of its own; all blocks of one document share one temporary
-folder and run in order, so that a later one finds the files of an earlier one. A ```bash or ```console block below a line
-`<!-- runs -->` runs too (of a console block, what follows `$ `):
+folder and run in order, so that a later one finds the files of an earlier one. A ```bash or ```console block runs too (of the
+latter, what follows `$ `) if it is below a line `<!-- runs -->` or begins with `# runs`:
 
 - `everloop serve` is started beside the rest, on a free port that takes the place of 3000, and waited for;
 - a request id in a command is replaced by the last one that was answered;
@@ -55,7 +55,12 @@ def name_of(path: Path) -> str:
 def blocks(path: Path) -> list[Block]:
     text = path.read_text()
     return [
-        Block(m[2], m[3], text.count("\n", 0, m.start()) + 1, m[2] == "python" or m[1] is not None)
+        Block(
+            m[2],
+            m[3],
+            text.count("\n", 0, m.start(2)) + 1,
+            m[2] == "python" or m[1] is not None or m[3].startswith("# runs\n"),
+        )
         for m in BLOCK.finditer(text)
     ]
 

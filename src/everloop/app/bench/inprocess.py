@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -57,11 +58,12 @@ def run(context: Context, folder: Path) -> Result:
     rows: list[Row] = []
     data: dict[str, Any] = {}
     rounds, count = context.rounds(9, 3), context.rounds(20_000, 4_000)
-    with Continuum() as engine, on_core(load_core()):
+    with Continuum() as engine, contextlib.ExitStack() as stack:
+        trained = {width: trained_linear(engine, f"linear-{width}", width) for width in WIDTHS}
+        stack.enter_context(on_core(load_core()))  # now, so that what training started does not share this core
         for width in WIDTHS:
             context.say(f"in process, {width} features")
-            X = trained_linear(engine, f"linear-{width}", width)
-            row = [float(value) for value in X[3]]
+            row = [float(value) for value in trained[width][3]]
             peer = LinearRegression().fit(*linear_data(width))
             bare = BareModels()
             bare.models[f"linear-{width}"] = (peer.coef_.tolist(), float(peer.intercept_), 1)

@@ -141,9 +141,11 @@ def as_table(report: Report) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
     lines = [line(head), line(["-" * width for width in widths])]
+    told: set[str] = set()
     for row, cells in zip(report.rows, body, strict=True):
         lines.append(line(cells))
-        if row.detail:
+        if row.detail and row.detail not in told:
+            told.add(row.detail)
             lines.append(" " * (widths[0] + 2) + row.detail)
     missed, skips = len(report.missed), sum(row.passed is None for row in report.rows)
     lines.append("")
