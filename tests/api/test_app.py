@@ -336,6 +336,11 @@ def test_a_page_of_another_site_cannot_change_anything(client: TestClient) -> No
     assert client.post("/v1/models", json=spec, headers={"origin": "http://testserver"}).status_code == 201
 
 
+def test_a_last_event_id_is_a_number(client: TestClient) -> None:
+    refused(client.get("/v1/events", headers={"last-event-id": "x"}), 422, "invalid_input", "Last-Event-ID")
+    refused(client.get("/v1/events?after=-1"), 422, "invalid_input", "Last-Event-ID")
+
+
 def test_head_is_get_without_a_body(client: TestClient) -> None:
     answer = client.head("/health")
     assert (answer.status_code, answer.content) == (200, b"")

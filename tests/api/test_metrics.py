@@ -90,6 +90,19 @@ def test_the_seeds_form_is_json(client: TestClient, trained: Callable[..., str])
     assert found["models"][name]["calls"] == 4
 
 
+def test_refusals_are_counted_by_code(client: TestClient, trained: Callable[..., str]) -> None:
+    name = trained()
+    ask(client, name, 3)
+    assert client.post(f"/v1/models/{name}/predict", json={"features": ["x"]}).status_code == 422
+    assert client.post(f"/v1/models/{name}/feedback", json={"features": ["x"], "label": 1}).status_code == 422
+    assert client.get("/v1/models/none").status_code == 404
+    seen = scrape(client)
+    assert seen["everloop_refusals_total", (("outcome", "invalid_input"),)] == 2
+    assert seen["everloop_refusals_total", (("outcome", "model_not_found"),)] == 1
+    assert seen["everloop_refusals_total", (("outcome", "overloaded"),)] == 0
+    assert client.get("/metrics").json()["requests"] == {"total": 4, "success": 3, "error": 1, "successRate": "75.00%"}
+
+
 def test_nothing_asked_yet_is_no_failure(client: TestClient) -> None:
     assert client.get("/metrics").json()["requests"]["successRate"] == "100.00%"
     scrape(client)

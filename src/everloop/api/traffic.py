@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from everloop.api import wire
+from everloop.core.errors import EverloopError
 from everloop.core.events import Event, EventBus
 from everloop.serving.counters import LATENCY_BOUNDS, Counters
 
@@ -43,12 +44,24 @@ class Traffic:
         self._past: dict[str, dict[int, list[Counters]]] = {}
         self._older: dict[str, Counters] = {}
         self._happened: Counter[tuple[str, str, str]] = Counter()
+        self._refused: Counter[tuple[str, str]] = Counter()
         self._unsubscribe = bus.subscribe(self._on_event)
 
     def close(self) -> None:
         self._unsubscribe()
         with self._lock:
             self._serving.clear()
+
+    def refuse(self, operation: str, error: BaseException) -> None:
+        """Whoever answers a request with a problem says so here."""
+        code = error.code if isinstance(error, EverloopError) else "internal"
+        with self._lock:
+            self._refused[operation, code] += 1
+
+    def refused(self) -> dict[tuple[str, str], int]:
+        """(operation, code) -> how often a request was refused, or failed."""
+        with self._lock:
+            return dict(self._refused)
 
     def versions(self) -> dict[tuple[str, int], Counters]:
         """(model, version) -> counts: what serves, and the last versions that did."""

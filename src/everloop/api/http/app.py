@@ -38,7 +38,7 @@ def create_app(services: Services) -> Starlette:
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
         endpoint: Endpoint = getattr(endpoints, operation.id)
-        by_path.setdefault(operation.path, {})[operation.method] = _guarded(api, endpoint)
+        by_path.setdefault(operation.path, {})[operation.method] = _guarded(api, operation.id, endpoint)
     app = Starlette(
         routes=[_route(path, handlers) for path, handlers in by_path.items()],
         exception_handlers={HTTPException: _unrouted},
@@ -69,11 +69,14 @@ def _route(path: str, handlers: dict[str, Handler]) -> Route:
     return Route(path, dispatch, methods=allowed)
 
 
-def _guarded(api: Api, endpoint: Endpoint) -> Handler:
+def _guarded(api: Api, operation: str, endpoint: Endpoint) -> Handler:
+    traffic = api.services.traffic
+
     async def handle(request: Request) -> Response:
         try:
             return await endpoint(api, request)
         except EverloopError as error:
+            traffic.refuse(operation, error)
             if error.fault != "caller" and error.code == "internal":
                 log.exception("%s %s failed", request.method, request.url.path)
             return _refused(problem(error), close=isinstance(error, TooLarge))
@@ -84,6 +87,7 @@ def _guarded(api: Api, endpoint: Endpoint) -> Handler:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         except Exception as error:
+            traffic.refuse(operation, error)
             log.exception("%s %s failed", request.method, request.url.path)
             return _refused(problem(error))
 

@@ -374,6 +374,8 @@ class FastLane(HttpToolsProtocol):
     def fail(self, error: EverloopError) -> None:
         if self.disconnected:
             return
+        assert self._head is not None
+        self.services.traffic.refuse("feedback" if self._head.feedback else "predict", error)
         refused = problem(error)
         headers = [STATUS_LINE[refused.status]]
         headers += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]

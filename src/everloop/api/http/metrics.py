@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +17,7 @@ import msgspec
 from everloop import __version__
 from everloop.api import health, wire
 from everloop.api.services import Services
+from everloop.api.status import STATUSES
 from everloop.api.traffic import quantile
 from everloop.core.errors import EverloopError
 from everloop.serving.counters import LATENCY_BOUNDS, Counters
@@ -65,9 +67,9 @@ def summary(services: Services) -> wire.MetricsSummary:
     total = Counters()
     for counts in models.values():
         total.add(counts)
-    errors = total.failed + total.refused
-    asked = total.requests + total.refused
-    good = asked - errors
+    good = total.requests - total.failed
+    errors = sum(number for (operation, _), number in services.traffic.refused().items() if operation == "predict")
+    asked = good + errors
     return wire.MetricsSummary(
         requests=wire.RequestCounts(
             total=asked, success=good, error=errors, success_rate=f"{100 * good / asked if asked else 100:.2f}%"
@@ -90,6 +92,7 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         yield from self._process()
         yield from self._traffic()
+        yield from self._refused()
         yield from self._happened()
         yield from self._learning()
         yield from self._journal()
@@ -154,6 +157,16 @@ class Collector:
             "live_version",
             "The version that answers.",
             [({"model": name}, lane.version) for name, lane in lanes.items()],
+        )
+
+    def _refused(self) -> Iterator[Metric]:
+        codes: Counter[str] = Counter()
+        for (_, code), number in self._services.traffic.refused().items():
+            codes[code] += number
+        yield _counter(
+            "refusals",
+            "Requests of any kind that were refused or failed, by the code they were told.",
+            [({"outcome": code}, codes[code]) for code in STATUSES],
         )
 
     def _happened(self) -> Iterator[Metric]:
