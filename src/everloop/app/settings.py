@@ -253,9 +253,9 @@ def _known(name: str, kinds: Mapping[str, Any], source: str) -> str:
 
 def _near(name: str, known: typing.Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=1)
     if near:
-        return f"; did you mean {' or '.join(map(repr, near))}?"
+        return f"; did you mean {near[0]!r}?"
     return f"; there are {', '.join(names)}" if len(names) <= 8 else ""
 
 

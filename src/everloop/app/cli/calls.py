@@ -11,14 +11,17 @@ from everloop.app.cli.group import UsageError
 from everloop.app.cli.output import as_json as to_json
 from everloop.app.cli.output import complain, data, say
 from everloop.app.client import DEFAULT_URL, Client
-from everloop.core.errors import EverloopError
+from everloop.core.errors import EverloopError, InvalidInput
 
 CHUNK = 1000
 """Rows in one request; longer input is sent in several."""
 
 
-def connect(url: str | None) -> Client:
-    return Client(url or DEFAULT_URL)
+def connect(url: str | None, *, timeout: float = 60.0) -> Client:
+    try:
+        return Client(url or DEFAULT_URL, timeout=timeout)
+    except InvalidInput as error:
+        raise UsageError(error.message) from error
 
 
 def predict(model: str, text: str, url: str | None, *, as_json: bool) -> None:

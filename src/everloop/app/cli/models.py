@@ -266,9 +266,9 @@ def _change(
 ) -> None:
     from everloop.app.cli.output import as_json as to_json
     from everloop.app.cli.output import data, say
-    from everloop.app.client import DEFAULT_URL, Client, model_path
+    from everloop.app.client import model_path
 
-    with Client(url or DEFAULT_URL, timeout=timeout) as client:
+    with _connect(url, timeout=timeout) as client:
         made = client.call("POST", model_path(model, verb), body)
     if as_json:
         data(to_json(made))
@@ -277,10 +277,10 @@ def _change(
     say(f"{model} version {made['version']} {'serves now' if made['serving'] else 'is ' + made['status']}")
 
 
-def _connect(url: str | None) -> Client:
+def _connect(url: str | None, *, timeout: float = 60.0) -> Client:
     from everloop.app.cli.calls import connect
 
-    return connect(url)
+    return connect(url, timeout=timeout)
 
 
 def _settings(texts: list[str] | None, option: str) -> dict[str, Any]:

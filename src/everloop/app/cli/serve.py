@@ -132,7 +132,7 @@ def announce(engine: Engine, url: str) -> None:
     records = engine.services.registry.list()
     lines = [f"everloop serves at {url}"]
     lines += [f"  {line}" for line in _model_lines(engine, records)]
-    lines.append(f"  data      {'in memory only: gone when this ends' if folder is None else folder}")
+    lines.append(f"  data      {'in memory only: gone when this ends' if folder is None else folder.absolute()}")
     lines.append(f"  try       {example(records, url)}")
     lines.append(f"  docs      {url}/docs")
     lines.append("Ctrl-C ends it.")
