@@ -210,6 +210,44 @@ def test_classification_drift_is_recovered_from(room: Any) -> None:
     assert right > 0.9
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_incremental_learner_that_never_forgets_is_replaced(room: Any, seed: int) -> None:
+    """After the change a fresh one is fitted, again and again if the first has too few rows to prove itself."""
+    from sklearn.naive_bayes import GaussianNB
+
+    rng = np.random.default_rng(seed)
+    room.loop.attach("m", room.register("m", GaussianNB()))
+    for flip in (False, True):
+        X = rng.normal(size=(1500 if not flip else 600, 2))
+        y = ((X[:, 0] + 0.3 * rng.normal(size=len(X)) > 0) ^ flip).astype(int)
+        for start in range(0, len(X), 20):
+            room.feed("m", X[start : start + 20], y[start : start + 20])
+            room.settle(1)
+    assert room.told("drift")
+    live = room.registry.live("m")
+    X = rng.normal(size=(500, 2))
+    answers = room.registry.open_session(live).run(X)
+    assert np.mean(answers == (X[:, 0] <= 0)) > 0.85
+    assert room.loop.status("m").examples_learned == 2100
+    assert len(room.registry.versions("m")) < 15
+
+
+def test_snapshots_of_an_incremental_learner_are_judged_by_what_they_had_not_learned(room: Any) -> None:
+    from river import linear_model
+
+    rng = np.random.default_rng(0)
+    room.loop.attach("m", room.register("m", linear_model.LinearRegression(intercept_lr=0.1)))
+    for _ in range(20):
+        X = rng.normal(size=(60, 2))
+        room.feed("m", X, X @ [3.0, -2.0])
+        room.settle(4)
+    versions = room.registry.versions("m")
+    assert len(versions) > 2
+    assert len(room.told("fit_started")) == 1
+    assert versions[-1].manifest.metrics["mae"] < versions[0].manifest.metrics["mae"]
+    assert room.answer("m", [1.0, 1.0]) == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_model_without_a_learner_is_watched(room: Any, lines: Any) -> None:
     room.register("teacher", "linear")
     X, y = lines(100, 1.0, seed=1)
@@ -329,6 +367,38 @@ def test_a_failing_fit_is_told_backed_off_and_loses_nothing(room: Any, lines: An
     assert room.live("m") == 1
     assert room.registry.version("m", 1).manifest.lineage["count"] == 60
     assert room.loop.status("m").failures == 0
+
+
+def test_a_version_that_cannot_be_stored_is_tried_again(room: Any, lines: Any) -> None:
+    from everloop.core.errors import StoreUnavailable
+
+    room.register("m", "linear")
+    original, failures = room.artifacts.put, iter(range(2))
+
+    def full(payload: bytes) -> str:
+        if next(failures, None) is not None:
+            raise StoreUnavailable("the disk is full")
+        return str(original(payload))
+
+    room.artifacts.put = full
+    room.feed("m", *lines(60, 1.0))
+    room.settle(10)
+    assert [event.data["error"] for event in room.told("fit_failed")] == ["the disk is full"] * 2
+    assert room.live("m") == 1
+
+
+def test_what_is_known_can_be_looked_at_after_the_stop(room: Any, lines: Any) -> None:
+    room.register("m", "linear")
+    room.feed("m", *lines(60, 1.0, seed=1))
+    room.settle()
+    room.feed("m", *lines(20, 1.0, seed=2))
+    room.settle()
+    room.loop.stop()
+    assert room.loop.status("m").quality["n"] == 20
+    room.feed("m", *lines(20, 1.0, seed=3))
+    assert room.loop.backlog("m") == 20
+    room.settle()
+    assert room.loop.status("m").quality["n"] == 40
 
 
 def test_the_queue_is_bounded(room: Any, lines: Any) -> None:

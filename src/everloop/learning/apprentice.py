@@ -23,14 +23,17 @@ BATCH = 32
 
 
 class Apprentice:
-    def __init__(self, learner: Learner, target: Target, last_id: int) -> None:
+    def __init__(self, learner: Learner, target: Target, *, first_id: int, last_id: int) -> None:
         self.learner = learner
+        self.first_id = first_id
+        """The oldest example that it has learned."""
         self.last_id = last_id
         """The newest example that it has learned."""
         self.unpublished = 0
         """Examples learned since its last snapshot."""
         self._target = target
-        self._duel: deque[tuple[float, float]] = deque(maxlen=MOST_HELD_OUT)
+        self._duel: deque[tuple[float, float, float]] = deque(maxlen=MOST_HELD_OUT)
+        """Example, the champion's loss, its own."""
 
     def learn(self, examples: Sequence[Example], champion: Sequence[Any]) -> None:
         """Test, then train, in order. `champion`: its answers, None where unknown. May raise what the learner raises."""
@@ -42,7 +45,7 @@ class Apprentice:
                 some = [labels[i] for i in known]
                 own = losses(self._target, some, self.learner.predict([rows[i] for i in known]))
                 theirs = losses(self._target, some, [champion[start + i] for i in known])
-                self._duel.extend(zip(theirs.tolist(), own.tolist(), strict=True))
+                self._duel.extend(zip([batch[i].id for i in known], theirs.tolist(), own.tolist(), strict=True))
             self.learner.learn(rows, labels)
             self.last_id = batch[-1].id
             self.unpublished += len(batch)
@@ -53,10 +56,11 @@ class Apprentice:
         self.last_id = int(part.ids[-1])
         self.unpublished += len(part)
 
-    def duel(self) -> tuple[Losses, Losses]:
-        """The champion's losses and its own on the newest examples, (n,) each."""
-        both = np.asarray(self._duel, np.float64).reshape(-1, 2)
-        return both[:, 0], both[:, 1]
+    def duel(self, since: int = 0) -> tuple[Losses, Losses]:
+        """The champion's losses and its own on the newest examples from the id `since` on, (n,) each."""
+        table = np.asarray(self._duel, np.float64).reshape(-1, 3)
+        table = table[table[:, 0] >= since]
+        return table[:, 1], table[:, 2]
 
     def new_champion(self) -> None:
         self._duel.clear()
@@ -65,4 +69,4 @@ class Apprentice:
         return np.asarray(self._duel, "<f8").tobytes()
 
     def load_duel(self, data: bytes) -> None:
-        self._duel.extend(map(tuple, np.frombuffer(data, "<f8").reshape(-1, 2).tolist()))
+        self._duel.extend(map(tuple, np.frombuffer(data, "<f8").reshape(-1, 3).tolist()))

@@ -90,6 +90,8 @@ class Campaign:
         """Begin a fit; False where it could prove nothing yet, or has but one class to learn."""
         learner, champion = self._learner, memory.examiner.champion
         assert learner is not None
+        if memory.target.task == "classification" and not force and not memory.window.varied:
+            return False
         plan = plan_fit(
             memory.window,
             memory.validation,
@@ -101,7 +103,7 @@ class Campaign:
             width=len(memory.schema.fields),
             force=force,
         )
-        if plan is None or (memory.target.task == "classification" and not force and len(set(plan.train.labels)) < 2):
+        if plan is None:
             return False
         reason = "asked" if force else str(decision.reason)
         memory.before = replace(memory.progress)
@@ -181,16 +183,28 @@ class Campaign:
         )
         publish = result.payload is not None
         if learner is not None and learner.incremental and (publish or memory.apprentice is None):
-            memory.apprentice = Apprentice(learner, memory.target, result.last_id)
+            memory.apprentice = Apprentice(learner, memory.target, first_id=result.first_id, last_id=result.last_id)
         if not publish:
+            if flight.plan.cut is not None and memory.apprentice is not None and memory.apprentice.unpublished:
+                # The old apprentice has learned on meanwhile, and some adapt by themselves.
+                snapshot = self._judged_snapshot(memory, config, recovering=True)
+                if snapshot.payload is not None:
+                    return self._publish_snapshot(memory, snapshot, flight.reason, config)
             self._reject(memory, result)
+            return None
+        try:
+            version = self._publish(memory, result, flight.reason, config, seen=flight.plan.seen)
+        except EverloopError as error:  # the disk is full, say: all that is lost is the fit
+            self._fit_failed(memory, error, fitted_before=before.fitted_since_change if before else 0)
+            if flight.force:
+                raise
             return None
         if flight.plan.cut is not None:
             if result.length == flight.plan.cut:
                 memory.window.cut(memory.cut_id)
             else:  # all of history makes the better model: nothing of substance has changed
                 memory.cut_id, memory.progress.since_change = 0, None
-        return self._publish(memory, result, flight.reason, config, seen=flight.plan.seen)
+        return version
 
     def _fit_failed(self, memory: Memory, error: EverloopError, *, fitted_before: int) -> None:
         progress = memory.progress
@@ -213,25 +227,47 @@ class Campaign:
         self, memory: Memory, decision: Decision, config: LearningConfig, *, force: bool = False
     ) -> VersionRecord | None:
         """Propose the apprentice as it stands. None where the verdict is no."""
-        apprentice = memory.apprentice
-        assert apprentice is not None
         memory.mark_fit(self._clock)
         memory.progress.failures, memory.progress.retry_at = 0, None
-        result = judge_snapshot(
-            apprentice,
+        try:
+            return self._snapshot(memory, decision, config, force=force)
+        except EverloopError as error:
+            self._fit_failed(memory, error, fitted_before=memory.progress.fitted_since_change)
+            if force:
+                raise
+            return None
+
+    def _snapshot(
+        self, memory: Memory, decision: Decision, config: LearningConfig, *, force: bool
+    ) -> VersionRecord | None:
+        result = self._judged_snapshot(memory, config, recovering=decision.recovering, force=force)
+        if result.payload is None:
+            self._reject(memory, result)
+            return None
+        return self._publish_snapshot(memory, result, "asked" if force else str(decision.reason), config)
+
+    def _judged_snapshot(
+        self, memory: Memory, config: LearningConfig, *, recovering: bool, force: bool = False
+    ) -> FitResult:
+        assert memory.apprentice is not None
+        return judge_snapshot(
+            memory.apprentice,
             memory.window.newest(len(memory.window)),
+            since=memory.cut_id,
             champion=memory.examiner.champion is not None,
             target=memory.target,
             rule=config.rule,
             threshold=config.validation_threshold,
-            recovering=decision.recovering,
+            recovering=recovering,
             force=force,
         )
-        if result.payload is None:
-            self._reject(memory, result)
-            return None
-        apprentice.unpublished = 0
-        return self._publish(memory, result, "asked" if force else str(decision.reason), config)
+
+    def _publish_snapshot(
+        self, memory: Memory, result: FitResult, reason: str, config: LearningConfig
+    ) -> VersionRecord:
+        assert memory.apprentice is not None
+        memory.apprentice.unpublished = 0
+        return self._publish(memory, result, reason, config)
 
     # -- verdicts ------------------------------------------------------------------------------------------------------
 

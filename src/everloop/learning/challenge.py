@@ -171,6 +171,7 @@ def judge_snapshot(
     apprentice: Apprentice,
     window: Slice,
     *,
+    since: int,
     champion: bool,
     target: Target,
     rule: Rule,
@@ -178,10 +179,10 @@ def judge_snapshot(
     recovering: bool,
     force: bool,
 ) -> FitResult:
-    """Judge what an incremental learner is now by its test-then-train losses beside the champion's, and freeze it if it may
-    serve."""
+    """Judge what an incremental learner is now by its test-then-train losses beside the champion's, from the example
+    `since` on, and freeze it if it may serve."""
     started = time.perf_counter()
-    theirs, own = apprentice.duel()
+    theirs, own = apprentice.duel(since)
     verdict = judge(
         theirs if champion else None, own, rule=rule, threshold=threshold, task=target.task, recovering=recovering
     )

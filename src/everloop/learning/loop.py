@@ -113,11 +113,14 @@ class LearningLoop:
             thread.join()
         for seat in list(self._seats.values()):
             with seat.lock:
-                seat.leave(save=True)
+                seat.rest()
 
     def close(self) -> None:
         """`stop`, and end the fitting processes."""
         self.stop()
+        for seat in list(self._seats.values()):
+            with seat.lock:
+                seat.leave()
         self._fitter.close()
 
     def wake(self, model: str | None = None) -> None:
@@ -213,7 +216,7 @@ class LearningLoop:
                 self._removed[model] = seat.record.created_at
         if seat is not None:
             with seat.lock:
-                seat.leave(save=False, for_good=True)
+                seat.leave()
 
     def backlog(self, model: str) -> int:
         """Acknowledged examples that the learner has not taken yet; 0 for a model that does not learn."""
@@ -255,4 +258,4 @@ class LearningLoop:
                     there.change(record)
         for seat in gone:
             with seat.lock:
-                seat.leave(save=False, for_good=True)
+                seat.leave()

@@ -50,6 +50,7 @@ class _Snapshot(msgspec.Struct):
     learner: bytes | None = None
     """An incremental learner's whole state, up to the example `learner_id`."""
     learner_id: int = 0
+    learner_from: int = 0
     unpublished: int = 0
     duel: bytes = b""
 
@@ -144,6 +145,7 @@ class Memory:
                 alarms=alarms,
                 learner=apprentice.learner.dump() if apprentice else None,
                 learner_id=apprentice.last_id if apprentice else 0,
+                learner_from=apprentice.first_id if apprentice else 0,
                 unpublished=apprentice.unpublished if apprentice else 0,
                 duel=apprentice.dump_duel() if apprentice else b"",
             )
@@ -199,7 +201,7 @@ class Memory:
         if saved.learner is not None and learner is not None:
             clone = learner.clone()
             clone.restore(saved.learner)
-            memory.apprentice = Apprentice(clone, target, saved.learner_id)
+            memory.apprentice = Apprentice(clone, target, first_id=saved.learner_from, last_id=saved.learner_id)
             memory.apprentice.unpublished = saved.unpublished
             memory.apprentice.load_duel(saved.duel)
         return memory

@@ -149,18 +149,29 @@ class Seat:
             )
         return trainer.train_now()
 
-    def leave(self, *, save: bool, for_good: bool = False) -> None:
-        """Put the trainer away and give the lease back, holding the lock."""
-        self._gone = self._gone or for_good
-        trainer, self.trainer = self.trainer, None
-        self._counted_until = 0.0
-        if trainer is not None:
-            if save and self._leads:
+    def rest(self) -> None:
+        """Drop a fit in flight, save, and give the lease back, holding the lock. What is known stays, to be looked at, and to
+        go on from if nobody else has learned by then."""
+        if self.trainer is not None:
+            self.trainer.pause()
+            if self._leads:
                 try:
-                    trainer.save()
-                except EverloopError as error:  # nothing is lost: the examples after the old checkpoint are replayed
-                    self._last_error = error.message
+                    self.trainer.save()
+                except Exception as error:  # nothing is lost: the examples after the old checkpoint are replayed
+                    self._last_error = error.message if isinstance(error, EverloopError) else explain(error)
+        self._release()
+
+    def leave(self) -> None:
+        """Put the trainer away for good, holding the lock."""
+        self._gone = True
+        trainer, self.trainer = self.trainer, None
+        if trainer is not None:
             trainer.close()
+        self._release()
+
+    def _release(self) -> None:
+        self._called = True
+        self._counted_until = 0.0
         if self._leads:
             self._leads = False
             try:

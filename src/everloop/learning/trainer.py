@@ -9,7 +9,7 @@
 
 - `step` never waits for a fit and does about a millisecond of Python at a time.
 - An incremental learner is fitted once; later versions are snapshots of it. After a drift alarm a fresh one is fitted to the
-  examples since the change, and takes its place if it wins.
+  examples since the change, again and again as they become more, until one wins: it then takes the old one's place.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class ModelTrainer:
             return
         own = trained.clone()
         own.restore(state)
-        self._memory.apprentice = Apprentice(own, self._memory.target, 0)
+        self._memory.apprentice = Apprentice(own, self._memory.target, first_id=0, last_id=0)
 
     def save(self) -> None:
         """Write a checkpoint if anything changed since the last."""
@@ -169,9 +169,13 @@ class ModelTrainer:
         self._dirty = False
         self._saved_at = self._clock.monotonic()
 
-    def close(self) -> None:
-        """Stop caring for a fit in flight. Does not save."""
+    def pause(self) -> None:
+        """Stop caring for a fit in flight: it will be started again."""
         self._campaign.drop(self._memory)
+
+    def close(self) -> None:
+        """Does not save."""
+        self.pause()
         if self._memory.examiner.champion is not None:
             self._memory.examiner.champion.close()
 
@@ -310,9 +314,10 @@ class ModelTrainer:
         )
         if not decision.fit:
             return False
-        if memory.apprentice is None or decision.reason == "drift":
+        apprentice = memory.apprentice
+        if apprentice is None or (decision.recovering and apprentice.first_id < memory.cut_id):
             return campaign.start(memory, decision, config)
-        if memory.apprentice.unpublished == 0:
+        if apprentice.unpublished == 0:
             return False
         self._dirty = True
         campaign.snapshot(memory, decision, config)

@@ -128,6 +128,13 @@ class Window:
             return self._open[-1].id
         return int(self._blocks[-1].ids[-1]) if self._blocks else 0
 
+    @property
+    def varied(self) -> bool:
+        """Whether there are at least two different labels."""
+        parts = [block.labels for block in self._blocks] + [[example.label for example in self._open]]
+        first = next((part[0] for part in parts if part), None)
+        return any(label != first for part in parts for label in part)
+
     def extend(self, examples: Sequence[Example], limit: int) -> None:
         """Add newer examples, then forget the oldest beyond `limit`."""
         self._open.extend(examples)
