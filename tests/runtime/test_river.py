@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from river import anomaly, cluster, dummy, linear_model, preprocessing, stats, tree
+from river import anomaly, base, cluster, linear_model, preprocessing, tree
 
 from everloop.core.errors import ArtifactCorrupt, NotSupported, Untrusted
 from everloop.core.schema import Field, Schema, Target
@@ -41,10 +41,22 @@ def test_scores_follow_the_classes():
     assert session.run(schema.matrix([[0.0], [9.0]])).tolist() == ["low", "high"]
 
 
+class Speechless(base.Regressor):
+    """Has no answer, however much it learns."""
+
+    def learn_one(self, x, y):
+        pass
+
+    def predict_one(self, x):
+        return None
+
+
 def test_an_answer_where_the_model_has_none():
-    learner = make_learner(dummy.StatisticRegressor(stats.Shift(1000, stats.Mean())), trust=TRUST)
+    learner = make_learner(Speechless(), trust=TRUST)
     learner.fit(Schema.unnamed(1), Target("regression"), [[1.0], [2.0]], [10.0, 20.0])
     assert learner.predict([[1.0]]) == [15.0]
+    session = load_session(*learner.freeze(), trust=TRUST)
+    assert session.run(Schema.unnamed(1).matrix([[1.0]])).tolist() == [15.0]
 
 
 @pytest.mark.parametrize("model", [anomaly.HalfSpaceTrees(), cluster.KMeans(), preprocessing.StandardScaler()])

@@ -6,6 +6,7 @@ estimator that was fitted with names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -47,7 +48,12 @@ def shape_rows(form: Form, schema: Schema, X: Matrix) -> Any:
     columns: dict[str, Any] = {}
     for i, field in enumerate(schema.fields):
         column = X[:, i]
-        columns[field.name] = column.astype(np.float64) if field.kind == "number" else column.tolist()
+        if field.kind == "number":
+            columns[field.name] = column.astype(np.float64)
+        else:
+            # the same type whatever the rows: inferred, a column of nothing but gaps would be another than in the fit
+            texts = [math.nan if value is None else value for value in column.tolist()]
+            columns[field.name] = pd.Series(texts, dtype="str" if int(pd.__version__.split(".")[0]) >= 3 else object)
     return pd.DataFrame(columns)
 
 

@@ -34,6 +34,9 @@ KNOWN_TYPES = (
     "sklearn.metrics._dist_metrics.MinkowskiDistance64",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+    "numpy.dtype",
+    "functools.partial",  # what it would call must be known itself
+    "sklearn.utils.validation.check_array",
     "sklearn.utils._bunch.Bunch",
     "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",

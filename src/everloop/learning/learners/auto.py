@@ -33,7 +33,7 @@ class _Dump(msgspec.Struct, frozen=True):
 
 
 class AutoLearner:
-    """Candidates, lighter first: linear (or logistic; over indicators where there is text), boosting, forest.
+    """Candidates, lighter first: linear and ridge (or logistic; over indicators where there is text), boosting, forest.
 
     All are fitted on the earlier three quarters of the examples and judged on the later quarter, in the order they came, as they will be
     used; the best one is then fitted on all. The lineage of what is frozen tells their losses."""
@@ -139,8 +139,9 @@ class AutoLearner:
 
 
 def _candidates(schema: Schema, task: Task) -> list[str]:
-    light = "encoded" if not schema.numeric else "ridge" if task == "regression" else "logistic"
-    return [light, "boosting", "forest"]
+    if not schema.numeric:
+        return ["encoded", "boosting", "forest"]
+    return ["linear", "ridge", "boosting", "forest"] if task == "regression" else ["logistic", "boosting", "forest"]
 
 
 def task_of_labels(labels: Sequence[Any]) -> Task:

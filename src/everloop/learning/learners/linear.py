@@ -33,6 +33,8 @@ Floats = npt.NDArray[np.float64]
 LinearKind = Literal["linear", "ridge", "logistic"]
 
 _EPS = float(np.finfo(np.float64).eps)
+_FIRST_STAGE = 50
+"""Steps of a logistic fit before its coordinates are taken anew; each stage is twice as long as the one before."""
 # The gradient counts as vanished at this share of its first norm. Least squares is held to agree with an exact solver; the
 # logistic loss is flat near its end, and labels do not change there any more.
 _TOLERANCE = {"linear": 1e-10, "ridge": 1e-10, "logistic": 1e-5}
@@ -136,49 +138,98 @@ class LinearLearner:
         # In whitened coordinates least squares is |u - c|² up to a constant, so its gradient is u - c.
         bias = self.parameters.with_bias
         centre, level = (_means(X), float(y.mean())) if bias else (np.zeros(X.shape[1]), 0.0)
-        back, Z = _whiten(_centred(X, centre), self.alpha, 1.0)
-        moment = Z.T @ (y - level)
-        u = self._descend(lambda v: v - moment, np.zeros_like(moment))
-        weights = back @ u
+        X = _centred(X, centre)
+        back = _whiten(X, self.alpha)
+        moment = (X @ back).T @ (y - level)
+        descent = _Descent(self.parameters.learning_rate, _TOLERANCE[self.kind])
+        weights = back @ descent.run(lambda v: v - moment, np.zeros_like(moment), self.parameters.max_iterations)
+        self.iterations = descent.steps
         return weights[None, :], np.array([level - weights @ centre])
 
     def _fit_classes(self, X: Floats, codes: npt.NDArray[np.intp], classes: int) -> tuple[Floats, Floats]:
-        # Binary: one output against zero. More: one output a class, softmax. The intercept, where there is one, is a last
-        # coordinate of its own: in centred features it is uncorrelated with the others, so that whitening is a division.
+        # Binary: one output against zero. More: one output a class, softmax. Centring makes the intercept, where there is one, a
+        # coordinate of its own, uncorrelated with the others.
+        #
+        # The first coordinates come from the bound of the Hessian, which is far too careful once most examples are told apart. So
+        # the stages that follow take each example's own curvature, but no less than `learning_rate` times its bound: then no
+        # step can be too long, wherever the descent goes.
         outputs, bound = (1, 0.25) if classes == 2 else (classes, 0.5)
-        bias = self.parameters.with_bias
-        centre = _means(X) if bias else np.zeros(X.shape[1])
-        back, Z = _whiten(_centred(X, centre), self.alpha, bound)
-        shrink = self.alpha * (back.T @ back)
-        n, k = Z.shape
-        intercept = 1.0 / np.sqrt(bound * n)
-        if bias:
-            Z = np.hstack([Z, np.full((n, 1), intercept)])
-            shrink = np.pad(shrink, (0, 1))
+        rate, left, stage = self.parameters.learning_rate, self.parameters.max_iterations, _FIRST_STAGE
         truth = (codes[:, None] == np.arange(classes)).astype(np.float64)[:, -outputs:]
+        weights, intercepts = np.zeros((X.shape[1], outputs)), np.zeros(outputs)
+        curvature = np.full(len(X), bound)
+        descent = _Descent(rate, _TOLERANCE[self.kind])
+        while left > 0 and not descent.done:
+            stage = min(stage, left)
+            weights, intercepts = self._stage(
+                X, truth, (weights, intercepts), curvature=curvature, descent=descent, steps=stage
+            )
+            P = _probabilities(X @ weights + intercepts)
+            curvature = np.maximum((P * (1.0 - P)).max(axis=1) * (bound / 0.25), rate * bound)
+            left, stage = left - stage, 2 * stage
+        self.iterations = descent.steps
+        return np.ascontiguousarray(weights.T), intercepts
+
+    def _stage(
+        self,
+        X: Floats,
+        truth: Floats,
+        at: tuple[Floats, Floats],
+        *,
+        curvature: Floats,
+        descent: _Descent,
+        steps: int,
+    ) -> tuple[Floats, Floats]:
+        """Whiten by `curvature`, go `steps` from `at` (weights and intercepts), and come back to the caller's units."""
+        weights, intercepts = at
+        k = X.shape[1]
+        if self.parameters.with_bias:
+            total = curvature.sum()
+            centre = curvature @ X / total
+            X = _centred(X, centre)
+            one = np.full((len(X), 1), 1.0 / np.sqrt(total))
+        else:
+            total, centre, one = 1.0, np.zeros(k), np.zeros((len(X), 0))
+        S = X * np.sqrt(curvature)[:, None]
+        back = _whiten(S, self.alpha)
+        width = back.shape[1]
+        Z = np.hstack([X @ back, one])
+        shrink = np.pad(self.alpha * (back.T @ back), (0, one.shape[1]))
+        start = [back.T @ (S.T @ (S @ weights) + self.alpha * weights)]
+        if one.shape[1]:
+            start.append(((intercepts + centre @ weights) * np.sqrt(total))[None, :])
 
         def gradient(U: Floats) -> Floats:
             slope: Floats = Z.T @ (_probabilities(Z @ U) - truth) + shrink @ U
             return slope
 
-        U = self._descend(gradient, np.zeros((Z.shape[1], outputs)))
-        weights = (back @ U[:k]).T
-        intercepts = U[k] * intercept if bias else np.zeros(outputs)
-        return np.ascontiguousarray(weights), intercepts - weights @ centre
+        U = descent.run(gradient, np.vstack(start), steps)
+        weights = back @ U[:width]
+        level = U[width] / np.sqrt(total) if one.shape[1] else intercepts
+        return weights, level - centre @ weights
 
-    def _descend(self, gradient: Callable[[Floats], Floats], start: Floats) -> Floats:
-        """At most `max_iterations` steps of size `learning_rate` (the gradient's Lipschitz constant is one here)."""
-        rate, tolerance = self.parameters.learning_rate, _TOLERANCE[self.kind]
+
+class _Descent:
+    """Steps of size `rate` where the gradient's Lipschitz constant is at most 1 / `rate`, over one or several `run`s."""
+
+    def __init__(self, rate: float, tolerance: float) -> None:
+        self.rate, self.tolerance = rate, tolerance
+        self.steps = 0
+        self.done = False
+        self._first = 0.0
+
+    def run(self, gradient: Callable[[Floats], Floats], start: Floats, steps: int) -> Floats:
+        """At most `steps` steps; `done` once the gradient has vanished against the very first one."""
         u, ahead, pace = start, start, 1.0
-        first = 0.0
-        for step in range(1, self.parameters.max_iterations + 1):
-            self.iterations = step
+        for _ in range(steps):
+            self.steps += 1
             slope = gradient(ahead)
             norm = float(np.sqrt(np.vdot(slope, slope)))
-            first = first or norm
-            if not norm > tolerance * first:  # also ends on NaN, which the caller reports
+            self._first = self._first or norm
+            if not norm > self.tolerance * self._first:  # also ends on NaN, which the caller reports
+                self.done = True
                 return ahead
-            after = ahead - rate * slope
+            after = ahead - self.rate * slope
             if np.vdot(slope, after - u) > 0:  # momentum carries it uphill: start anew from here
                 ahead, pace = after, 1.0
             else:
@@ -202,13 +253,13 @@ def _centred(X: Floats, centre: Floats) -> Floats:
     return moved
 
 
-def _whiten(X: Floats, alpha: float, bound: float) -> tuple[Floats, Floats]:
-    """`back` (fields, directions) and `Z = X @ back` such that `back.T @ (bound XᵀX + alpha I) @ back` is the identity.
+def _whiten(S: Floats, alpha: float) -> Floats:
+    """`back` (fields, directions) such that `back.T @ (SᵀS + alpha I) @ back` is the identity.
 
     The columns are first scaled to a unit diagonal, so that the eigenvalues measure correlation and not units. Directions
     in which the examples do not vary, within rounding, are left out."""
-    n, k = X.shape
-    moment = bound * np.einsum("ij,ij->j", X, X)
+    n, k = S.shape
+    moment = np.einsum("ij,ij->j", S, S)
     if not np.isfinite(moment).all():
         raise FitFailed("the features are too large to compute with: scale them below about 1e150")
     if n < k and alpha > 0:
@@ -217,15 +268,15 @@ def _whiten(X: Floats, alpha: float, bound: float) -> tuple[Floats, Floats]:
         )  # the penalty must stay a multiple of the identity for the smaller side to know all directions
     else:
         scale = np.divide(1.0, np.sqrt(moment + alpha), out=np.zeros(k), where=moment + alpha > 0)
-    S = X * (np.sqrt(bound) * scale)
+    S = S * scale
     if n < k:
         values, vectors = _eigen(S @ S.T)
         vectors = S.T @ (vectors / np.sqrt(values))
         values = values + alpha
     else:
         values, vectors = _eigen(S.T @ S + np.diag(alpha * scale**2))
-    back = scale[:, None] * (vectors / np.sqrt(values))
-    return back, X @ back
+    back: Floats = scale[:, None] * (vectors / np.sqrt(values))
+    return back
 
 
 def _eigen(H: Floats) -> tuple[Floats, Floats]:

@@ -13,6 +13,7 @@ from everloop.core.schema import Schema, Target
 from everloop.core.types import Row, Scalar, Task
 from everloop.learning.learners.base import Weight
 from everloop.learning.learners.labels import distinct_classes
+from everloop.learning.learners.sklearn import describe_object
 from everloop.runtime.artifact import Trust, library_versions
 from everloop.runtime.river import RiverModel, describe_model, dump_model, is_binary, river_task
 from everloop.runtime.sklearn import unpickle
@@ -115,7 +116,8 @@ class RiverLearner:
         self._seen, self._total, self._count = Counter(dict(dump.seen)), dump.total, dump.count
 
     def describe(self) -> tuple[dict[str, Any], bytes]:
-        return {}, dump_model(self._template, self.trust)
+        """The parameters tell two specifications apart; the template is what is loaded again."""
+        return {"model": describe_object(self._template)}, dump_model(self._template, self.trust)
 
     def _learn(self, model: RiverModel, rows: Sequence[Row], labels: Sequence[Scalar]) -> None:
         for row, label in zip(rows, labels, strict=True):
