@@ -30,6 +30,8 @@ class Measured:
         self.alone: list[WrkRun] = []
         self.cpu: list[float] = []
         """Seconds of processor time a request, at 64 connections."""
+        self.resident: list[int] = []
+        """Bytes, right after 64 connections."""
 
     @property
     def per_second(self) -> list[float]:
@@ -64,7 +66,7 @@ def run(context: Context, folder: Path) -> Result:
             server.wait()
         _check(servers, body)
         measured = _in_turns(context, servers, body, folder)
-        resident = {name: server.resident() for name, server in servers.items()}
+        resident = {name: statistics.median(m.resident) for name, m in measured.items()}
         rows += _rows(measured, resident)
         rows.append(_memory(context, servers["everloop"], body, folder))
     data: dict[str, Any] = {
@@ -104,6 +106,7 @@ def _in_turns(context: Context, servers: dict[str, Server], body: bytes, folder:
             busy = wrk(server.port, BC_PATH, body, connections=CONNECTIONS, seconds=seconds, folder=folder)
             measured[name].cpu.append((server.cpu_seconds() - before) / max(1, busy.requests))
             measured[name].busy.append(busy)
+            measured[name].resident.append(server.resident())
         for name, server in servers.items():
             measured[name].alone.append(
                 wrk(server.port, BC_PATH, body, connections=1, seconds=seconds / 2, folder=folder)
@@ -111,7 +114,7 @@ def _in_turns(context: Context, servers: dict[str, Server], body: bytes, folder:
     return measured
 
 
-def _rows(measured: dict[str, Measured], resident: dict[str, int]) -> list[Row]:
+def _rows(measured: dict[str, Measured], resident: dict[str, float]) -> list[Row]:
     ours, bare = measured["everloop"], measured["bare"]
     failed = ours.failed
     detail = ", ".join(f"{name} {spread(m.per_second, ' /s')}" for name, m in measured.items())
