@@ -25,7 +25,9 @@ def save_engine(engine: Engine, folder: Path) -> None:
     from everloop.app.build import build_engine
 
     if (folder / "everloop.db").exists():
-        raise Conflict(f"data folder {str(folder)!r} holds an engine already; choose another or remove it", field="data_dir")
+        raise Conflict(
+            f"data folder {str(folder)!r} holds an engine already; choose another or remove it", field="data_dir"
+        )
     settings: EngineSettings = replace(engine.settings, data_dir=folder)
     copy = build_engine(settings)
     try:
