@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -126,11 +129,15 @@ def test_what_a_client_means_by_accept(accept: str, text: bool) -> None:
     assert wants_text(accept) is text
 
 
+KEYS = itertools.count()
+
+
 class FakeLane:
     """What `Traffic` reads of a lane."""
 
     def __init__(self, version: int, requests: int) -> None:
         self.version = version
+        self.key = f"lane-{next(KEYS)}"
         self.tallies = [Counters(requests=requests)]
         self.answer = None
 
@@ -166,6 +173,24 @@ def test_what_is_still_in_flight_at_a_swap_is_counted() -> None:
     put(table, bus, FakeLane(2, 0), 1)
     old.tallies[0].requests += 3
     assert traffic.models()["m"].requests == 8
+
+
+def test_counting_keeps_no_lane_alive(
+    client: TestClient, trained: Callable[..., str], teach: Callable[..., None], services: Services
+) -> None:
+    name = trained()
+    ask(client, name, 1)
+    scrape(client)
+    old = weakref.ref(services.table.current.lanes[name])
+    teach(name, 3.0, 50)
+    gc.collect()
+    assert old() is None
+    last = weakref.ref(services.table.current.lanes[name])
+    ask(client, name, 1)
+    scrape(client)
+    client.delete(f"/v1/models/{name}")
+    gc.collect()
+    assert last() is None
 
 
 def test_quantiles_interpolate_inside_a_bucket() -> None:

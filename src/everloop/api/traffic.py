@@ -1,7 +1,7 @@
 """What the server has answered, added up from the lanes' own plain counters when somebody looks.
 
-A swap ends a lane, and its counts must not end with it. So this listens for swaps and keeps a lane's counter objects, which are
-small, when the lane (with its model) goes. Per model the last few versions stay apart and older ones become one sum: the number
+A swap ends a lane, and its counts must not end with it. So this keeps the lane's counter objects, which are small, and not the
+lane, which holds the model. Per model the last few versions stay apart and older ones become one sum: the number
 of series stays bounded however often a model is swapped. When a model goes, all of it goes.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from everloop.api import wire
 from everloop.core.errors import EverloopError
@@ -33,14 +33,22 @@ _COUNTED = {
 """Event kind -> the count it adds to, and its outcome."""
 
 
+class _Served(NamedTuple):
+    key: str
+    """Of the lane, never used twice."""
+    version: int
+    tallies: list[Counters]
+    """The lane's own list, which grows with its batchers."""
+
+
 class Traffic:
     """One a server. Safe from any thread."""
 
     def __init__(self, table: TableRef, bus: EventBus) -> None:
         self._table = table
         self._lock = threading.Lock()
-        self._serving: dict[str, Lane] = {}
-        """The same lanes as the table's, a moment longer: until their successor is announced."""
+        self._serving: dict[str, _Served] = {}
+        """Of the lanes in the table, when it was last looked at: at each swap, and at each scrape."""
         self._past: dict[str, dict[int, list[Counters]]] = {}
         self._older: dict[str, Counters] = {}
         self._happened: Counter[tuple[str, str, str]] = Counter()
@@ -102,17 +110,17 @@ class Traffic:
         lanes = self._table.current.lanes
         for model, lane in lanes.items():
             before = self._serving.get(model)
-            if before is lane:
+            if before is not None and before.key == lane.key:
                 continue
-            self._serving[model] = lane
+            self._serving[model] = _Served(lane.key, lane.version, lane.tallies)
             if before is not None:
                 self._keep(model, before)
         for model in [model for model in self._serving if model not in lanes]:
             self._forget(model)
 
-    def _keep(self, model: str, lane: Lane) -> None:
+    def _keep(self, model: str, served: _Served) -> None:
         past = self._past.setdefault(model, {})
-        past.setdefault(lane.version, []).extend(lane.tallies)
+        past.setdefault(served.version, []).extend(served.tallies)
         while len(past) > KEPT_VERSIONS:
             oldest = past.pop(next(iter(past)))
             self._older[model] = _sum([*oldest, self._older.get(model, Counters())])
@@ -126,9 +134,9 @@ class Traffic:
 
     def _with_serving(self) -> dict[str, dict[int, list[Counters]]]:
         found = {model: dict(past) for model, past in self._past.items()}
-        for model, lane in self._serving.items():
+        for model, served in self._serving.items():
             versions = found.setdefault(model, {})
-            versions[lane.version] = [*versions.get(lane.version, ()), *lane.tallies]
+            versions[served.version] = [*versions.get(served.version, ()), *served.tallies]
         return found
 
 

@@ -67,6 +67,9 @@ class Lane:
         self._channel = channel
         self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
         self._slow = _Slow(runner, channel)
+        self.tallies: list[Counters] = [self._slow.tally]
+        """The live counts themselves: of in-process failures, and of each batcher. Who keeps the list has them when the lane
+        is gone."""
         self.answer: Callable[[Features], Prediction] = _fast(self._slow)
         """One example in, its prediction out. Raises InvalidInput, ModelFailed."""
         self.compiled = self.answer is not self._slow
@@ -92,8 +95,10 @@ class Lane:
             gone = self._batchers.pop(dead)
             gone.retire()
             self._slow.tally.add(gone.counters)
+            self.tallies.remove(gone.counters)
         batcher = Batcher(self.runner, loop, self._recorder, record=self.model.record, costs=self._opening_costs)
         self._batchers[loop] = batcher
+        self.tallies.append(batcher.counters)
         if self.retired:
             batcher.retire()
         return batcher
@@ -129,11 +134,6 @@ class Lane:
     @property
     def in_process(self) -> int:
         return self._channel.issued
-
-    @property
-    def tallies(self) -> list[Counters]:
-        """The live counts themselves: of in-process failures, and of each batcher. They outlive the lane for who keeps them."""
-        return [self._slow.tally, *(batcher.counters for batcher in list(self._batchers.values()))]
 
     def counters(self) -> Counters:
         """A snapshot, summed: everything over the network, and the failures in process."""

@@ -67,7 +67,7 @@ def summary(services: Services) -> wire.MetricsSummary:
     total = Counters()
     for counts in models.values():
         total.add(counts)
-    good = total.requests - total.failed
+    good = max(0, total.requests - total.failed)
     errors = sum(number for (operation, _), number in services.traffic.refused().items() if operation == "predict")
     asked = good + errors
     return wire.MetricsSummary(
@@ -127,7 +127,8 @@ class Collector:
                 ({**dict(labels), "outcome": outcome}, number)
                 for labels, c in versions.items()
                 for outcome, number in (
-                    ("ok", c.requests - c.failed),
+                    # Programs in this process fail without having been a request.
+                    ("ok", max(0, c.requests - c.failed)),
                     ("failed", c.failed),
                     ("refused", c.refused),
                     ("abandoned", c.abandoned),
