@@ -332,7 +332,11 @@ def test_a_page_of_another_site_cannot_change_anything(client: TestClient) -> No
     spec = {"name": "m", "kind": "linear"}
     refused(client.post("/v1/models", json=spec, headers={"origin": "http://evil.example"}), 403, "foreign_origin")
     refused(client.post("/v1/models", json=spec, headers={"origin": "null"}), 403, "foreign_origin")
+    for site in ("cross-site", "same-site"):
+        refused(client.post("/v1/models", json=spec, headers={"sec-fetch-site": site}), 403, "foreign_origin")
     assert client.get("/v1/models", headers={"origin": "http://evil.example"}).json() == {"models": []}
+    behind_a_proxy = {"origin": "https://models.example", "sec-fetch-site": "same-origin"}
+    assert client.delete("/v1/models/m", headers=behind_a_proxy).status_code == 404
     assert client.post("/v1/models", json=spec, headers={"origin": "http://testserver"}).status_code == 201
 
 

@@ -152,8 +152,14 @@ class _Envelope:
 
 
 def foreign(scope: Scope) -> bool:
-    """Whether a browser says that this request comes from a page of another origin than the server's own."""
+    """Whether a browser says that this request comes from a page of another origin than the server's own.
+
+    The rule of Go's `http.CrossOriginProtection`: what `Sec-Fetch-Site` says, which no page can forge and no proxy changes;
+    from older browsers, whether `Origin` names the host that was asked. Programs send neither."""
     headers = dict(scope["headers"])
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:
+        return site not in (b"same-origin", b"none")
     origin = headers.get(b"origin")
     if origin is None:
         return False
