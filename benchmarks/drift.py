@@ -73,7 +73,8 @@ def stream(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prequential_errors(X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """0/1 loss of a Gaussian naive Bayes that predicts each row with what it learned from all rows before."""
+    """0/1 loss of a Gaussian naive Bayes that predicts each row with what it learned from all rows before: River's
+    `GaussianNB`, its least density included, for all rows at once."""
     scores = np.empty((len(X), 2))
     for label in (0, 1):
         mine = (y == label).astype(float)[:, None]
@@ -83,9 +84,10 @@ def prequential_errors(X: np.ndarray, y: np.ndarray) -> np.ndarray:
         square = np.vstack([np.zeros(X.shape[1]), np.cumsum(mine * X * X, axis=0)[:-1]])
         known = np.maximum(count, 1.0)
         mean = total / known
-        variance = np.maximum(square / known - mean**2, 1e-9 * X.var(axis=0).max() + 1e-12)
-        density = -0.5 * (np.log(2 * np.pi * variance) + (X - mean) ** 2 / variance).sum(axis=1)
-        scores[:, label] = np.log(np.maximum(count[:, 0], 1e-9)) + density
+        variance = square / known - mean**2
+        spread = np.where(variance > 1e-9 * (mean**2 + 1), variance, np.inf)  # none yet: no density
+        density = np.exp(-0.5 * (X - mean) ** 2 / spread) / np.sqrt(2 * np.pi * spread)
+        scores[:, label] = np.log(np.maximum(count[:, 0], 1e-9)) + np.log(1e-9 + density).sum(axis=1)
     return (scores.argmax(axis=1) != y).astype(float)
 
 

@@ -51,8 +51,9 @@ VOTE_SPAN = 1_000
 """Examples after which a detector's vote is forgotten."""
 EVIDENCE_TO_VOTE = 10.0
 """Of the scan: natural logarithm of one over the chance of such a split without a change, for the first 64 examples.
-Later it takes log(examples / 64) more, because the longer one looks, the more chance has to offer."""
-EVIDENCE_TO_CONFIRM = 8.0
+Later it takes 1.25 log(examples / 64) more, because the longer one looks, the more chance has to offer."""
+_LOOKS = 1.25
+EVIDENCE_TO_CONFIRM = 9.0
 _PAGE_EVIDENCE = 8.0
 _BLOCK = 1_000
 _CREEP_BLOCKS = 2
@@ -304,7 +305,7 @@ class ErrorDriftMonitor:
         kept, last, first = len(sums) - 1, sums[-1], sums[0]
         relative = self.task == "regression"
         votes, count = self._votes, self._count
-        looks = math.log(max(count / _EVERY_EXAMPLE, 1.0))
+        looks = _LOOKS * math.log(max(count / _EVERY_EXAMPLE, 1.0))
         best = bar = EVIDENCE_TO_CONFIRM + looks
         for width in range(LEAST_REFERENCE, kept) if kept < _EVERY_EXAMPLE else _WINDOWS:
             older = kept - width
