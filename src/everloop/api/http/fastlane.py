@@ -20,8 +20,9 @@ Theory of operation.
   in the same parser state (between messages) mean the same, so the next such chunk needs no parser. Content-Length is part
   of the head; a chunk whose body has another length goes to the parser.
 - One timer a connection, not one a request: it looks how long the connection has been idle and sleeps on.
-- A client that does not read: above the transport's high-water mark nothing more is read from it, so at most one answer
-  a connection waits beyond that mark.
+- A client that does not read its answers, or pipelines without end: nothing more is read from a connection while its answers
+  wait above the transport's high-water mark, or while requests wait behind an unanswered one (`_Flow`). uvicorn alone reads
+  on after every answer, and its queue of requests grows with whatever arrives.
 
 It relies on uvicorn 0.54; `tests/api/test_fastlane.py` fails if the base class changes.
 """
@@ -34,10 +35,12 @@ import re
 import weakref
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
+from collections.abc import Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from everloop.api.http import codec
@@ -150,6 +153,18 @@ class _NobodyWaits:
         return
 
 
+class _Flow(FlowControl):
+    """Reads on only when there is room. A request that waits for the rest of its body has none behind it, so that cannot lock up."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._pipeline and not self.write_paused:
+            super().resume_reading()
+
+
 class FastLane(HttpToolsProtocol):
     """One connection. As a `serving.batcher.Ticket` it stands for its one request that is in flight."""
 
@@ -190,6 +205,10 @@ class FastLane(HttpToolsProtocol):
         self._idle_timer: TimerHandle | None = None
 
     # -- in --
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
 
     def data_received(self, data: bytes) -> None:
         cycle = self.cycle
@@ -416,12 +435,12 @@ class FastLane(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if not self.flow.write_paused:
-            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
+            self.flow.resume_reading()
             return
+        self.flow.resume_reading()
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
@@ -443,7 +462,7 @@ class FastLane(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if not self.pipeline and not self.transport.is_closing():
+        if not self.transport.is_closing():
             self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
