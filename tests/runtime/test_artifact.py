@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import pickle
 import zipfile
 
 import joblib
 import numpy as np
 import pytest
+import skops.io
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
@@ -70,8 +73,6 @@ def test_names(tmp_path):
     assert manifest.schema.named
     assert manifest.schema.names == ("a", "b", "c", "d")
     assert session.run(X[:2]).shape == (2,)
-    import skops.io
-
     assert skops.io.load(tmp_path / "m.skops").predict(X[:1]) == model.predict(X[:1])
     with pytest.raises(InvalidInput, match="expected 4 names, got 2"):
         save_model(model, tmp_path / "n.skops", feature_names=["a", "b"])
@@ -119,6 +120,14 @@ def test_unknown_types_are_listed_and_can_be_allowed(tmp_path):
     if "-" not in OwnClassifier.__module__:
         manifest, _ = read_model_file(path, trust=Trust(types=(name,)))
         assert manifest.classes == [0, 1, 2]
+
+
+def test_a_known_wrapper_makes_nothing_inside_it_known(tmp_path):
+    model = make_pipeline(FunctionTransformer(functools.partial(os.fspath)), LinearRegression())
+    path = tmp_path / "m.skops"
+    skops.io.dump(model, path)
+    with pytest.raises(Untrusted, match="fspath"):
+        read_model_file(path, trust=Trust())
 
 
 def test_pickles_need_trust(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 
 from everloop.core.errors import FitFailed, ModelUntrained, NotSupported
 from everloop.core.schema import Field, Schema, Target
-from everloop.learning.learners.auto import task_of_labels
 from everloop.learning.learners.make import make_learner
 from everloop.runtime.artifact import Trust, load_session
 from everloop.testing import Examples
@@ -80,17 +79,3 @@ def test_refusals():
     failing = make_learner("forest", {"n_estimators": -1}, trust=NO_TRUST)
     with pytest.raises(FitFailed, match="n_estimators"):
         failing.fit(Schema.unnamed(1), Target("regression"), [[1.0], [2.0]], [1.0, 2.0])
-
-
-@pytest.mark.parametrize(
-    ("labels", "task"),
-    [
-        ([1.5], "regression"),
-        ([1.0, 2.0], "regression"),
-        ([1, 2], "classification"),
-        ([True], "classification"),
-        (["a"], "classification"),
-    ],
-)
-def test_labels_tell_the_task(labels, task):
-    assert task_of_labels(labels) == task

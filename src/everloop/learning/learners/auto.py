@@ -142,14 +142,3 @@ def _candidates(schema: Schema, task: Task) -> list[str]:
     if not schema.numeric:
         return ["encoded", "boosting", "forest"]
     return ["linear", "ridge", "boosting", "forest"] if task == "regression" else ["logistic", "boosting", "forest"]
-
-
-def task_of_labels(labels: Sequence[Any]) -> Task:
-    """What labels say of their task where nobody told: text, booleans and whole numbers are classes, a float is a number.
-
-    Only `int` counts as whole: 3.0 is a number. Give `{"task": "regression"}` where counts are to be predicted."""
-    for label in labels:
-        plain = label.item() if isinstance(label, np.generic) else label
-        if isinstance(plain, float):
-            return "regression"
-    return "classification"
