@@ -52,6 +52,7 @@ class Room:
             trust=TRUST,
             rng=random.Random(1),
             fitter=self.fitter,
+            cpu=lambda: 0.0,
         )
         self.intake = Intake(self.registry, journal, self.config, clock, backlog=self.loop.backlog, wake=self.loop.wake)
         self._numbers = 0

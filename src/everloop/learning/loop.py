@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from collections.abc import Callable
 
 from everloop.core.clock import Clock
 from everloop.core.errors import Conflict, EverloopError
@@ -47,9 +49,10 @@ class LearningLoop:
         trust: Trust,
         rng: random.Random,
         fitter: Fitter | None = None,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         """`owner`: names this process among all that share the journal. `fitter`: where fits run; a new one if None, which
-        the loop then closes."""
+        the loop then closes. `cpu`: processor time, by which slices are measured; a constant makes runs repeatable."""
         self._registry = registry
         self._clock = clock
         self._rng = rng
@@ -66,6 +69,7 @@ class LearningLoop:
             fitter=self._fitter,
             publisher=Publisher(registry),
             wake=self.wake,
+            cpu=cpu,
         )
         self._lock = threading.Lock()
         self._seats: dict[str, Seat] = {}

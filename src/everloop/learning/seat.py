@@ -54,6 +54,8 @@ class Workshop:
     fitter: Fitter
     publisher: Publisher
     wake: Callable[[str], None]
+    cpu: Callable[[], float]
+    """Seconds of processor time that the calling thread has used."""
 
 
 class LearnerStatus(msgspec.Struct, frozen=True):
@@ -266,6 +268,7 @@ class Seat:
             clock=shop.clock,
             rng=shop.rng,
             wake=lambda: shop.wake(name),
+            cpu=shop.cpu,
         )
         trainer.restore(self._live_learner)
         total = -1

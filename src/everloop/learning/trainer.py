@@ -36,7 +36,13 @@ from everloop.registry.catalog import Registry
 from everloop.stores.ports import Checkpoint, Journal, ModelRecord, VersionRecord
 
 _CHUNK = 256
+_LEAST_CHUNK = 64
+"""Of a learner that only remembers them, so many examples take a millisecond on a slow machine."""
 _SLICE_SECONDS = 0.001
+_SLICE_SECONDS_BEHIND = 0.004
+"""After `_BEHIND` slices that were full. Each slice pays several times for getting the interpreter back from threads that are
+busy with predictions: with small ones a learner under load would never catch up, and labels be refused for it."""
+_BEHIND = 8
 _SAVE_EVERY = 1.0
 
 
@@ -57,8 +63,10 @@ class ModelTrainer:
         clock: Clock,
         rng: random.Random,
         wake: Callable[[], None],
+        cpu: Callable[[], float],
     ) -> None:
-        """`record` has a schema and a target. `learner`: unfitted; None for a model that is only watched."""
+        """`record` has a schema and a target. `learner`: unfitted; None for a model that is only watched. `cpu`: seconds of
+        processor time that this thread has used."""
         assert record.schema is not None
         assert record.target is not None
         self.name = record.name
@@ -68,6 +76,7 @@ class ModelTrainer:
         self._tell = tell
         self._clock = clock
         self._rng = rng
+        self._cpu = cpu
         self._kind = learner.kind if learner else "none"
         self._memory = Memory(record.schema, record.target)
         self._campaign = Campaign(
@@ -83,6 +92,7 @@ class ModelTrainer:
         )
         self.inputs = InputWatch(record.name, record.schema, journal, clock)
         self._chunk = _CHUNK
+        self._full = 0
         self._inputs_of: int | None = None
         self._dirty = False
         self._saved_at = clock.monotonic()
@@ -233,7 +243,7 @@ class ModelTrainer:
 
     def _take(self, config: LearningConfig) -> bool:
         memory = self._memory
-        started = self._clock.monotonic()
+        started = self._cpu()  # not the clock's time: waiting for the interpreter is no work
         examples = self._journal.examples(self.name, after=memory.cursor, limit=self._chunk)
         if not examples:
             return False
@@ -244,10 +254,14 @@ class ModelTrainer:
         if memory.apprentice is not None and kept:
             self._learn(memory.apprentice, kept, answers)
         self._dirty = True
-        spent = self._clock.monotonic() - started
-        if spent > 0:
-            self._chunk = max(1, min(_CHUNK, int(len(examples) * _SLICE_SECONDS / spent)))
+        self._full = self._full + 1 if len(examples) == self._chunk else 0
+        fair = len(examples) * self._budget() / max(self._cpu() - started, 1e-6)
+        least = _LEAST_CHUNK if memory.apprentice is None else 1
+        self._chunk = max(least, min(_CHUNK, int(fair)))
         return True
+
+    def _budget(self) -> float:
+        return _SLICE_SECONDS if self._full < _BEHIND else _SLICE_SECONDS_BEHIND
 
     def _learn(self, apprentice: Apprentice, examples: list[Example], answers: list[Any]) -> None:
         try:
