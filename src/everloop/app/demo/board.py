@@ -77,15 +77,20 @@ class LiveBoard:
 
         with self._score.lock:
             models = list(self._score.models.values())
-            room = max(3, self._console.size.height - len(models) - 9)
+            room = max(3, self._console.size.height - len(models) - 10)
             events = list(self._score.events)[-room:]
             top = Text.assemble(
                 ("everloop", "bold"),
                 f"  {self._url}  ",
                 (f"{self._url}/docs", "underline"),
-                f"  {elapsed:.0f} s, Ctrl-C ends",
+                f"  {elapsed:.0f} s",
             )
-            return Group(top, Text(), live_table(models), Text(), *(event_text(event) for event in events))
+            legend = Text(
+                "quality of the newest 1,000 labels; no-change always answers the label before; Ctrl-C ends",
+                style="dim",
+                no_wrap=True,
+            )
+            return Group(top, Text(), live_table(models), legend, Text(), *(event_text(event) for event in events))
 
 
 class PlainBoard:
@@ -124,54 +129,59 @@ class PlainBoard:
 
 
 def live_table(models: list[ModelScore]) -> Table:
-    from rich import box
-    from rich.table import Table
+    """At most 80 columns wide."""
     from rich.text import Text
 
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    out.add_column("model", style="bold", no_wrap=True)
-    for name in ("req/s", "p50 ms", "p99 ms"):
-        out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("version", justify="right", no_wrap=True)
-    out.add_column("live quality", no_wrap=True)
-    out.add_column("no-change", no_wrap=True)
-    for name in ("labels", "drifts", "swaps", "errors"):
-        out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("", no_wrap=True)
+    out = _table(
+        ("model",),
+        ("req/s", "p50 ms", "p99 ms"),
+        ("ver",),
+        ("quality", "no-change"),
+        ("labels", "drift", "swap", "err"),
+    )
     for model in models:
         metric, ours, baseline = model.figures(recent=True)
+        version = "–" if model.version is None else f"v{model.version}"
         out.add_row(
             model.name,
             f"{model.rate():.0f}",
             milliseconds(model.percentile(0.5)),
             milliseconds(model.percentile(0.99)),
-            "–" if model.version is None else f"v{model.version}",
+            Text(version, style="cyan reverse" if model.learner.get("is_training") else ""),
             Text(figure(metric, ours), style=better_style(metric, ours, baseline)),
             figure(metric, baseline),
             str(model.labels),
             str(model.drifts),
             str(model.swaps),
             Text(str(model.failed), style="bold red" if model.failed else ""),
-            "fitting" if model.learner.get("is_training") else ("done" if model.done else ""),
         )
+    return out
+
+
+def _table(*groups: tuple[str, ...]) -> Table:
+    """Names, numbers, names, numbers … : every second group is set flush right."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, group in enumerate(groups):
+        for name in group:
+            out.add_column(
+                name, justify="right" if i % 2 else "left", no_wrap=True, style="bold" if name == "model" else ""
+            )
     return out
 
 
 def summary(score: Score) -> RenderableType:
     """The table at the end: over all of the run, not only what was newest."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    tty = sys.stdout.isatty()
-    out = Table(box=box.SIMPLE_HEAD if tty else None, pad_edge=False, title=None)
-    out.add_column("model", style="bold", no_wrap=True)
-    for name in ("examples", "versions", "drifts", "swaps", "rejected"):
-        out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("quality", no_wrap=True)
-    out.add_column("no-change", no_wrap=True)
-    for name in ("p50 ms", "p99 ms", "errors"):
-        out.add_column(name, justify="right", no_wrap=True)
+    out = _table(
+        ("model",),
+        ("examples", "version", "drifts", "swaps", "rejected"),
+        ("quality", "no-change"),
+        ("p50 ms", "p99 ms", "errors"),
+    )
     with score.lock:
         for model in score.models.values():
             metric, ours, baseline = model.figures(recent=False)

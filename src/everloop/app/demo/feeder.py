@@ -19,6 +19,8 @@ from everloop.core.errors import EverloopError, ModelUntrained, Overloaded, Stor
 
 MOST_WAITS = 200
 LONGEST_WAIT = 0.1
+PATIENCE = 30.0
+"""Seconds that a stream waits for its model's first version, once enough labels for it are there."""
 GIVE_UP_AFTER = 50
 """Failures in a row after which a stream is not played on."""
 
@@ -34,7 +36,8 @@ class Awaiting(NamedTuple):
 class Feeder(threading.Thread):
     """Plays `stream` to the model of its name at `rate` examples a second, until `most` are played or `stop` is set.
 
-    When the stream ends it is played again if `again`. Labels come `delay` predictions late; the last ones at the end."""
+    When the stream ends it is played again if `again`. Labels come `delay` predictions late; the last ones at the end. After `hold_at`
+    examples it waits for the model's first version: a short stream should not be over before there is anything to ask."""
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Feeder(threading.Thread):
         delay: int,
         most: int | None,
         again: bool,
+        hold_at: int | None = None,
     ) -> None:
         super().__init__(name=f"feed-{stream.name}", daemon=True)
         self._stream = stream
@@ -56,6 +60,7 @@ class Feeder(threading.Thread):
         self._delay = delay
         self._most = most
         self._again = again
+        self._hold_at = hold_at
         self._client = Client(url)
         self._awaiting: deque[Awaiting] = deque()
         self._failures = 0
@@ -83,6 +88,8 @@ class Feeder(threading.Thread):
                 return
             began = max(began, time.monotonic() - played / self._rate - 1.0)
             self._score.count(self._stream.name, "played")
+            if played == self._hold_at and self._hold(features):
+                began = time.monotonic() - played / self._rate
             waiting = self._predict(features, label)
             if waiting is not None and label is not None:
                 self._awaiting.append(waiting)
@@ -106,6 +113,19 @@ class Feeder(threading.Thread):
             return None
         self._score.answered(name, time.perf_counter() - sent, answer["model_version"])
         return Awaiting(label, answer["request_id"], None)
+
+    def _hold(self, features: Any) -> bool:
+        """Wait for a first version; whether that took any time."""
+        until = time.monotonic() + PATIENCE
+        for turn in range(int(PATIENCE / LONGEST_WAIT)):
+            try:
+                self._ask("predict", {"features": features})
+            except ModelUntrained:
+                if time.monotonic() > until or self._stop_event.wait(LONGEST_WAIT):
+                    return True
+            else:
+                return turn > 0
+        return True
 
     def _label(self, waiting: Awaiting) -> None:
         body: dict[str, Any] = {"label": waiting.label}

@@ -20,7 +20,7 @@ from everloop.app.demo.play import Play
 from everloop.app.logs import configure
 from everloop.app.server import Address, run
 from everloop.app.settings import EngineSettings
-from everloop.core.errors import InvalidInput
+from everloop.core.errors import EverloopError, InvalidInput
 from everloop.learning.config import LearningConfig
 
 
@@ -61,7 +61,13 @@ def main() -> int:
     )
     engine = build_engine(EngineSettings(learning=learning))
     threading.Thread(target=_end_with_parent, name="everloop-parent", daemon=True).start()
-    return run(engine, port=play.port, notice=0.0, grace=5.0, prepare=lambda: _register(engine, play), on_ready=_tell)
+    try:
+        return run(
+            engine, port=play.port, notice=0.0, grace=5.0, prepare=lambda: _register(engine, play), on_ready=_tell
+        )
+    except EverloopError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 1
 
 
 def _register(engine: Engine, play: Play) -> None:
@@ -78,7 +84,9 @@ def _tell(address: Address) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: a thread that waits inside a buffered reader is in the way of the interpreter's end.
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

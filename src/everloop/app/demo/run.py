@@ -58,14 +58,17 @@ class Options:
 def run(options: Options) -> int:
     """0 if all went well; 1 if a request failed or a model learned nothing. Ctrl-C ends it, and is no failure."""
     streams, play = _cast(options)
+    warm = threading.Thread(target=_warm, args=(streams,), name="demo-streams", daemon=True)
+    warm.start()
     score = Score({stream.name: stream.about for stream in streams})
     began = time.monotonic()
     interrupted = False
     with tempfile.TemporaryFile() as log, _interruptible():
         with _server(play, log) as (url, process):
+            warm.join()
             began = time.monotonic()
             try:
-                _perform(options, streams, score, url, process)
+                _perform(options, play, streams, score=score, url=url, process=process)
             except KeyboardInterrupt:
                 interrupted = True
                 say("ending")
@@ -116,7 +119,8 @@ def _cast(options: Options) -> tuple[list[Stream], Play]:
     stream = Stream(name, f"{options.stream}: {file.count} rows, {len(file.columns)} columns", file.rows, file.count)
     say(f"{name}: {file.count} rows, {len(file.columns)} features; {options.target!r} is taken for {task}")
     registration = Registration(name, kind=options.kind, parameters=parameters, schema=file.schema, target=target)
-    return [stream], Play([registration], port=options.port)
+    # Of a short file most should be left to play once there is a first version.
+    return [stream], Play([registration], port=options.port, min_samples=max(20, min(100, file.count // 5)))
 
 
 def _wrong_target(options: Options, why: str) -> EverloopError:
@@ -127,11 +131,21 @@ def _wrong_target(options: Options, why: str) -> EverloopError:
     )
 
 
-def _perform(options: Options, streams: list[Stream], score: Score, url: str, process: subprocess.Popen[bytes]) -> None:
+def _warm(streams: list[Stream]) -> None:
+    """Import what the streams come from while the server starts, so that all of them begin at once."""
+    for stream in streams:
+        # What is wrong with a stream is told by whoever plays it.
+        with contextlib.suppress(Exception):
+            next(stream.play())
+
+
+def _perform(
+    options: Options, play: Play, streams: list[Stream], *, score: Score, url: str, process: subprocess.Popen[bytes]
+) -> None:
     stop = threading.Event()
     live = sys.stdout.isatty() and not options.json
     board: Board = LiveBoard(score, url) if live else PlainBoard(score, url, to_stderr=options.json)
-    feeders = [_feeder(options, stream, url, score, stop) for stream in streams]
+    feeders = [_feeder(options, play, stream, url=url, score=score, stop=stop) for stream in streams]
     listener = Listener(url, score, stop, board.event)
     try:
         with Client(url) as client, board:
@@ -173,7 +187,7 @@ def _busy(score: Score) -> Iterator[bool]:
             yield bool(model.learner.get("backlog") or model.learner.get("is_training"))
 
 
-def _feeder(options: Options, stream: Stream, url: str, score: Score, stop: threading.Event) -> Feeder:
+def _feeder(options: Options, play: Play, stream: Stream, *, url: str, score: Score, stop: threading.Event) -> Feeder:
     most = None
     rate = options.rate or (RATE if options.stream is None else FILE_RATE)
     if options.once:
@@ -181,7 +195,8 @@ def _feeder(options: Options, stream: Stream, url: str, score: Score, stop: thre
         rate = options.rate or max(rate, most / ONCE_SECONDS)
     # A file is played once; the streams of the open-ended demo go on for as long as somebody watches.
     again = options.stream is None and not options.once
-    return Feeder(stream, url, score, stop, rate=rate, delay=options.delay, most=most, again=again)
+    hold_at = play.min_samples + options.delay + 1
+    return Feeder(stream, url, score, stop, rate=rate, delay=options.delay, most=most, again=again, hold_at=hold_at)
 
 
 @contextlib.contextmanager
