@@ -299,6 +299,25 @@ def test_what_fails_while_getting_ready_is_raised() -> None:
     assert engine.services.draining
 
 
+def test_on_a_thread_what_fails_is_raised_and_the_engine_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = make_engine()
+        with pytest.raises(Conflict), serving(taken, port=other.getsockname()[1]):
+            pytest.fail("the port was taken")
+    assert taken.services.draining
+    broken = make_engine()
+
+    def start() -> None:
+        raise InvalidInput("no such folder")
+
+    monkeypatch.setattr(broken, "start", start)
+    with pytest.raises(InvalidInput, match="no such folder"), serving(broken):
+        pytest.fail("it has not started")
+    assert broken.services.draining
+
+
 def test_it_is_live_before_it_is_ready() -> None:
     engine = make_engine()
     seen: list[tuple[int, int]] = []

@@ -114,21 +114,20 @@ def serving(
 ) -> Iterator[Address]:
     """The same on a thread of this process, for the time of a `with` block; drains at its end and stops the engine."""
     ready = threading.Event()
-    stack = contextlib.ExitStack()
-    stack.callback(engine.stop)
-    listener = stack.enter_context(bind(host, port))
-    server = Server(engine, listener, grace=grace, notice=notice, on_ready=lambda _: ready.set())
+    with contextlib.ExitStack() as stack:
+        stack.callback(engine.stop)
+        listener = stack.enter_context(bind(host, port))
+        server = Server(engine, listener, grace=grace, notice=notice, on_ready=lambda _: ready.set())
 
-    def work() -> None:
-        try:
-            server.run()
-        except BaseException as error:
-            server.failure = error
-        finally:
-            ready.set()
+        def work() -> None:
+            try:
+                server.run()
+            except BaseException as error:
+                server.failure = error
+            finally:
+                ready.set()
 
-    thread = threading.Thread(target=work, name="everloop-server", daemon=True)
-    with stack:
+        thread = threading.Thread(target=work, name="everloop-server", daemon=True)
         thread.start()
         try:
             ready.wait()
