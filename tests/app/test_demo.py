@@ -310,11 +310,12 @@ def score() -> Score:
 def test_the_screen_and_the_lines_show_the_score(score: Score) -> None:
     from rich.console import Console
 
-    console = Console(width=140, height=30, color_system=None)
+    console = Console(width=80, height=30, color_system=None)
     with console.capture() as captured:
         console.print(LiveBoard(score, "http://x").screen(12))
         console.print(summary(score))
     text = captured.get()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     for said in ("mae 0.5", "mae 1.5", "25.0%", "errors [bold]rose[/]", "v3", "5.00", "9.90"):
         assert said in text or said in status_line(score.models["line"], 1.0)
     assert "1 ERRORS" in status_line(score.models["bugs"], 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -86,7 +85,7 @@ class LiveBoard:
                 f"  {elapsed:.0f} s",
             )
             legend = Text(
-                "quality of the newest 1,000 labels; no-change always answers the label before; Ctrl-C ends",
+                "quality: of the newest 1,000 labels; no-change: the label before; Ctrl-C ends",
                 style="dim",
                 no_wrap=True,
             )
@@ -134,8 +133,7 @@ def live_table(models: list[ModelScore]) -> Table:
 
     out = _table(
         ("model",),
-        ("req/s", "p50 ms", "p99 ms"),
-        ("ver",),
+        ("req/s", "p50 ms", "p99 ms", "ver"),
         ("quality", "no-change"),
         ("labels", "drift", "swap", "err"),
     )
@@ -160,10 +158,9 @@ def live_table(models: list[ModelScore]) -> Table:
 
 def _table(*groups: tuple[str, ...]) -> Table:
     """Names, numbers, names, numbers … : every second group is set flush right."""
-    from rich import box
     from rich.table import Table
 
-    out = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, padding=(0, 1, 0, 0))
+    out = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim underline")
     for i, group in enumerate(groups):
         for name in group:
             out.add_column(
@@ -173,14 +170,14 @@ def _table(*groups: tuple[str, ...]) -> Table:
 
 
 def summary(score: Score) -> RenderableType:
-    """The table at the end: over all of the run, not only what was newest."""
+    """The table at the end: over all of the run, not only what was newest. At most 80 columns wide."""
     from rich.text import Text
 
     out = _table(
         ("model",),
-        ("examples", "version", "drifts", "swaps", "rejected"),
+        ("played", "ver", "drift", "swap", "rejects"),
         ("quality", "no-change"),
-        ("p50 ms", "p99 ms", "errors"),
+        ("p50 ms", "p99 ms", "err"),
     )
     with score.lock:
         for model in score.models.values():
