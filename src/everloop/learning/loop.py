@@ -29,6 +29,8 @@ from everloop.stores.ports import Journal, VersionRecord
 
 _PAUSE = 0.001
 """Between slices: enough for every waiting thread to run."""
+_LONG = 0.005
+"""A slice that took longer, as one example of a large ensemble may, is followed by a pause as long as itself."""
 _IDLE = 0.25
 """Longest wait when there is nothing to do."""
 _ALIVE_FAILURES = 5
@@ -108,24 +110,34 @@ class LearningLoop:
 
     def stop(self) -> None:
         """Wait for the step at hand, save every learner, give the leases back. Fits in flight are cancelled and start anew
-        with the next `start`. Idempotent."""
+        with the next `start`; one that `train_now` waits for is waited for. Idempotent."""
+        self._end_thread()
+        for seat in list(self._seats.values()):
+            with seat.lock:
+                seat.rest()
+
+    def close(self) -> None:
+        """`stop`, and end the fitting processes, also that of a `train_now`, which then raises FitFailed."""
+        self._end_thread()
+        for seat in list(self._seats.values()):
+            if seat.lock.acquire(blocking=False):
+                try:
+                    seat.rest()
+                finally:
+                    seat.lock.release()
+        self._fitter.close()
+        self.stop()
+        for seat in list(self._seats.values()):
+            with seat.lock:
+                seat.leave()
+
+    def _end_thread(self) -> None:
         with self._lock:
             thread, self._thread = self._thread, None
             self._stop.set()
             self._wake.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
-        for seat in list(self._seats.values()):
-            with seat.lock:
-                seat.rest()
-
-    def close(self) -> None:
-        """`stop`, and end the fitting processes."""
-        self.stop()
-        for seat in list(self._seats.values()):
-            with seat.lock:
-                seat.leave()
-        self._fitter.close()
 
     def wake(self, model: str | None = None) -> None:
         """There is something to do, for this model or for some."""
@@ -164,12 +176,15 @@ class LearningLoop:
         for seat in list(self._seats.values()):
             if not seat.lock.acquire(blocking=False):
                 continue
+            started = self._workshop.cpu()
             try:
-                did = seat.turn() or did
+                worked = seat.turn()
             finally:
                 seat.lock.release()
-            if did and self._thread is threading.current_thread():
-                self._clock.wait(self._stop, _PAUSE)
+            did = did or worked
+            if worked and self._thread is threading.current_thread():
+                used = self._workshop.cpu() - started
+                self._clock.wait(self._stop, used if used > _LONG else _PAUSE)
         self._fitter.tidy()
         return did
 

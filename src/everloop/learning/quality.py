@@ -78,12 +78,12 @@ class Quality:
         """For a status page: overall figures, `window` (the newest 1,000) and `versions`. A figure that is not defined yet is
         left out."""
         recent = _Tally()
-        for label, answer, previous in self._recent:
+        for label, answer, previous in list(self._recent):  # a status page may look while the learner writes
             _count(recent, self.task, label, answer, previous)
         return {
             **_figures(self._all, self.task),
             "window": _figures(recent, self.task),
-            "versions": {str(version): _figures(t, self.task) for version, t in sorted(self._versions.items())},
+            "versions": {str(version): _figures(t, self.task) for version, t in sorted(self._versions.copy().items())},
         }
 
     def dump(self) -> dict[str, Any]:
