@@ -1,7 +1,7 @@
 """How a scikit-learn estimator wants its rows: a matrix, a data frame, or a list of texts; and what a fitted one tells of them.
 
-A frame costs about 0.1 ms a call, so it is built only where something depends on columns: text among them, a `ColumnTransformer`, or an
-estimator that was fitted with names.
+A frame needs pandas and costs about 0.1 ms a call, so it is built only where something depends on names: an estimator that was fitted
+with them, or a `ColumnTransformer` that chooses by name. Text and numbers together are otherwise a matrix of objects.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from everloop.core.errors import InvalidInput, NotSupported
+from everloop.core.errors import InvalidInput, MissingExtra, NotSupported
 from everloop.core.schema import Field, FieldKind, Schema, Target
 from everloop.core.types import Task
 from everloop.runtime.session import Matrix
@@ -30,20 +30,38 @@ def input_form(estimator: Any, schema: Schema) -> Form:
                 field="features",
             )
         return "texts"
-    if not schema.numeric or hasattr(estimator, "feature_names_in_"):
-        return "frame"
-    if any(type(part).__name__ == "ColumnTransformer" for part in _parts(estimator)):
+    if hasattr(estimator, "feature_names_in_") or any(_chooses_by_name(part) for part in _parts(estimator)):
         return "frame"
     return "matrix"
+
+
+def _chooses_by_name(part: Any) -> bool:
+    """A `ColumnTransformer` that picks its columns by name or by kind, and not by position."""
+    if type(part).__name__ != "ColumnTransformer":
+        return False
+    for _, _, columns in part.transformers:
+        if callable(columns) or isinstance(columns, str):
+            return True
+        if isinstance(columns, (list, tuple, np.ndarray)) and any(isinstance(column, str) for column in columns):
+            return True
+    return False
 
 
 def shape_rows(form: Form, schema: Schema, X: Matrix) -> Any:
     """(n, fields), as `Schema.matrix` gives it, in the form that the estimator wants."""
     if form == "matrix":
+        if not schema.numeric:
+            X = X.copy()
+            for i, field in enumerate(schema.fields):
+                if field.kind == "number":
+                    X[:, i] = X[:, i].astype(np.float64)  # None becomes NaN
         return X
     if form == "texts":
         return ["" if value is None else value for value in X[:, 0].tolist()]
-    import pandas as pd
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingExtra("a model that chooses its columns by name needs pandas: pip install pandas") from error
 
     columns: dict[str, Any] = {}
     for i, field in enumerate(schema.fields):
@@ -123,7 +141,10 @@ def is_fitted(estimator: Any) -> bool:
         check_is_fitted(last)
     except (NotFittedError, TypeError):
         return False
-    return True
+    # Those that can answer without a fit (a Gaussian process, its prior) pass the check untouched: look for what a fit leaves.
+    return hasattr(last, "__sklearn_is_fitted__") or any(
+        name.endswith("_") and not name.startswith("__") for name in vars(last)
+    )
 
 
 def _first_step(estimator: Any) -> Any:

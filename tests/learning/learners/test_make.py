@@ -8,6 +8,7 @@ from river import linear_model as river_linear
 from river import preprocessing
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
+from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -137,6 +138,7 @@ def test_already_fitted():
     assert already_fitted(make_pipeline(StandardScaler(), LogisticRegression()).fit(X, [0, 1]))
     for model in (
         LinearRegression(),
+        GaussianProcessRegressor(),
         make_pipeline(StandardScaler(), Ridge()),
         "linear",
         river_linear.LinearRegression(),
