@@ -130,6 +130,7 @@ class Engine:
         services.loop.close()
         services.reconciler.stop()
         services.recorder.stop()
+        services.traffic.close()
         services.journal.close()
         self.catalog.close()
 
