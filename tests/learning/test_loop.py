@@ -598,3 +598,45 @@ def test_a_heavy_fit_runs_elsewhere_while_steps_go_on(lines: Any) -> None:
         assert room.loop.status("m").examples_learned == 320
     finally:
         room.close()
+
+
+def test_names_texts_and_missing_values_are_learned_from_and_watched(any_room: Any) -> None:
+    from river import compose, linear_model, preprocessing
+
+    from everloop.learning.intake import Feedback
+
+    room = any_room
+    rng = np.random.default_rng(0)
+    model = compose.Pipeline(
+        compose.TransformerUnion(
+            compose.Pipeline(compose.SelectType(str), preprocessing.OneHotEncoder()),
+            compose.SelectType(float),
+        ),
+        linear_model.LinearRegression(intercept_lr=0.1),
+    )
+    room.loop.attach("m", room.register("m", model))
+
+    def examples(n: int, colours: tuple[str, ...]) -> list[Feedback]:
+        made = []
+        for _ in range(n):
+            colour, size = str(rng.choice(colours)), float(rng.uniform(0, 1))
+            missing = rng.uniform() < 0.2
+            label = {"red": 1.0, "blue": -1.0}.get(colour, 0.0) + size
+            made.append(Feedback(label, features={"colour": colour, "size": None if missing else size}))
+        return made
+
+    first = examples(300, ("red", "blue"))
+    assert all(isinstance(outcome, int) for outcome in room.intake.accept_now("m", first).outcomes)
+    room.settle(2)
+    assert room.live("m") == 1, [event.message for event in room.events]
+    assert room.answer("m", ["red", 0.5]) > room.answer("m", ["blue", 0.5]) + 1
+    assert room.loop.status("m").window == 300
+    room.intake.accept_now("m", examples(100, ("red", "blue")))
+    room.settle(4)
+    assert room.loop.status("m").quality["mae"] < 0.6
+    # Another process takes over, with the rows from the journal.
+    other = room.again(owner="one")
+    other.settle(2)
+    assert other.loop.status("m").examples_learned == 400
+    assert not other.told("learner_failed")
+    other.loop.close()

@@ -140,7 +140,7 @@ class Seat:
     def train_now(self) -> VersionRecord:
         """Holding the lock. Raises InvalidInput (nothing to train on), FitFailed, Conflict (another process learns it)."""
         name = self.record.name
-        if not self._lead():
+        if not self._lead(ask=True):
             raise Conflict(
                 f"model {name!r} is being learned by another process; ask that one, or stop it first", field="model"
             )
@@ -174,6 +174,7 @@ class Seat:
     def _release(self) -> None:
         self._called = True
         self._counted_until = 0.0
+        self._renew_at = 0.0
         if self._leads:
             self._leads = False
             try:
@@ -219,12 +220,12 @@ class Seat:
             last_fit=memory.fit_at,
         )
 
-    def _lead(self) -> bool:
-        """Hold the model's lease, or take it; whether we do."""
+    def _lead(self, *, ask: bool = False) -> bool:
+        """Hold the model's lease, or take it; whether we do. Looked after every few seconds, unless `ask`."""
         clock = self._workshop.clock
         now = clock.monotonic()
-        if self._leads and now < self._renew_at:
-            return True
+        if now < self._renew_at and (self._leads or not ask):
+            return self._leads
         had, late = self._leads, now >= self._renew_at - LEASE_RENEW + LEASE_TTL
         self._leads = self._workshop.journal.acquire_lease(
             _lease(self.record.name), self._workshop.owner, now=clock.now(), ttl=LEASE_TTL

@@ -44,6 +44,9 @@ _SLICE_SECONDS_BEHIND = 0.004
 busy with predictions: with small ones a learner under load would never catch up, and labels be refused for it."""
 _BEHIND = 8
 _SAVE_EVERY = 1.0
+"""Seconds between checkpoints while examples come. What came after the last is replayed after a crash."""
+_SAVE_SHARE = 50
+"""A large learner is saved more rarely: saving shall take no more than one fiftieth of the time."""
 
 
 class ModelTrainer:
@@ -96,6 +99,7 @@ class ModelTrainer:
         self._inputs_of: int | None = None
         self._dirty = False
         self._saved_at = clock.monotonic()
+        self._save_every = _SAVE_EVERY
         self._error = ""
         self.checkpoint: Checkpoint | None = None
         """The last one that this trainer wrote or read."""
@@ -173,7 +177,9 @@ class ModelTrainer:
         """Write a checkpoint if anything changed since the last."""
         if not self._dirty:
             return
+        started = self._cpu()
         state = self._memory.dump(self._kind, self._clock)
+        self._save_every = max(_SAVE_EVERY, _SAVE_SHARE * (self._cpu() - started))
         self.checkpoint = Checkpoint(self._memory.cursor, state, self._clock.now())
         self._journal.save_checkpoint(self.name, self.checkpoint)
         self._dirty = False
@@ -204,7 +210,7 @@ class ModelTrainer:
         did = self._maybe_fit(config) or did
         self._watch_inputs(config)
         self._dirty = self._dirty or ended
-        if self._dirty and (ended or self._clock.monotonic() - self._saved_at >= _SAVE_EVERY):
+        if self._dirty and (ended or self._clock.monotonic() - self._saved_at >= self._save_every):
             self.save()
         return did
 
