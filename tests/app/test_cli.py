@@ -127,6 +127,7 @@ def test_version() -> None:
         (["serve", "no good=."], 2, "cannot be a model's name"),
         (["serve", "folder=."], 2, "is a folder"),
         (["serve", "--memory", "--data-dir", "d"], 2, "contradict"),
+        (["serve", "--data-dir", __file__], 2, "is a file, not a folder"),
         (["serve", "--host", "0.0.0.0"], 2, "--insecure"),
         (["serve", "--port", "70000"], 2, "between 0 and 65535"),
         (["serve", "--set", "learning.min_sample=5"], 2, "did you mean 'learning.min_samples'"),

@@ -378,6 +378,16 @@ def test_a_kind_that_does_not_suit_the_column_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.e2e
+def test_why_nothing_could_be_learned_is_told(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(
+        "town,y\n" + "".join(f"{'Rome' if i % 3 else 'Oslo'},{i % 2}\n" for i in range(120))
+    )
+    done = demo("--once", "--stream", "f.csv", "--target", "y", "--kind", "logistic", "--rate", "500", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "f: learned nothing from 120 labels: " in done.stderr
+
+
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
     ours, theirs = pty.openpty()

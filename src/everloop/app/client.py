@@ -184,6 +184,8 @@ def _decode(status: int, content: bytes, retry_after: str | None) -> Any:
     problem = body if isinstance(body, dict) else {}
     detail = problem.get("detail") or problem.get("error") or _short(content) or "no reason given"
     kind = _CLASSES.get(str(problem.get("code")), EverloopError)
+    if not problem:
+        detail = f"{detail} (is this an everloop server?)"
     if kind is EverloopError:
         detail = f"the server answered {status}: {detail}"
     after = float(retry_after) if retry_after and retry_after.isdigit() else None
@@ -192,4 +194,4 @@ def _decode(status: int, content: bytes, retry_after: str | None) -> Any:
 
 def _short(content: bytes) -> str:
     text = " ".join(content.decode(errors="replace").split())
-    return text if len(text) <= 200 else text[:199] + "…"
+    return text if len(text) <= 100 else text[:99] + "…"

@@ -47,6 +47,9 @@ def serve(
         raise UsageError(error.message) from error
     for warning in settings.warnings:
         say(f"everloop: {warning}")
+    folder = settings.engine.data_dir
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--data-dir: {folder} is a file, not a folder")
     wanted = {**settings.models, **named}
     for name, path in wanted.items():
         usable_file(name, path)

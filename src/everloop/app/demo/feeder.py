@@ -121,7 +121,8 @@ class Feeder(threading.Thread):
             try:
                 self._ask("predict", {"features": features})
             except ModelUntrained:
-                if time.monotonic() > until or self._stop_event.wait(LONGEST_WAIT):
+                hopeless = self._score.hopeless(self._stream.name)
+                if hopeless or time.monotonic() > until or self._stop_event.wait(LONGEST_WAIT):
                     return True
             else:
                 return turn > 0

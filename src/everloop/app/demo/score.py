@@ -13,6 +13,8 @@ from typing import Any
 
 KEEP_LATENCIES = 4000
 KEEP_EVENTS = 200
+HOPELESS = 2
+"""Failed fits in a row after which nobody waits for a first version any longer."""
 TOLD = frozenset(
     {
         "drift",
@@ -134,15 +136,24 @@ class Score:
             self.events.append(event)
             return True
 
-    def problems(self) -> list[str]:
-        """Why this run is not a success: failed requests, models that learned nothing, versions that went back."""
+    def hopeless(self, name: str) -> bool:
+        """Whether this model's fits keep failing before there is a first version."""
+        with self.lock:
+            return bool(self.models[name].learner.get("failures", 0) >= HOPELESS)
+
+    def problems(self, *, whole: bool = True) -> list[str]:
+        """Why this run is not a success: failed requests, versions that went back and, if the run was `whole`, models that
+        learned nothing."""
         found = [self.trouble] if self.trouble else []
         with self.lock:
             for model in self.models.values():
                 if model.failed:
                     found.append(f"{model.name}: {model.failed} requests failed, the last with: {model.last_failure}")
-                if model.predicted == 0:
-                    found.append(f"{model.name}: learned nothing from {model.labels} labels")
+                if whole and model.predicted == 0:
+                    why = model.learner.get("last_error")
+                    found.append(
+                        f"{model.name}: learned nothing from {model.labels} labels" + (f": {why}" if why else "")
+                    )
                 if model.went_back:
                     found.append(f"{model.name}: {model.went_back} answers came from an older version than one before")
         return found
