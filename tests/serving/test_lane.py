@@ -66,6 +66,16 @@ def test_what_cannot_be_answered_is_named(linear: Any, features: Any, field: str
     assert said in str(caught.value)
 
 
+def test_an_object_that_multiplies_but_is_no_number_is_refused(linear: Any) -> None:
+    class Odd:
+        def __rmul__(self, other: float) -> float:
+            return other
+
+    with pytest.raises(InvalidInput) as caught:
+        linear.answer([1.0, Odd()])
+    assert caught.value.field == "features[1]"
+
+
 def test_a_finite_input_with_an_infinite_answer_is_the_models_failure(kit: Any) -> None:
     kit.publish("m", [1e200])
     kit.reconciler.step()

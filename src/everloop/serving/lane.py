@@ -14,6 +14,7 @@ reference count is zero, and its session closes at that moment.
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everloop.core.errors import EverloopError, InvalidInput
-from everloop.core.schema import Schema, Target
+from everloop.core.schema import Schema, Target, pack_rows
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve, sampled
 from everloop.runtime.session import RowFunction, Session
@@ -39,6 +40,9 @@ WARM_SECONDS = 0.2
 """What measuring may take before the larger sizes are extrapolated instead: a lane should open promptly."""
 
 DEFAULT_RULES = BatchRules()
+
+UNUSUAL = (TypeError, ValueError, ArithmeticError, struct.error)
+"""What plain arithmetic and packing raise on features that are not plain numbers."""
 
 
 class Lane:
@@ -163,7 +167,7 @@ def open_lane(
     session = registry.open_session(record)
     runner = Runner(session, model.name, record.version, rules)
     costs = measure(runner, samples)
-    channel = recorder.channel(model.name, record.version, session.schema, model.record)
+    channel = recorder.channel(model.name, record.version, session.schema, model.record, session.classes)
     return Lane(record, model, runner, channel, costs)
 
 
@@ -218,9 +222,7 @@ class _Slow:
                 raise
         number = next(channel.numbers)
         if sampled(number, channel.share):
-            channel.append((number, row, prediction))
-            if channel.asleep:
-                channel.wake()
+            channel.record(number, 1, pack_rows([row], runner.schema), [prediction])
         return Prediction(prediction, runner.version, channel.key, number)
 
     def _compiled(self, row: Row) -> Any:
@@ -243,10 +245,7 @@ class _Slow:
             raise
         number = next(channel.numbers)
         if sampled(number, channel.share):
-            channel.recorded += 1
-            source = (channel.model, channel.version, channel.key)
-            encoded = encode_matrix(X, rows, runner.schema)
-            channel.recorder.batch(source, (number, 1, len(rows)), encoded, predictions[:])
+            channel.record(number, len(rows), encode_matrix(X, rows, runner.schema), predictions[:])
         return PredictionBatch(predictions, runner.version, channel.key, number)
 
 
@@ -296,20 +295,21 @@ def _fast(slow: _Slow) -> Callable[[Features], Prediction]:
 def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
     """Everything recorded: the default, and the path that is measured against a bare dot product."""
     channel = slow.channel
-    version, key, append, number_of = slow.runner.version, channel.key, channel.append, channel.numbers.__next__
+    version, key, append = slow.runner.version, channel.key, channel.append
+    pack, number_of = channel.pack, channel.numbers.__next__
 
     def answer(features: Features) -> Prediction:
         if type(features) is list and len(features) == width:
             try:
                 y = row(features)
-            except (TypeError, ValueError, ArithmeticError):
+                if type(y) is float and y - y == 0.0:
+                    number = number_of()
+                    append(pack(number, y, *features))
+                    if channel.asleep:
+                        channel.wake()
+                    return Prediction(y, version, key, number)
+            except UNUSUAL:
                 return slow(features)
-            if type(y) is float and y - y == 0.0:
-                number = number_of()
-                append((number, features[:], y))
-                if channel.asleep:
-                    channel.wake()
-                return Prediction(y, version, key, number)
         return slow(features)
 
     return answer
@@ -317,21 +317,22 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
 
 def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow) -> Callable[[Features], Prediction]:
     channel = slow.channel
-    version, key, append, number_of = slow.runner.version, channel.key, channel.append, channel.numbers.__next__
+    version, key, append = slow.runner.version, channel.key, channel.append
+    pack, number_of = channel.pack, channel.numbers.__next__
 
     def answer(features: Features) -> Prediction:
         if type(features) is list and len(features) == width:
             try:
                 y = row(features)
-            except (TypeError, ValueError, ArithmeticError):
+                if type(y) is float and y - y == 0.0:
+                    number = number_of()
+                    if share and sampled(number, share):
+                        append(pack(number, y, *features))
+                        if channel.asleep:
+                            channel.wake()
+                    return Prediction(y, version, key, number)
+            except UNUSUAL:
                 return slow(features)
-            if type(y) is float and y - y == 0.0:
-                number = number_of()
-                if share and sampled(number, share):
-                    append((number, features[:], y))
-                    if channel.asleep:
-                        channel.wake()
-                return Prediction(y, version, key, number)
         return slow(features)
 
     return answer
@@ -341,21 +342,23 @@ def _classification(
     row: RowFunction, width: int, share: float, kind: type, slow: _Slow
 ) -> Callable[[Features], Prediction]:
     channel = slow.channel
-    version, key, append, number_of = slow.runner.version, channel.key, channel.append, channel.numbers.__next__
+    version, key, append = slow.runner.version, channel.key, channel.append
+    pack, number_of = channel.pack, channel.numbers.__next__
+    places = {label: place for place, label in enumerate(channel.labels or ())}
 
     def answer(features: Features) -> Prediction:
         if type(features) is list and len(features) == width:
             try:
                 y = row(features)
-            except (TypeError, ValueError, ArithmeticError):
+                if type(y) is kind:
+                    number = number_of()
+                    if share and sampled(number, share):
+                        append(pack(number, places[y], *features))
+                        if channel.asleep:
+                            channel.wake()
+                    return Prediction(y, version, key, number)
+            except UNUSUAL:
                 return slow(features)
-            if type(y) is kind:
-                number = number_of()
-                if share and sampled(number, share):
-                    append((number, features[:], y))
-                    if channel.asleep:
-                        channel.wake()
-                return Prediction(y, version, key, number)
         return slow(features)
 
     return answer
