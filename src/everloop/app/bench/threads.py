@@ -75,7 +75,7 @@ class Predicting:
 def swaps(context: Context) -> Result:
     """8 threads through 1,000 swaps, in turns with the same threads left alone."""
     rounds = context.rounds(5, 2)
-    each = (SWAPS if not context.quick else 100) // rounds
+    each = (SWAPS if not context.quick else 40) // rounds
     still: list[float] = []
     swapping: list[float] = []
     errors: list[str] = []
