@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from everloop.api.http import fastlane
+from everloop.api.http import fastlane, heads
 from everloop.api.http.app import create_app
 from everloop.api.http.fastlane import make_protocol
 from everloop.core.errors import Overloaded
@@ -464,13 +464,13 @@ def test_the_same_head_with_another_body_is_parsed_anew(serve: Any) -> None:
 
 
 def test_known_heads_are_bounded(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastlane, "MOST_HEADS", 4)
+    monkeypatch.setattr(heads, "MOST_HEADS", 4)
     server = serve()
     with server.connect() as client:
         for i in range(20):
             assert client.ask(ROW, headers={"X-Trace": str(i)})[0] == 200
     (shared,) = server.config.http_protocol_class._servers.values()  # type: ignore[union-attr]
-    assert 0 < len(shared.heads) <= 4
+    assert 0 < len(shared.known.heads) <= 4
 
 
 def test_expect_100_continue_is_honoured(serve: Any) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from everloop.core.errors import EverloopError, ModelFailed, Overloaded
 from everloop.policy.batching import BatchRules
-from everloop.serving.batcher import FutureTicket
+from everloop.serving.tickets import FutureTicket
 
 
 def one(lane: Any, row: list[float]) -> asyncio.Future[Any]:

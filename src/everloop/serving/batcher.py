@@ -22,10 +22,10 @@ import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from everloop.core.errors import EverloopError, ModelFailed, Overloaded
-from everloop.core.types import Prediction, PredictionBatch, Row
+from everloop.core.types import Row
 from everloop.policy.batching import (
     BatchRules,
     CostCurve,
@@ -38,22 +38,7 @@ from everloop.policy.batching import (
 from everloop.serving.counters import Counters
 from everloop.serving.recorder import Recorder, encode_matrix, sampled_runs
 from everloop.serving.runner import Matrix, Runner
-
-
-class Ticket(Protocol):
-    """Who waits for an answer. Its methods are called on the event loop's thread and must not block."""
-
-    @property
-    def disconnected(self) -> bool:
-        """Whether the client has gone: nobody needs the answer."""
-
-    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
-        """The answer to a single row."""
-
-    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
-        """The answers to a request of several rows."""
-
-    def fail(self, error: EverloopError) -> None: ...
+from everloop.serving.tickets import Ticket
 
 
 class _Batch:
@@ -386,28 +371,3 @@ class Batcher:
         if self._retired and self.idle and self._thread is not None:
             self._thread.shutdown(wait=False)
             self._thread = None
-
-
-class FutureTicket:
-    """A coroutine in this process that waits."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[Any] = loop.create_future()
-
-    @property
-    def disconnected(self) -> bool:
-        return self.future.done()
-
-    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
-        if not self.future.done():
-            self.future.set_result(Prediction(prediction, batcher.version, batcher.key, number))
-
-    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
-        if not self.future.done():
-            self.future.set_result(PredictionBatch(predictions, batcher.version, batcher.key, number))
-
-    def fail(self, error: EverloopError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)

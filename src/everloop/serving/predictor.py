@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound, ModelUntrained, StoreUnavailable
 from everloop.core.types import Features, Prediction, PredictionBatch
-from everloop.serving.batcher import Batcher, FutureTicket
+from everloop.serving.batcher import Batcher
 from everloop.serving.lane import Lane, as_rows
 from everloop.serving.table import TableRef
+from everloop.serving.tickets import FutureTicket
 
 if TYPE_CHECKING:
     from everloop.registry.catalog import Registry

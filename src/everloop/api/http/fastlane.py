@@ -15,10 +15,7 @@ Theory of operation.
 - The connection itself stands where uvicorn keeps its request-response cycle (`self.cycle`): uvicorn's `shutdown` and
   `connection_lost` read and set `response_complete`, `keep_alive`, `disconnected`, `message_event` there. So a signal to
   stop finds fast requests in flight, lets them be answered, and closes the connection after.
-- Known heads. Clients on a kept-alive connection send the same head again and again. When httptools has parsed a chunk of
-  bytes that was exactly one head and one body, and the request was a fast one, the head's bytes are remembered. The same bytes
-  in the same parser state (between messages) mean the same, so the next such chunk needs no parser. Content-Length is part
-  of the head; a chunk whose body has another length goes to the parser.
+- Known heads (`http.heads`): a client on a kept-alive connection sends the same head again and again, and it is parsed once.
 - One timer a connection, not one a request: it looks how long the connection has been idle and sleeps on.
 - A client that does not read its answers, or pipelines without end: nothing more is read from a connection while its answers
   wait above the transport's high-water mark, or while requests wait behind an unanswered one (`_Flow`). uvicorn alone reads
@@ -30,8 +27,6 @@ It relies on uvicorn 0.54; `tests/api/test_fastlane.py` fails if the base class 
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
 import weakref
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
@@ -41,9 +36,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from everloop.api.http import codec
+from everloop.api.http.heads import END_OF_HEAD, AnswerHeads, Head, KnownHeads, recognise, refusal_head
 from everloop.api.http.problems import problem
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
 from everloop.serving.lane import as_rows
@@ -55,35 +51,6 @@ if TYPE_CHECKING:
     from everloop.api.services import Services
     from everloop.serving.batcher import Batcher
     from everloop.stores.ports import Appended
-
-log = logging.getLogger(__name__)
-
-MOST_BODY = 256 << 10
-"""Bytes of a body that the fast lane takes; larger ones are read with uvicorn's flow control."""
-MOST_HEADS = 1024
-"""Known heads of one server: about 200 bytes each. When full, they are forgotten and learned again."""
-LONGEST_HEAD = 2048
-
-ROUTE = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(predict|feedback)")
-NOT_FAST = frozenset(
-    {b"transfer-encoding", b"origin", b"expect", b"upgrade", b"idempotency-key", b"content-encoding", b"trailer"}
-)
-"""Headers that mean something to the app or to uvicorn beyond what is done here."""
-
-_END_OF_HEAD = b"\r\n\r\n"
-
-
-class _Head:
-    """What a request's head says, once parsed."""
-
-    __slots__ = ("feedback", "headers", "length", "name", "url")
-
-    def __init__(self, url: bytes, name: str, feedback: bool, length: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self.url = url
-        self.name = name
-        self.feedback = feedback
-        self.length = length
-        self.headers = headers
 
 
 class _Wire:
@@ -105,29 +72,11 @@ class _Shared:
     """What all connections of one server share. Touched by the event loop's thread only, but for `committed`."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
-        self.heads: dict[bytes, _Head] = {}
+        self.known = KnownHeads()
+        self.answers = AnswerHeads()
         self._loop = loop
-        self._defaults: list[tuple[bytes, bytes]] | None = None
-        self._ok = b""
-        self._accepted = b""
         self._done: deque[tuple[FastLane, Appended | EverloopError]] = deque()
         self._waking = False
-
-    def heads_of_answers(self, defaults: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-        """Up to the content length: of a prediction (200) and of accepted labels (202). uvicorn renews its default headers,
-        the date among them, once a second."""
-        if defaults is not self._defaults:
-            self._defaults = defaults
-            rest = b"".join(b"%b: %b\r\n" % header for header in defaults)
-            rest += b"content-type: application/json\r\ncontent-length: "
-            self._ok, self._accepted = STATUS_LINE[200] + rest, STATUS_LINE[202] + rest
-        return self._ok, self._accepted
-
-    def remember(self, head: bytes, known: _Head) -> None:
-        if len(head) <= LONGEST_HEAD:
-            if len(self.heads) >= MOST_HEADS:
-                self.heads.clear()
-            self.heads[head] = known
 
     def committed(self, connection: FastLane, result: Appended | EverloopError) -> None:
         """From the journal's writer thread, after a commit: one wake-up of the loop answers all labels of the commit."""
@@ -186,7 +135,7 @@ class FastLane(HttpToolsProtocol):
         if shared is None:
             shared = self._servers[server_state] = _Shared(self.loop)
         self._shared = shared
-        self._heads = shared.heads
+        self._heads = shared.known.heads
         self._table = self.services.table
         self._possible = not config.root_path and config.limit_concurrency is None
         """Whether anything is answered here: a path prefix and uvicorn's own limit are left to uvicorn."""
@@ -197,7 +146,7 @@ class FastLane(HttpToolsProtocol):
         """The parser is between two messages."""
         self._reading = False
         """The parser is inside a fast request."""
-        self._head: _Head | None = None
+        self._head: Head | None = None
         self._body = b""
         self._chunk = b""
         self._batcher: Batcher | None = None
@@ -213,7 +162,7 @@ class FastLane(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         cycle = self.cycle
         if self._between and (cycle is None or cycle.response_complete):
-            head, _, body = data.partition(_END_OF_HEAD)
+            head, _, body = data.partition(END_OF_HEAD)
             known = self._heads.get(head)
             if known is not None and len(body) == known.length:
                 self._head = known
@@ -235,7 +184,7 @@ class FastLane(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         cycle = self.cycle
         if self._possible and (cycle is None or cycle.response_complete):
-            known = self._recognise()
+            known = recognise(self.parser, self.url, self.headers, self.services.limits.max_body)
             if known is not None:
                 self._head, self._reading, self._body = known, True, b""
                 self.cycle = cast("RequestResponseCycle", self)
@@ -262,34 +211,14 @@ class FastLane(HttpToolsProtocol):
         known, body, chunk = self._head, self._body, self._chunk
         assert known is not None
         self._body = self._chunk = b""
-        head, _, rest = chunk.partition(_END_OF_HEAD)
+        head, _, rest = chunk.partition(END_OF_HEAD)
         if chunk and rest == body:
-            self._shared.remember(head, known)
+            self._shared.known.remember(head, known)
         self._process(known, body)
-
-    def _recognise(self) -> _Head | None:
-        """The head, if it is one of a fast request."""
-        parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
-            return None
-        route = ROUTE.fullmatch(self.url)
-        if route is None or not parser.should_keep_alive() or parser.should_upgrade():
-            return None
-        length, json = -1, False
-        for name, value in self.headers:
-            if name == b"content-length":
-                length = int(value) if value.isdigit() and len(value) < 10 else -1
-            elif name == b"content-type":
-                json = value.lower().partition(b";")[0].strip() == b"application/json"
-            elif name in NOT_FAST:
-                return None
-        if not json or not 0 <= length <= min(MOST_BODY, self.services.limits.max_body):
-            return None
-        return _Head(self.url, route[1].decode(), route[2] == b"feedback", length, self.headers)
 
     # -- through --
 
-    def _process(self, known: _Head, body: bytes) -> None:
+    def _process(self, known: Head, body: bytes) -> None:
         """Decode and submit. Must not raise: it may run inside the parser."""
         services = self.services
         lane = self._table.current.lanes.get(known.name)
@@ -330,7 +259,7 @@ class FastLane(HttpToolsProtocol):
             # A defect: the app meets it again, logs it and answers 500.
             self._hand_over(known, body)
 
-    def _hand_over(self, known: _Head, body: bytes) -> None:
+    def _hand_over(self, known: Head, body: bytes) -> None:
         """Let the app answer a request that has been read already."""
         self.response_complete = True
         super().on_message_begin()
@@ -367,7 +296,7 @@ class FastLane(HttpToolsProtocol):
         except (TypeError, ValueError) as error:
             self.fail(batcher.runner.failed(f"its answer cannot be written as JSON: {error}"))
             return
-        self._write(200, self._shared.heads_of_answers(self.server_state.default_headers)[0], body)
+        self._write(200, self._shared.answers.of(self.server_state.default_headers)[0], body)
 
     def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
         if self.disconnected:
@@ -377,7 +306,7 @@ class FastLane(HttpToolsProtocol):
         except (TypeError, ValueError) as error:
             self.fail(batcher.runner.failed(f"its answers cannot be written as JSON: {error}"))
             return
-        self._write(200, self._shared.heads_of_answers(self.server_state.default_headers)[0], body)
+        self._write(200, self._shared.answers.of(self.server_state.default_headers)[0], body)
 
     def committed(self, result: Appended | EverloopError) -> None:
         """The labels of this request are durable, or they are not."""
@@ -387,7 +316,7 @@ class FastLane(HttpToolsProtocol):
         if refused is not None or isinstance(result, EverloopError):
             self.fail(cast("EverloopError", refused))
             return
-        head = self._shared.heads_of_answers(self.server_state.default_headers)[1]
+        head = self._shared.answers.of(self.server_state.default_headers)[1]
         self._write(202, head, codec.encode_feedback(result))
 
     def fail(self, error: EverloopError) -> None:
@@ -396,11 +325,8 @@ class FastLane(HttpToolsProtocol):
         assert self._head is not None
         self.services.traffic.refuse("feedback" if self._head.feedback else "predict", error)
         refused = problem(error)
-        headers = [STATUS_LINE[refused.status]]
-        headers += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        headers += [f"{name}: {value}\r\n".encode("latin-1") for name, value in refused.headers]
-        headers.append(b"content-length: ")
-        self._write(refused.status, b"".join(headers), refused.body)
+        head = refusal_head(refused, self.server_state.default_headers)
+        self._write(refused.status, head, refused.body)
 
     def _write(self, status: int, head: bytes, body: bytes) -> None:
         """One answer, in one write; `head` ends where the content length follows."""

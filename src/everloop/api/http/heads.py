@@ -1,0 +1,109 @@
+"""Heads of messages: which requests are fast ones, the memory of those that were parsed before, and the heads of answers.
+
+Known heads. When httptools has parsed a chunk of bytes that was exactly one head and one body, and the request was a fast one, the
+head's bytes are remembered. The same bytes in the same parser state (between messages) mean the same, so the next such chunk
+needs no parser. Content-Length is part of the head; a chunk whose body has another length goes to the parser.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from everloop.api.http.problems import Refusal
+
+MOST_BODY = 256 << 10
+"""Bytes of a body that the fast lane takes; larger ones are read with uvicorn's flow control."""
+MOST_HEADS = 1024
+"""Known heads of one server, less than 1 kB each. When full, they are forgotten and learned again."""
+LONGEST_HEAD = 2048
+END_OF_HEAD = b"\r\n\r\n"
+
+ROUTE = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(predict|feedback)")
+NOT_FAST = frozenset(
+    {b"transfer-encoding", b"origin", b"expect", b"upgrade", b"idempotency-key", b"content-encoding", b"trailer"}
+)
+"""Headers that mean something to the app or to uvicorn beyond what the fast lane does."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Head:
+    """What a fast request's head says, once parsed."""
+
+    __slots__ = ("feedback", "headers", "length", "name", "url")
+
+    def __init__(self, url: bytes, name: str, feedback: bool, length: int, headers: Headers) -> None:
+        self.url = url
+        self.name = name
+        """The model's."""
+        self.feedback = feedback
+        """Labels rather than a prediction."""
+        self.length = length
+        """Bytes of the body."""
+        self.headers = headers
+
+
+class KnownHeads:
+    """Of one server; bounded."""
+
+    __slots__ = ("heads",)
+
+    def __init__(self) -> None:
+        self.heads: dict[bytes, Head] = {}
+
+    def remember(self, head: bytes, known: Head) -> None:
+        if len(head) <= LONGEST_HEAD:
+            if len(self.heads) >= MOST_HEADS:
+                self.heads.clear()
+            self.heads[head] = known
+
+
+def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head | None:
+    """The head, if it is one of a fast request: called by the parser when it has read one."""
+    if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+        return None
+    route = ROUTE.fullmatch(url)
+    if route is None or not parser.should_keep_alive() or parser.should_upgrade():
+        return None
+    length, json = -1, False
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() and len(value) < 10 else -1
+        elif name == b"content-type":
+            json = value.lower().partition(b";")[0].strip() == b"application/json"
+        elif name in NOT_FAST:
+            return None
+    if not json or not 0 <= length <= min(MOST_BODY, max_body):
+        return None
+    return Head(url, route[1].decode(), route[2] == b"feedback", length, headers)
+
+
+class AnswerHeads:
+    """Of one server: the heads of its usual answers, up to where the content length follows."""
+
+    __slots__ = ("_defaults", "_heads")
+
+    def __init__(self) -> None:
+        self._defaults: Headers | None = None
+        self._heads = (b"", b"")
+
+    def of(self, defaults: Headers) -> tuple[bytes, bytes]:
+        """For a prediction (200) and for labels (202). uvicorn renews its default headers, the date among them, once a second."""
+        if defaults is not self._defaults:
+            self._defaults = defaults
+            rest = _lines(defaults) + b"content-type: application/json\r\ncontent-length: "
+            self._heads = (STATUS_LINE[200] + rest, STATUS_LINE[202] + rest)
+        return self._heads
+
+
+def refusal_head(refused: Refusal, defaults: Headers) -> bytes:
+    """Up to where the content length follows."""
+    own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in refused.headers]
+    return STATUS_LINE[refused.status] + _lines([*defaults, *own]) + b"content-length: "
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -1,0 +1,53 @@
+"""Who waits for a batcher's answer: a connection of the server, or a coroutine in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from everloop.core.errors import EverloopError
+from everloop.core.types import Prediction, PredictionBatch
+
+if TYPE_CHECKING:
+    from everloop.serving.batcher import Batcher
+
+
+class Ticket(Protocol):
+    """Who waits for an answer. Its methods are called on the event loop's thread and must not block."""
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has gone: nobody needs the answer."""
+
+    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
+        """The answer to a single row."""
+
+    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
+        """The answers to a request of several rows."""
+
+    def fail(self, error: EverloopError) -> None: ...
+
+
+class FutureTicket:
+    """A coroutine in this process that waits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[Any] = loop.create_future()
+
+    @property
+    def disconnected(self) -> bool:
+        return self.future.done()
+
+    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
+        if not self.future.done():
+            self.future.set_result(Prediction(prediction, batcher.version, batcher.key, number))
+
+    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
+        if not self.future.done():
+            self.future.set_result(PredictionBatch(predictions, batcher.version, batcher.key, number))
+
+    def fail(self, error: EverloopError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
