@@ -22,6 +22,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -44,6 +45,10 @@ BACKLOG = 2048
 LINGER_SECONDS = 0.05
 """What a connection accepted just before the port closed gets to send its first request."""
 TICK_SECONDS = 0.01
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter while the event loop waits for it. Python's default of 5 ms is what a request
+would wait whenever the learner, the journal or the recorder happens to be in Python: measured with six learning models, the
+99th percentile of a prediction falls from 25 ms to a few."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +102,7 @@ def run(
         if on_ready is not None:
             on_ready(address)
 
-    with _second_signal_ends(), contextlib.ExitStack() as stack:
+    with _second_signal_ends(), _quick_switches(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         listener = stack.enter_context(bind(host, port, insecure=insecure))
         server = Server(engine, listener, grace=grace, notice=notice, prepare=prepare, on_ready=ready)
@@ -139,6 +144,16 @@ def serving(
             server.started_up(grace)
     if server.failure is not None:
         raise server.failure
+
+
+@contextlib.contextmanager
+def _quick_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, SWITCH_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager
