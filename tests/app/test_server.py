@@ -20,26 +20,26 @@ import pytest
 from everloop.app import server
 from everloop.app.build import Engine, build_engine
 from everloop.app.server import Address, bind, run, serving
-from everloop.app.settings import EngineSettings
+from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import Conflict, EverloopError, InvalidInput
 from everloop.learning.config import LearningConfig
 
 WITHIN = 20.0
+SETTINGS = ServerSettings(port=0, notice=0.0)
 
 SCRIPT = """
 import sys
 from pathlib import Path
 from everloop.app.build import build_engine
 from everloop.app.server import run
-from everloop.app.settings import EngineSettings
+from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.learning.config import LearningConfig
 
 folder, notice = sys.argv[1:3]
 engine = build_engine(EngineSettings(data_dir=Path(folder), learning=LearningConfig(min_samples=20)))
 code = run(
     engine,
-    port=0,
-    notice=float(notice),
+    ServerSettings(port=0, notice=float(notice)),
     prepare=lambda: engine.register("m", "linear"),
     on_ready=lambda address: print(address.port, flush=True),
 )
@@ -188,7 +188,7 @@ def test_what_is_in_flight_finishes_before_the_end(monkeypatch: pytest.MonkeyPat
         return listed()
 
     answers: list[int] = []
-    with serving(engine) as address:
+    with serving(engine, SETTINGS) as address:
         monkeypatch.setattr(engine.services.registry, "list", slow)
         asker = threading.Thread(target=lambda: answers.append(call(address.port, "GET", "/v1/models")[0]))
         asker.start()
@@ -215,7 +215,7 @@ def test_what_does_not_finish_within_the_grace_is_cut_off(monkeypatch: pytest.Mo
         except (OSError, http.client.HTTPException) as error:
             failures.append(error)
 
-    with serving(engine, grace=0.1) as address:
+    with serving(engine, ServerSettings(port=0, notice=0.0, grace=0.1)) as address:
         engine.register("m", "linear")
         monkeypatch.setattr(engine.services.loop, "train_now", stuck)
         asker = threading.Thread(target=ask, args=(address.port,))
@@ -240,7 +240,7 @@ def test_event_streams_end_with_the_drain() -> None:
             begun.set()
         connection.close()
 
-    with serving(engine) as address:
+    with serving(engine, SETTINGS) as address:
         listener = threading.Thread(target=listen, args=(address.port,))
         listener.start()
         assert begun.wait(WITHIN)
@@ -259,7 +259,7 @@ def test_a_taken_port_is_told_and_the_engine_is_stopped() -> None:
         other.listen()
         engine = make_engine()
         with pytest.raises(Conflict, match="is taken by another program") as refused:
-            run(engine, port=other.getsockname()[1])
+            run(engine, ServerSettings(port=other.getsockname()[1]))
         assert refused.value.field == "port"
     with pytest.raises(EverloopError):
         engine.register("m", "linear")
@@ -267,21 +267,20 @@ def test_a_taken_port_is_told_and_the_engine_is_stopped() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_a_public_address_needs_an_explicit_word(host: str) -> None:
-    engine = make_engine()
     with pytest.raises(InvalidInput, match="no keys to tell callers apart") as refused:
-        run(engine, host=host, port=0)
+        ServerSettings(host=host, port=0)
     assert refused.value.field == "host"
 
 
 def test_with_that_word_it_listens_there() -> None:
-    listener = bind("0.0.0.0", 0, insecure=True)
+    listener = bind(ServerSettings(host="0.0.0.0", port=0, insecure=True))
     assert listener.getsockname()[0] == "0.0.0.0"
     listener.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_any_free_port_is_told(host: str) -> None:
-    with bind(host, 0) as listener:
+    with bind(ServerSettings(host=host, port=0)) as listener:
         address = Address.of(listener)
     assert address.port > 0
     assert address.url == f"http://127.0.0.1:{address.port}"
@@ -295,7 +294,7 @@ def test_what_fails_while_getting_ready_is_raised() -> None:
         raise InvalidInput("x.onnx: not a model")
 
     with pytest.raises(InvalidInput, match="not a model"):
-        run(engine, port=0, prepare=prepare, on_ready=lambda _: pytest.fail("it is not ready"))
+        run(engine, SETTINGS, prepare=prepare, on_ready=lambda _: pytest.fail("it is not ready"))
     assert engine.services.draining
 
 
@@ -304,7 +303,7 @@ def test_on_a_thread_what_fails_is_raised_and_the_engine_stopped(monkeypatch: py
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = make_engine()
-        with pytest.raises(Conflict), serving(taken, port=other.getsockname()[1]):
+        with pytest.raises(Conflict), serving(taken, ServerSettings(port=other.getsockname()[1])):
             pytest.fail("the port was taken")
     assert taken.services.draining
     broken = make_engine()
@@ -313,7 +312,7 @@ def test_on_a_thread_what_fails_is_raised_and_the_engine_stopped(monkeypatch: py
         raise InvalidInput("no such folder")
 
     monkeypatch.setattr(broken, "start", start)
-    with pytest.raises(InvalidInput, match="no such folder"), serving(broken):
+    with pytest.raises(InvalidInput, match="no such folder"), serving(broken, SETTINGS):
         pytest.fail("it has not started")
     assert broken.services.draining
 
@@ -340,7 +339,7 @@ def test_it_is_live_before_it_is_ready() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "bind", spy)
         before = signal.getsignal(signal.SIGINT)
-        assert run(engine, port=0, notice=0.0, prepare=prepare, on_ready=ready) == 0
+        assert run(engine, SETTINGS, prepare=prepare, on_ready=ready) == 0
     assert seen == [(200, 503), (200, 200)]
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -358,7 +357,7 @@ def test_a_model_that_is_not_there_is_asked_for_off_the_event_loop(monkeypatch: 
         return get(name)
 
     answers: list[int] = []
-    with serving(engine) as address:
+    with serving(engine, SETTINGS) as address:
         engine.register("m", "linear")
         teach(address.port)
         monkeypatch.setattr(engine.services.registry, "get", slow)

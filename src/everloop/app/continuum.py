@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from everloop.app.build import Engine, build_engine
-from everloop.app.settings import EngineSettings
+from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import Closed, Conflict, EverloopError
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch, Scalar
@@ -216,8 +216,9 @@ class Continuum:
         from everloop.app.server import run
 
         self._open()
+        settings = ServerSettings(host=host, port=port, insecure=insecure)
         try:
-            run(self.engine, host=host, port=port, insecure=insecure)
+            run(self.engine, settings)
         finally:
             self.close()
 
@@ -227,8 +228,9 @@ class Continuum:
         from everloop.app.server import serving
 
         self._open()
+        settings = ServerSettings(host=host, port=port, notice=0.0)
         try:
-            with serving(self.engine, host=host, port=port) as address:
+            with serving(self.engine, settings) as address:
                 yield address.url
         finally:
             self.close()

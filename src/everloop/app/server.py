@@ -6,7 +6,7 @@ the engine opens its models on a thread; then it is ready.
 Ending, in this order, because each step needs the later ones still to work:
 
 1. A signal makes readiness fail; event streams end; every answer now says `Connection: close`. New requests are still served
-   for `notice` seconds: whoever balances load needs a moment to look elsewhere.
+   for `notice` seconds.
 2. The port closes. Connections without a request are closed, those with one get their answer, for at most `grace` seconds.
 3. The engine stops: the learner is joined, lanes let go, the journal commits and closes. Exit code 0.
 
@@ -30,15 +30,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import uvicorn
 
-from everloop.app.settings import is_local
+from everloop.app.settings import ServerSettings
 from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
 
 if TYPE_CHECKING:
     from everloop.api.services import Services
 
-GRACE_SECONDS = 30.0
-NOTICE_SECONDS = 1.0
-"""After SIGTERM. After SIGINT somebody waits at a terminal: a fifth of it."""
 KEEP_ALIVE_SECONDS = 75.0
 """Longer than the 60 s after which common proxies let go of an idle connection, so that it is they who close it."""
 BACKLOG = 2048
@@ -81,21 +78,16 @@ class Address(NamedTuple):
 
 def run(
     engine: Engine,
+    settings: ServerSettings,
     *,
-    host: str = "127.0.0.1",
-    port: int = 3000,
-    insecure: bool = False,
-    grace: float = GRACE_SECONDS,
-    notice: float = NOTICE_SECONDS,
     prepare: Callable[[], None] | None = None,
     on_ready: Callable[[Address], None] | None = None,
 ) -> int:
     """Serve until a signal, then drain. Returns the exit code, 0. Call it on the main thread: only that gets signals.
 
     `prepare` runs on a thread after `engine.start()`, before the server is ready: what it registers is live when `on_ready` is
-    called with the address. `engine` is stopped however this ends. Raises InvalidInput (an address that others can reach,
-    without `insecure`), Conflict (the port is taken), StoreUnavailable (the address cannot be had), and whatever starting the
-    engine or `prepare` raised."""
+    called with the address. `engine` is stopped however this ends. Raises InvalidInput (no such address), Conflict (the port is
+    taken), StoreUnavailable (the address cannot be had), and whatever starting the engine or `prepare` raised."""
 
     def ready(address: Address) -> None:
         gc.freeze()  # what is here now stays: the collector need not look at it again
@@ -104,25 +96,23 @@ def run(
 
     with _second_signal_ends(), _quick_switches(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
-        listener = stack.enter_context(bind(host, port, insecure=insecure))
-        server = Server(engine, listener, grace=grace, notice=notice, prepare=prepare, on_ready=ready)
+        listener = stack.enter_context(bind(settings))
+        server = Server(engine, listener, settings, prepare=prepare, on_ready=ready)
         server.run()
-        server.started_up(grace)
+        server.started_up(settings.grace)
     if server.failure is not None:
         raise server.failure
     return 0
 
 
 @contextlib.contextmanager
-def serving(
-    engine: Engine, *, host: str = "127.0.0.1", port: int = 0, notice: float = 0.0, grace: float = GRACE_SECONDS
-) -> Iterator[Address]:
+def serving(engine: Engine, settings: ServerSettings) -> Iterator[Address]:
     """The same on a thread of this process, for the time of a `with` block; drains at its end and stops the engine."""
     ready = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
-        listener = stack.enter_context(bind(host, port))
-        server = Server(engine, listener, grace=grace, notice=notice, on_ready=lambda _: ready.set())
+        listener = stack.enter_context(bind(settings))
+        server = Server(engine, listener, settings, on_ready=lambda _: ready.set())
 
         def work() -> None:
             try:
@@ -141,7 +131,7 @@ def serving(
         finally:
             server.stop()
             thread.join()
-            server.started_up(grace)
+            server.started_up(settings.grace)
     if server.failure is not None:
         raise server.failure
 
@@ -174,15 +164,9 @@ def _second_signal_ends() -> Iterator[None]:
             signal.signal(sig, handler)
 
 
-def bind(host: str, port: int, *, insecure: bool = False) -> socket.socket:
+def bind(settings: ServerSettings) -> socket.socket:
     """A listening socket. Raises InvalidInput, Conflict, StoreUnavailable as `run` does."""
-    if not insecure and not is_local(host):
-        raise InvalidInput(
-            f"host: {host!r} can be reached from other machines, and this version has no keys to tell callers apart: anyone could "
-            "read, train and delete models. Put a proxy that authenticates in front and bind 127.0.0.1, or say insecure "
-            "(--insecure) if everyone who can connect may do everything",
-            field="host",
-        )
+    host, port = settings.host, settings.port
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, OverflowError) as error:
@@ -220,9 +204,8 @@ class Server(uvicorn.Server):
         self,
         engine: Engine,
         listener: socket.socket,
+        settings: ServerSettings,
         *,
-        grace: float,
-        notice: float,
         prepare: Callable[[], None] | None = None,
         on_ready: Callable[[Address], None] | None = None,
     ) -> None:
@@ -233,8 +216,8 @@ class Server(uvicorn.Server):
         self._services = engine.services
         self._services.preparing = True
         self._listener = listener
-        self._grace = grace
-        self._notice = notice
+        self._grace = settings.grace
+        self._notice = settings.notice
         self._prepare = prepare
         self._on_ready = on_ready
         self._signals = 0

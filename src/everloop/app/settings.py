@@ -69,19 +69,24 @@ class ServerSettings:
     """0 takes any free port."""
     insecure: bool = False
     """Whether to listen on an address that other machines reach, although nothing asks callers who they are."""
+    notice: float = 1.0
+    """Seconds after SIGTERM for which the port stays open while readiness fails, so that whoever balances load looks elsewhere.
+    After Ctrl-C, when somebody waits at a terminal, a fifth of it."""
     grace: float = 30.0
-    """Seconds that requests in flight get to finish after SIGTERM."""
+    """Seconds that requests in flight get to finish once the port is closed."""
     log_level: LogLevel = "info"
     json_logs: bool = False
 
     def __post_init__(self) -> None:
         _expect("host", bool(self.host.strip()), "an address to listen on", self.host)
         _expect("port", 0 <= self.port <= 65_535, "between 0 and 65535", self.port)
+        _expect("notice", 0 <= self.notice <= 3600, "between 0 and 3600 seconds", self.notice)
         _expect("grace", 0 <= self.grace <= 3600, "between 0 and 3600 seconds", self.grace)
         if not self.insecure and not is_local(self.host):
             raise InvalidInput(
-                f"host: {self.host} can be reached from other machines, and this server does not ask callers who they are; "
-                "listen on 127.0.0.1, or say --insecure if a firewall or proxy does the asking",
+                f"host: {self.host!r} can be reached from other machines, and this version has no keys to tell callers apart: "
+                "anyone could read, train and delete models. Put a proxy that authenticates in front and listen on 127.0.0.1, or "
+                "say insecure (--insecure) if everyone who can connect may do everything",
                 field="host",
             )
 

@@ -61,15 +61,11 @@ def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
     from everloop.app.logs import configure
     from everloop.app.server import run
 
-    server = settings.server
-    configure(server.log_level, as_json=server.json_logs)
+    configure(settings.server.log_level, as_json=settings.server.json_logs)
     engine = build_engine(settings.engine)
     run(
         engine,
-        host=server.host,
-        port=server.port,
-        insecure=server.insecure,
-        grace=server.grace,
+        settings.server,
         prepare=lambda: register_all(engine, wanted),
         on_ready=lambda address: announce(engine, address.url),
     )

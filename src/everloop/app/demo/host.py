@@ -19,7 +19,7 @@ from everloop.app.build import Engine, build_engine
 from everloop.app.demo.play import Play
 from everloop.app.logs import configure
 from everloop.app.server import Address, run
-from everloop.app.settings import EngineSettings
+from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import EverloopError, InvalidInput
 from everloop.learning.config import LearningConfig
 
@@ -62,9 +62,8 @@ def main() -> int:
     engine = build_engine(EngineSettings(learning=learning))
     threading.Thread(target=_end_with_parent, name="everloop-parent", daemon=True).start()
     try:
-        return run(
-            engine, port=play.port, notice=0.0, grace=5.0, prepare=lambda: _register(engine, play), on_ready=_tell
-        )
+        settings = ServerSettings(port=play.port, notice=0.0, grace=5.0)
+        return run(engine, settings, prepare=lambda: _register(engine, play), on_ready=_tell)
     except EverloopError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1
