@@ -26,6 +26,7 @@ from everloop.learning.config import LearningConfig
 
 WITHIN = 20.0
 SETTINGS = ServerSettings(port=0, notice=0.0)
+Look = Callable[[int], None]
 
 SCRIPT = """
 import sys
@@ -317,31 +318,56 @@ def test_on_a_thread_what_fails_is_raised_and_the_engine_stopped(monkeypatch: py
     assert broken.services.draining
 
 
-def test_it_is_live_before_it_is_ready() -> None:
-    engine = make_engine()
-    seen: list[tuple[int, int]] = []
+def run_until_ready(engine: Engine, patch: pytest.MonkeyPatch, *, starting: Look, ready: Look) -> int:
+    """Serve with a look at the port while the server starts and another when it is ready, then end it."""
     ports: list[int] = []
     bound = server.bind
 
-    def spy(*args: Any, **options: Any) -> socket.socket:
-        listener = bound(*args, **options)
+    def spy(settings: ServerSettings) -> socket.socket:
+        listener = bound(settings)
         ports.append(listener.getsockname()[1])
         return listener
 
-    def prepare() -> None:
-        (port,) = ports
-        seen.append((call(port, "GET", "/v2/health/live")[0], call(port, "GET", "/v2/health/ready")[0]))
-
-    def ready(address: Address) -> None:
-        seen.append((call(address.port, "GET", "/v2/health/live")[0], call(address.port, "GET", "/v2/health/ready")[0]))
+    def end(address: Address) -> None:
+        ready(address.port)
         signal.raise_signal(signal.SIGINT)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "bind", spy)
-        before = signal.getsignal(signal.SIGINT)
-        assert run(engine, SETTINGS, prepare=prepare, on_ready=ready) == 0
+    patch.setattr(server, "bind", spy)
+    return run(engine, SETTINGS, prepare=lambda: starting(ports[0]), on_ready=end)
+
+
+def test_it_is_live_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(port: int) -> None:
+        seen.append((call(port, "GET", "/v2/health/live")[0], call(port, "GET", "/v2/health/ready")[0]))
+
+    before = signal.getsignal(signal.SIGINT)
+    assert run_until_ready(make_engine(), monkeypatch, starting=look, ready=look) == 0
     assert seen == [(200, 503), (200, 200)]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_while_it_starts_no_model_is_said_not_to_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    seen: list[list[tuple[int, str, bool]]] = []
+
+    def look(port: int) -> None:
+        engine.register("new", "linear")  # what `serve` was told to serve is registered before it is live
+        asked = [
+            ("POST", "/v1/models/soon/predict", {"features": [1.0]}),
+            ("POST", "/v1/models/new/predict", {"features": [1.0]}),
+            ("POST", "/v1/models/soon/feedback", {"features": [1.0], "label": 1.0}),
+            ("GET", "/v1/models/soon", None),
+        ]
+        answers = [call(port, *each) for each in asked]
+        seen.append([(status, body["code"], "retry-after" in headers) for status, body, headers in answers])
+
+    assert run_until_ready(engine, monkeypatch, starting=look, ready=look) == 0
+    assert seen == [
+        [(503, "starting", True)] * 4,
+        [(404, "model_not_found", False), (409, "model_untrained", False), *[(404, "model_not_found", False)] * 2],
+    ]
 
 
 def test_a_model_that_is_not_there_is_asked_for_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def failed(services: Services) -> list[str]:
 
 def ready(services: Services) -> bool:
     """Whether traffic should be sent here. A model that cannot be opened does not take the others' traffic away."""
-    return not _starting(services) and not services.draining and not failed(services)
+    return services.up and not services.draining and not failed(services)
 
 
 def health(services: Services) -> Health:
@@ -40,7 +40,7 @@ def health(services: Services) -> Health:
     status: Literal["healthy", "starting", "draining", "unhealthy"]
     if services.draining:
         status = "draining"
-    elif _starting(services):
+    elif not services.up:
         status = "starting"
     else:
         status = "unhealthy" if any(part.status == "failed" for part in parts.values()) else "healthy"
@@ -79,10 +79,6 @@ def peak_bytes() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _starting(services: Services) -> bool:
-    return services.starting or services.preparing
-
-
 def _journal(services: Services) -> Component:
     try:
         stats = services.journal.stats()
@@ -104,7 +100,7 @@ def _learner(services: Services) -> Component:
         return Component("off", "this server does not learn")
     if not services.loop.alive:
         return Component("failed", "the learning loop has died: models answer but do not improve; restart the server")
-    if not services.loop.running and not _starting(services) and not services.draining:
+    if not services.loop.running and services.up and not services.draining:
         return Component("failed", "the learning loop is not running")
     return Component("ok")
 
@@ -113,7 +109,7 @@ def _reconciler(services: Services) -> Component:
     reconciler = services.reconciler
     if reconciler.broken is not None:
         return Component("failed", f"the registry cannot be read: {reconciler.broken}")
-    if not reconciler.alive and not _starting(services) and not services.draining:
+    if not reconciler.alive and services.up and not services.draining:
         return Component("failed", "it is not running: new versions will not be served")
     if reconciler.failures:
         return Component("ok", f"cannot open: {', '.join(sorted(reconciler.failures)[:10])}")

@@ -49,9 +49,9 @@ class Services:
     learning: bool = True
     """Whether the learning loop is meant to run: if so, a loop that does not is a dead component."""
     starting: bool = False
-    """True until the versions that should be live are: not ready yet."""
+    """True until the versions that should be live are. The engine's."""
     preparing: bool = False
-    """True while the server still registers what it was told to serve: not ready yet."""
+    """True while what the server was told to serve is still being registered. The server's."""
     draining: bool = False
     """True from the first signal to stop on. Read by every protocol: readiness fails, connections are told to close."""
     traffic: Traffic = field(init=False)
@@ -61,6 +61,11 @@ class Services:
 
     def __post_init__(self) -> None:
         self.traffic = Traffic(self.table, self.bus)
+
+    @property
+    def up(self) -> bool:
+        """Whether every model is here that should be. Until then the server is not ready, and no model is said not to exist."""
+        return not self.starting and not self.preparing
 
     def drain(self) -> None:
         """Begin to drain: readiness fails from now on, event streams end. Idempotent; safe from any thread."""

@@ -40,6 +40,7 @@ STATUSES: dict[str, Status] = {
     "untrusted": Status(403, "PERMISSION_DENIED", "Not trusted"),
     "missing_extra": Status(501, "UNIMPLEMENTED", "Optional dependency missing"),
     "overloaded": Status(503, "UNAVAILABLE", "Overloaded", 1.0),
+    "starting": Status(503, "UNAVAILABLE", "Starting", 1.0),
     "draining": Status(503, "UNAVAILABLE", "Draining", 1.0),
     "model_failed": Status(500, "INTERNAL", "Model failed"),
     "fit_failed": Status(422, "FAILED_PRECONDITION", "Fit failed"),

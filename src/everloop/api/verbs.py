@@ -31,7 +31,7 @@ from everloop.api.wire import (
     VersionInfo,
     VersionList,
 )
-from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound
+from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound, ModelUntrained, Starting
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch
 from everloop.learning.config import LearningConfig, check_overrides
@@ -161,7 +161,7 @@ def missing(services: Services, name: str) -> EverloopError:
         _model(services, name)
     except EverloopError as error:
         return error
-    return services.predictor.missing(name)
+    return _unless_starting(services, name, services.predictor.missing(name))
 
 
 async def predict(services: Services, name: str, features: Features) -> Prediction:
@@ -183,7 +183,8 @@ async def feedback(
     body: str = "",
 ) -> Appended:
     """Answers after the commit, for which no thread waits. `run` calls a function on some thread: a model's first labels fix
-    its schema, and that is written. Raises what refused all of it (ModelNotFound, InvalidInput, Overloaded, the commit's own)."""
+    its schema, and that is written. Raises what refused all of it (ModelNotFound, Starting, InvalidInput, Overloaded, the commit's
+    own)."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Appended] = loop.create_future()
 
@@ -199,7 +200,10 @@ async def feedback(
         else:
             answer.set_result(result)
 
-    await run(services.intake.accept, name, items, done, idempotency_key=idempotency_key, body=body)
+    try:
+        await run(services.intake.accept, name, items, done, idempotency_key=idempotency_key, body=body)
+    except ModelNotFound as error:
+        raise _unless_starting(services, name, error) from error
     return await answer
 
 
@@ -222,10 +226,20 @@ def event_info(event: Event) -> EventInfo:
 
 
 def _model(services: Services, name: str) -> ModelRecord:
-    """Raises ModelNotFound; a name longer than any model's is not looked for among them."""
+    """Raises ModelNotFound, Starting; a name longer than any model's is not looked for among them."""
     if len(name) > services.limits.max_name:
         raise ModelNotFound(f"no model has a name of {len(name)} characters")
-    return services.registry.get(name)
+    try:
+        return services.registry.get(name)
+    except ModelNotFound as error:
+        raise _unless_starting(services, name, error) from error
+
+
+def _unless_starting(services: Services, name: str, error: EverloopError) -> EverloopError:
+    """What is not there may come as long as the server is not up."""
+    if services.up or not isinstance(error, (ModelNotFound, ModelUntrained)):
+        return error
+    return Starting(f"the server is starting, and model {name!r} does not answer yet; try again", retry_after=1.0)
 
 
 def _find(services: Services, name: str, number: int) -> VersionRecord:

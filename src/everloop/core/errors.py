@@ -128,6 +128,13 @@ class Overloaded(EverloopError, RuntimeError):
     fault = "server"
 
 
+class Starting(EverloopError, RuntimeError):
+    """The server still opens what it serves: the model may be there in a moment. Carries `retry_after`."""
+
+    code = "starting"
+    fault = "server"
+
+
 class Draining(EverloopError, RuntimeError):
     """The server is shutting down and takes no new work. Carries `retry_after`."""
 

@@ -123,7 +123,7 @@ def codes(operation: Operation) -> list[str]:
     """All codes of refusals that an operation can answer with."""
     implied: list[str] = []
     if "{model}" in operation.path:
-        implied.append("model_not_found")
+        implied += ["model_not_found", "starting"]
     if "{version}" in operation.path:
         implied.append("version_not_found")
     if operation.body is not None:
