@@ -68,6 +68,23 @@ def test_the_same_name_for_another_model_is_a_conflict() -> None:
             models.register_model("m", "ridge")
 
 
+@pytest.mark.parametrize(
+    ("learning", "field"),
+    [
+        ({"min_sample": 5}, "learning.min_sample"),
+        ({"min_samples": "many"}, "learning.min_samples"),
+        ({"min_samples": 1}, "min_samples"),
+        ({"window": 50}, "window"),
+    ],
+)
+def test_a_wrong_override_is_named_and_nothing_is_registered(learning: dict[str, object], field: str) -> None:
+    with everloop.Continuum() as models:
+        with pytest.raises(InvalidInput) as refused:
+            models.register_model("m", "linear", learning=learning)
+        assert refused.value.field == field
+        assert models.list_models() == []
+
+
 def test_features_by_name_in_lists_and_in_arrays_agree() -> None:
     with everloop.Continuum() as models:
         models.register_model("m", "linear")

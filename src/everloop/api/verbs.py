@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -31,10 +30,9 @@ from everloop.api.wire import (
     VersionInfo,
     VersionList,
 )
-from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound, ModelUntrained, Starting
+from everloop.core.errors import EverloopError, ModelNotFound, ModelUntrained, Starting
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch
-from everloop.learning.config import LearningConfig, check_overrides
 from everloop.stores.ports import Appended, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
@@ -50,23 +48,12 @@ def create_model(services: Services, spec: ModelSpec) -> tuple[ModelInfo, bool]:
     """Register a model; the bool tells whether it is new. The same name with the same spec is the model that is there.
 
     Raises NotSupported (kind), InvalidInput (parameters, learning), Conflict (the name is another model's)."""
-    from everloop.learning.learners.make import describe, make_learner
+    from everloop.learning.learners.make import make_learner
     from everloop.runtime.artifact import Trust
 
-    _check_learning(services.config, spec.learning)
     learner = make_learner(spec.kind, spec.parameters, trust=services.trust or Trust())
-    kind, parameters, template = describe(learner)
     known = spec.name in services.registry.names()
-    record = services.registry.register(
-        spec.name,
-        kind,
-        task=learner.task,
-        parameters=parameters,
-        learning=spec.learning,
-        record=spec.record,
-        template=template,
-    )
-    services.loop.add(record.name)
+    record = services.loop.register(spec.name, learner, task=learner.task, learning=spec.learning, record=spec.record)
     return _info(services, record), not known
 
 
@@ -322,13 +309,3 @@ def _version(record: VersionRecord, serving: int | None) -> VersionInfo:
         lineage=manifest.lineage,
         libraries=manifest.libraries,
     )
-
-
-def _check_learning(config: LearningConfig, overrides: dict[str, Any]) -> None:
-    """Raises InvalidInput naming the field of `learning` that is unknown, of the wrong type or out of range."""
-    check_overrides(overrides)
-    try:
-        merged = msgspec.convert({**asdict(config), **overrides}, LearningConfig)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"learning: {error}", field="learning") from None
-    merged.validate()

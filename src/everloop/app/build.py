@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from everloop.api.services import Services
 from everloop.app.settings import EngineSettings
 from everloop.core.clock import Clock, SystemClock
-from everloop.core.errors import InvalidInput, StoreUnavailable
+from everloop.core.errors import StoreUnavailable
 from everloop.core.events import EventBus
 from everloop.core.hashing import artifact_digest
-from everloop.learning.config import LearningConfig, ModelParameters, effective
+from everloop.learning.config import LearningConfig, ModelParameters
 from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
 from everloop.registry.catalog import Registry
@@ -148,32 +148,22 @@ class Engine:
         The same name with the same specification is the model that is already there, as after a restart; a file whose bytes
         have changed becomes the next version. Raises Conflict, NotSupported, InvalidInput, Untrusted."""
         share = self.settings.record if record is None else record
-        if not 0 <= share <= 1:
-            raise InvalidInput(f"record: expected a share between 0 and 1, got {record!r}", field="record")
         overrides = dict(learning or {})
-        effective(self.settings.learning, overrides).validate()
         if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
             return self._register_file(name, Path(model), overrides, share)
-        from everloop.learning.learners.make import already_fitted, describe, make_learner
+        from everloop.learning.learners.make import already_fitted, make_learner
 
         learner = make_learner(model, parameters, trust=self.trust)
-        kind, described, template = describe(learner)
-        registry = self.services.registry
-        made = registry.register(
-            name, kind, task=learner.task, parameters=described, learning=overrides, record=share, template=template
-        )
-        self.services.loop.attach(name, learner)
-        self.services.loop.add(name)
+        made = self.services.loop.register(name, learner, task=learner.task, learning=overrides, record=share)
         if made.live_version is None and already_fitted(model):
             self._publish_fitted(name, learner)
-        return registry.get(name)
+        return self.services.registry.get(name)
 
     def unregister(self, name: str) -> None:
         """The model, its versions and its examples go; its timeline stays. Raises ModelNotFound."""
-        self.services.registry.get(name)
-        self.services.loop.remove(name)
-        self.services.registry.unregister(name)
-        self.services.reconciler.step()
+        from everloop.api.verbs import delete_model
+
+        delete_model(self.services, name)
 
     def settle(self, name: str, version: int) -> None:
         """Return once this process answers with `version` (or a later one)."""
@@ -186,32 +176,25 @@ class Engine:
 
     def _register_file(self, name: str, path: Path, learning: dict[str, Any], record: float) -> ModelRecord:
         """A scikit-learn file brings an estimator that can be fitted again; an ONNX file only answers."""
-        from everloop.learning.learners.make import describe, make_learner
+        from everloop.learning.learners.make import make_learner
         from everloop.runtime.artifact import read_model_file
 
         manifest, payload = read_model_file(path, trust=self._trust_files)
         learner: Learner | None = None
-        kind, parameters, template = "artifact", dict[str, Any](), None
         if manifest.runtime == "sklearn":
             from everloop.runtime.sklearn import load_estimator
 
             learner = make_learner(load_estimator(payload, self._trust_files), trust=self._trust_files)
-            kind, parameters, template = describe(learner)
-        registry = self.services.registry
-        found = registry.register(
+        found = self.services.loop.register(
             name,
-            kind,
+            learner,
             task=manifest.task,
-            parameters=parameters,
             learning=learning,
             record=record,
             schema=manifest.schema,
             target=manifest.target,
-            template=template,
         )
-        if learner is not None:
-            self.services.loop.attach(name, learner)
-        self.services.loop.add(name)
+        registry = self.services.registry
         digest = artifact_digest(payload)
         if found.live_version is None or all(known.digest != digest for known in registry.versions(name)):
             made = registry.add_version(name, manifest, payload, live=True, note=f"from {path.name}")

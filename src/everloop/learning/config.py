@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
+
+import msgspec
 
 from everloop.core.errors import InvalidInput
 
@@ -99,14 +101,26 @@ def effective(config: LearningConfig, overrides: Mapping[str, Any]) -> LearningC
 
     Raises InvalidInput naming the field."""
     if overrides:
-        check_overrides(overrides)
+        _check_names(overrides)
         config = replace(config, **overrides)
     config.validate()
     return config
 
 
-def check_overrides(overrides: Mapping[str, Any]) -> None:
-    """Raises InvalidInput for a name that is no field of LearningConfig."""
+def check_overrides(config: LearningConfig, overrides: Mapping[str, Any]) -> None:
+    """For a model that is about to be registered. Raises InvalidInput naming the field that is unknown, of the wrong type, or out
+    of range together with the others."""
+    _check_names(overrides)
+    types = get_type_hints(LearningConfig)
+    for name, value in overrides.items():
+        try:
+            msgspec.convert(value, types[name])
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"learning.{name}: {error}", field=f"learning.{name}") from None
+    effective(config, overrides)
+
+
+def _check_names(overrides: Mapping[str, Any]) -> None:
     known = [field.name for field in fields(LearningConfig)]
     for name in overrides:
         if name not in known:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from everloop.core.clock import Clock
 from everloop.core.errors import Conflict, EverloopError
 from everloop.core.events import EventBus
+from everloop.core.schema import Schema, Target
+from everloop.core.types import Task
 from everloop.learning.challenge import explain
-from everloop.learning.config import LearningConfig
+from everloop.learning.config import LearningConfig, check_overrides
 from everloop.learning.fitting import Fitter
 from everloop.learning.learners.base import Learner
 from everloop.learning.publisher import Publisher
@@ -25,7 +28,7 @@ from everloop.learning.seat import LearnerStatus, Seat, Workshop
 from everloop.policy.retraining import backoff
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
-from everloop.stores.ports import Journal, VersionRecord
+from everloop.stores.ports import Journal, ModelRecord, VersionRecord
 
 _PAUSE = 0.001
 """Between slices: enough for every waiting thread to run."""
@@ -215,6 +218,42 @@ class LearningLoop:
             return seat.train_now()
 
     # -- models --------------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        name: str,
+        learner: Learner | None,
+        *,
+        task: Task | None,
+        learning: Mapping[str, Any],
+        record: float,
+        schema: Schema | None = None,
+        target: Target | None = None,
+    ) -> ModelRecord:
+        """Register a model with the learner that it is to have (None: an artifact that only answers), and take it up at once.
+
+        `learning`: what it overrides of the configuration; `record`: share of its predictions to record, 0 to 1. The same name
+        with the same specification is the model that is there. Raises InvalidInput, Conflict, and Untrusted where only a pickle
+        could hold the learner."""
+        from everloop.learning.learners.make import describe
+
+        check_overrides(self._workshop.config, learning)
+        kind, parameters, template = describe(learner) if learner is not None else ("artifact", {}, None)
+        made = self._registry.register(
+            name,
+            kind,
+            task=task,
+            parameters=parameters,
+            learning=learning,
+            record=record,
+            schema=schema,
+            target=target,
+            template=template,
+        )
+        if learner is not None:
+            self.attach(name, learner)
+        self.add(name)
+        return made
 
     def add(self, model: str) -> None:
         """Take up a model at once. Models in the catalog are found anyway, a little later."""
