@@ -225,7 +225,7 @@ def test_it_answers_several_threads_and_closes_twice(tmp_path):
 
 
 def test_labels_are_read_from_the_wire():
-    from everloop.runtime.wire import class_labels
+    from everloop.runtime.protobuf import class_labels
 
     node = helper.make_node("Whatever", ["x"], ["y"], classlabels_ints=[-3, 0, 1 << 40])
     model = graph([("x", F, [None, 1])], [("y", F, [None, 1])], [node])

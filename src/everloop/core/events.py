@@ -1,8 +1,4 @@
-"""What happens to a model, told once: an `Event` goes to the journal (its timeline) and to whoever subscribed.
-
-Kinds: registered, schema, fit_started, fitted, fit_failed, rejected, published, swapped, open_failed, drift, input_drift,
-promoted, rolled_back, unregistered, pruned, learner_failed.
-"""
+"""What happens to a model, told once: an `Event` goes to the journal (its timeline) and to whoever subscribed."""
 
 from __future__ import annotations
 
@@ -28,7 +24,6 @@ EventKind = Literal[
     "rolled_back",
     "archived",
     "unregistered",
-    "pruned",
     "learner_failed",
 ]
 

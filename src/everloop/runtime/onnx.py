@@ -16,8 +16,8 @@ from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, Not
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.types import Task
 from everloop.runtime.artifact import library_versions
+from everloop.runtime.protobuf import class_labels
 from everloop.runtime.session import Matrix
-from everloop.runtime.wire import class_labels
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:

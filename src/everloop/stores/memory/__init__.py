@@ -1,4 +1,9 @@
-"""What an engine without a data folder remembers: a bounded journal and a catalog, gone with the process."""
+"""What an engine without a data folder remembers: a bounded journal and a catalog, gone with the process.
+
+journal   the `Journal` port
+records   its predictions, by id and by lane
+catalog   the `Catalog` port
+"""
 
 from everloop.stores.memory.catalog import MemoryCatalog
 from everloop.stores.memory.journal import MemoryJournal
