@@ -12,6 +12,7 @@ import pytest
 
 from everloop.core.errors import InvalidInput, ModelFailed
 from everloop.core.schema import Field, Schema, Target
+from everloop.core.types import Label
 from everloop.policy.batching import UNMEASURED, BatchRules
 
 
@@ -66,14 +67,18 @@ def test_what_cannot_be_answered_is_named(linear: Any, features: Any, field: str
     assert said in str(caught.value)
 
 
-def test_an_object_that_multiplies_but_is_no_number_is_refused(linear: Any) -> None:
+def test_an_object_that_computes_like_a_number_is_answered_and_spoils_no_neighbours_record(kit: Any) -> None:
     class Odd:
         def __rmul__(self, other: float) -> float:
             return other
 
-    with pytest.raises(InvalidInput) as caught:
-        linear.answer([1.0, Odd()])
-    assert caught.value.field == "features[1]"
+    kit.publish("m", [2.0])
+    kit.reconciler.step()
+    before, odd, after = (kit.predictor.predict("m", [value]) for value in (1.0, Odd(), 3.0))
+    assert [a.prediction for a in (before, odd, after)] == [2.0, 2.0, 6.0]
+    kit.recorder.drain()
+    done = kit.journal.append_now([Label("m", 0.0, 0.0, request_id=a.request_id) for a in (before, odd, after)])
+    assert [isinstance(outcome, int) for outcome in done.outcomes] == [True, False, True]
 
 
 def test_a_finite_input_with_an_infinite_answer_is_the_models_failure(kit: Any) -> None:

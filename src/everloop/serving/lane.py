@@ -14,7 +14,6 @@ reference count is zero, and its session closes at that moment.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -41,8 +40,8 @@ WARM_SECONDS = 0.2
 
 DEFAULT_RULES = BatchRules()
 
-UNUSUAL = (TypeError, ValueError, ArithmeticError, struct.error)
-"""What plain arithmetic and packing raise on features that are not plain numbers."""
+UNUSUAL = (TypeError, ValueError, ArithmeticError)
+"""What plain arithmetic raises on features that are not plain numbers."""
 
 
 class Lane:
@@ -293,10 +292,12 @@ def _fast(slow: _Slow) -> Callable[[Features], Prediction]:
 
 
 def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
-    """Everything recorded: the default, and the path that is measured against a bare dot product."""
+    """Everything recorded: the default, and the path that is measured against a bare dot product.
+
+    What computes with floats to a finite float is a number here; an object that only behaves so is answered, not recorded."""
     channel = slow.channel
     version, key, append = slow.runner.version, channel.key, channel.append
-    pack, number_of = channel.pack, channel.numbers.__next__
+    entry, number_of = channel.entry, channel.numbers.__next__
 
     def answer(features: Features) -> Prediction:
         if type(features) is list and len(features) == width:
@@ -304,7 +305,7 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
                 y = row(features)
                 if type(y) is float and y - y == 0.0:
                     number = number_of()
-                    append(pack(number, y, *features))
+                    append(entry(number, y, *features))
                     if channel.asleep:
                         channel.wake()
                     return Prediction(y, version, key, number)
@@ -318,7 +319,7 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
 def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow) -> Callable[[Features], Prediction]:
     channel = slow.channel
     version, key, append = slow.runner.version, channel.key, channel.append
-    pack, number_of = channel.pack, channel.numbers.__next__
+    entry, number_of = channel.entry, channel.numbers.__next__
 
     def answer(features: Features) -> Prediction:
         if type(features) is list and len(features) == width:
@@ -327,7 +328,7 @@ def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow)
                 if type(y) is float and y - y == 0.0:
                     number = number_of()
                     if share and sampled(number, share):
-                        append(pack(number, y, *features))
+                        append(entry(number, y, *features))
                         if channel.asleep:
                             channel.wake()
                     return Prediction(y, version, key, number)
@@ -343,7 +344,7 @@ def _classification(
 ) -> Callable[[Features], Prediction]:
     channel = slow.channel
     version, key, append = slow.runner.version, channel.key, channel.append
-    pack, number_of = channel.pack, channel.numbers.__next__
+    entry, number_of = channel.entry, channel.numbers.__next__
     places = {label: place for place, label in enumerate(channel.labels or ())}
 
     def answer(features: Features) -> Prediction:
@@ -353,7 +354,7 @@ def _classification(
                 if type(y) is kind:
                     number = number_of()
                     if share and sampled(number, share):
-                        append(pack(number, places[y], *features))
+                        append(entry(number, places[y], *features))
                         if channel.asleep:
                             channel.wake()
                     return Prediction(y, version, key, number)
