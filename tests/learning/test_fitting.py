@@ -134,6 +134,39 @@ def test_a_fit_that_takes_too_long_is_stopped() -> None:
     fitter.close()
 
 
+def test_a_fit_that_hangs_does_not_keep_others_from_theirs() -> None:
+    mine = in_main(PLAIN, "Mine")
+    fitter = Fitter(patience=0.2, time_limit=60.0)
+    try:
+        stuck = submit(fitter, job(mine(act="time.sleep(1000)")))
+        after = submit(fitter, job(mine()))
+        assert after.wait(30)
+        assert after.result()[0].promote
+        assert not stuck.done
+    finally:
+        fitter.close()
+
+
+def test_a_fit_that_hangs_on_a_thread_is_given_up() -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def prepare() -> FitJob:
+        entered.set()
+        release.wait(30)
+        return job("linear")
+
+    fitter = Fitter(time_limit=-10.0)  # was up before it began
+    try:
+        fitting = fitter.submit(prepare, heavy=False, wake=lambda: None, name="test")
+        assert entered.wait(10)
+        fitter.tidy()
+        with pytest.raises(FitFailed, match="given up"):
+            fitting.result()
+    finally:
+        release.set()
+        fitter.close()
+
+
 def test_closing_ends_a_fit_at_work(fitter: Fitter) -> None:
     mine = in_main(PLAIN, "Mine")
     fitting = submit(fitter, job(mine(act="time.sleep(1000)")))

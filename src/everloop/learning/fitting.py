@@ -9,19 +9,22 @@
 
 A child is kept for the next fit and closed when it was idle for a while. It gets its own session (Ctrl-C in a terminal is
 not for it), a low priority, few threads, and a time limit; if it dies, the fit fails and nothing else. What cannot travel
-there, because it cannot be pickled or imported, is fitted on the thread after all.
+there, because it cannot be pickled or imported, is fitted on the thread after all. One at a time, but who takes long, and may
+hang, does not hold up the others' models.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
@@ -37,6 +40,10 @@ _BOOT = (
     "from everloop.learning.child import main; main(a['nice'], a['threads'], a['parent'])"
 )
 _TAIL = 4000
+_GRACE = 5.0
+"""Seconds past the time limit: a child's end is its own affair, and tells more."""
+_OVERTAKERS = 3
+"""Most fits that may run beside those that take long."""
 _Outcome: TypeAlias = tuple[FitResult, Learner | None]
 
 
@@ -85,8 +92,43 @@ class Fitting:
             kill()
 
     def finish(self, outcome: _Outcome | EverloopError) -> None:
-        self._outcome = outcome
+        """The first outcome counts."""
+        with self._lock:
+            if self._outcome is None:
+                self._outcome = outcome
         self._finished.set()
+
+
+class _Slots:
+    """So many fits at once. One that holds its slot for long counts no more, so that a fit that hangs does not keep all others
+    from theirs; but no more than `_OVERTAKERS` are let past."""
+
+    def __init__(self, count: int, patience: float) -> None:
+        self._count = count
+        self._patience = patience
+        self._since: list[float] = []
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        with self._changed:
+            while (wait := self._wait()) is None or wait > 0:
+                self._changed.wait(wait)
+            taken = time.monotonic()
+            self._since.append(taken)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._since.remove(taken)
+                self._changed.notify_all()
+
+    def _wait(self) -> float | None:
+        """Seconds until a slot can be had, by what is known now; None: only when somebody is ready."""
+        if len(self._since) >= self._count + _OVERTAKERS:
+            return None
+        over = len(self._since) - self._count
+        return 0.0 if over < 0 else self._since[over] + self._patience - time.monotonic()  # they are in order of time
 
 
 class Fitter:
@@ -99,20 +141,22 @@ class Fitter:
         processes: int = 1,
         threads: int = 2,
         time_limit: float = 900.0,
+        patience: float = 10.0,
         idle: float = 60.0,
         niceness: int = 10,
     ) -> None:
         """`inline`: fit at once on the thread that submits, whatever the weight; for replays and simulations.
-        `processes`, `threads`: how many heavy and light fits run at once, the others wait. `time_limit`: seconds after which a
-        child is killed. `idle`: seconds after which an unused child is closed."""
+        `processes`, `threads`: how many heavy and light fits run at once, the others wait, but not for one that has been at it
+        for `patience` seconds. `time_limit`: seconds after which a fit has failed; a child is then killed. `idle`: seconds after
+        which an unused child is closed."""
         self._inline = inline
         self._time_limit = time_limit
         self._idle = idle
         self._niceness = niceness
-        self._slots = {True: threading.Semaphore(processes), False: threading.Semaphore(threads)}
+        self._slots = {True: _Slots(processes, patience), False: _Slots(threads, patience)}
         self._lock = threading.Lock()
         self._children: list[_Child] = []
-        self._busy: set[Fitting] = set()
+        self._busy: dict[Fitting, float] = {}
         self._closed = False
 
     def submit(self, prepare: Callable[[], FitJob], *, heavy: bool, wake: Callable[[], None], name: str) -> Fitting:
@@ -124,20 +168,24 @@ class Fitter:
             if self._closed:
                 fitting.finish(FitFailed("the fit was not started: learning is shutting down"))
                 return fitting
-            self._busy.add(fitting)
+            self._busy[fitting] = math.inf
         threading.Thread(
             target=self._run, args=(fitting, prepare, wake), name=f"everloop-fit-{name}", daemon=True
         ).start()
         return fitting
 
     def tidy(self) -> None:
-        """Close children that were idle for long."""
+        """Close children that were idle for long, give up fits on threads whose time is up."""
         with self._lock:
             now = time.monotonic()
+            late = [fitting for fitting, until in self._busy.items() if now > until + _GRACE]
             old = [child for child in self._children if now - child.idle_since > self._idle]
             self._children = [child for child in self._children if child not in old]
         for child in old:
             child.close()
+        for fitting in late:  # nothing stops the thread, but its model can go on
+            fitting.finish(FitFailed(f"the fit took longer than {self._time_limit:g} s and was given up"))
+            fitting.cancel()
 
     def close(self) -> None:
         """Cancel what runs, end the children. Afterwards a submitted fit fails. Idempotent."""
@@ -159,14 +207,16 @@ class Fitter:
             if self._inline:
                 outcome = run_fit(prepare())
             else:
-                with self._slots[fitting.heavy]:
+                with self._slots[fitting.heavy].one():
+                    with self._lock:
+                        self._busy[fitting] = time.monotonic() + self._time_limit
                     outcome = self._fit(fitting, prepare)
         except EverloopError as error:
             outcome = error
         except (Exception, SystemExit) as error:
             outcome = FitFailed(explain(error))
         with self._lock:
-            self._busy.discard(fitting)
+            self._busy.pop(fitting, None)
         fitting.finish(outcome)
         wake()
 
