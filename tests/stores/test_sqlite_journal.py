@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,6 +101,37 @@ class TestReopening:
         assert len(told.outcomes) == 500
         with opened(path) as journal:
             assert journal.examples_total("m") == journal.stats().predictions == 500
+
+
+class TestLeases:
+    def test_those_of_a_killed_process_are_free_at_once(self, path: Path) -> None:
+        script = (
+            "import sys, os, signal; from pathlib import Path; from everloop.core.clock import SystemClock\n"
+            "from everloop.stores.sqlite import SqliteJournal\n"
+            "journal = SqliteJournal(Path(sys.argv[1]), clock=SystemClock())\n"
+            "for name in 'ab': assert journal.acquire_lease(name, 'killed', now=0.0, ttl=100.0)\n"
+            "print(flush=True); sys.stdin.read(1); os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        command = [sys.executable, "-c", script, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            with opened(path) as journal:
+                assert not journal.acquire_lease("a", "next", now=1.0, ttl=100.0)
+                process.communicate(b"x", timeout=30)
+                assert journal.acquire_lease("a", "next", now=1.0, ttl=100.0)
+                assert journal.acquire_lease("b", "next", now=1.0, ttl=100.0)
+                assert len(list((path.parent / "owners").iterdir())) == 1
+        assert list((path.parent / "owners").iterdir()) == []
+
+    def test_those_of_whom_nothing_is_known_have_to_run_out(self, path: Path) -> None:
+        with opened(path) as journal:
+            assert journal.acquire_lease("a", "far away", now=0.0, ttl=100.0)
+            for file in (path.parent / "owners").iterdir():
+                file.unlink()
+            with opened(path) as other:
+                assert not other.acquire_lease("a", "next", now=99.0, ttl=100.0)
+                assert other.acquire_lease("a", "next", now=101.0, ttl=100.0)
 
 
 class TestOverload:

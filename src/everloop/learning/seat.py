@@ -32,8 +32,11 @@ from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
 from everloop.stores.ports import Journal, ModelRecord, VersionRecord
 
-LEASE_TTL = 10.0
-LEASE_RENEW = 3.0
+LEASE_TTL = 20.0
+LEASE_RENEW = 6.0
+"""Each renewal is a commit of its own, also of a model that is idle."""
+_ASK_AGAIN = 3.0
+"""How often a learner that follows asks for the lease."""
 _LOOK_AGAIN = 1.0
 """How often a model that nobody called for is looked at: labels may come through another process."""
 
@@ -226,11 +229,11 @@ class Seat:
         now = clock.monotonic()
         if now < self._renew_at and (self._leads or not ask):
             return self._leads
-        had, late = self._leads, now >= self._renew_at - LEASE_RENEW + LEASE_TTL
+        had, late = self._leads, now >= self._renew_at - LEASE_RENEW + LEASE_TTL  # only those who lead can be late
         self._leads = self._workshop.journal.acquire_lease(
             _lease(self.record.name), self._workshop.owner, now=clock.now(), ttl=LEASE_TTL
         )
-        self._renew_at = now + LEASE_RENEW
+        self._renew_at = now + (LEASE_RENEW if self._leads else _ASK_AGAIN)
         doubtful = not self._leads or not had or late
         if self.trainer is not None and doubtful and (not self._leads or self._overtaken(self.trainer)):
             self.trainer.close()

@@ -102,7 +102,8 @@ class Journal(Protocol):
     def load_checkpoint(self, model: str) -> Checkpoint | None: ...
 
     def acquire_lease(self, name: str, owner: str, *, now: float, ttl: float) -> bool:
-        """Take or renew the lease `name` until `now + ttl`; False while another owner's has not run out."""
+        """Take or renew the lease `name` until `now + ttl`; False while another owner's has not run out. A lease of
+        a process that is known to be dead may be taken sooner."""
 
     def release_lease(self, name: str, owner: str) -> None: ...
 

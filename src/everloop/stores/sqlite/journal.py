@@ -19,6 +19,7 @@ from everloop.stores.joining import storable
 from everloop.stores.ports import AppendDone, Appended, Checkpoint, JournalStats
 from everloop.stores.sqlite.file import prepare
 from everloop.stores.sqlite.group import QueuedAppend, QueuedEvent, QueuedRecord
+from everloop.stores.sqlite.owners import Owners
 from everloop.stores.sqlite.reads import Reader
 from everloop.stores.sqlite.retention import forget_model, prune_age, prune_bytes
 from everloop.stores.sqlite.writer import Writer
@@ -43,6 +44,7 @@ class SqliteJournal:
         path = Path(path)
         prepare(path, busy_timeout=busy_timeout)
         self._clock = clock
+        self._owners = Owners(path.parent / "owners")
         self._reader = Reader(path, busy_timeout=busy_timeout)
         self._writer = Writer(
             path,
@@ -115,8 +117,9 @@ class SqliteJournal:
     def acquire_lease(self, name: str, owner: str, *, now: float, ttl: float) -> bool:
         def acquire(connection: Connection) -> bool:
             held = connection.execute("SELECT owner, until FROM leases WHERE name = ?", (name,)).fetchone()
-            if held is not None and held[0] != owner and held[1] > now:
+            if held is not None and held[0] != owner and not self._owners.bury(connection, held[0]) and held[1] > now:
                 return False
+            self._owners.show(owner)
             connection.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (name, owner, now + ttl))
             return True
 
@@ -149,6 +152,7 @@ class SqliteJournal:
 
     def close(self) -> None:
         self._writer.close()
+        self._owners.close()
         self._reader.close()
 
 
