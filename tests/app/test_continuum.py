@@ -56,6 +56,8 @@ def test_unknown_names_propose_near_ones_and_are_key_errors() -> None:
             models.predict("fruad", [1.0])
         with pytest.raises(KeyError):
             models.get_model_info("nothing")
+        with pytest.raises(ModelNotFound, match="did you mean 'fraud'"):
+            models.timeline("fruad")
         with pytest.raises(NotSupported, match="linear"):
             models.register_model("other", "liner")
 

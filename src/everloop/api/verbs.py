@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -37,6 +37,8 @@ from everloop.stores.ports import Appended, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
     from everloop.learning.intake import Feedback
+
+T = TypeVar("T")
 
 SETTLE_SECONDS = 5.0
 """How long a change of the live version waits until this process serves it, before it answers anyway."""
@@ -114,10 +116,7 @@ def train(services: Services, name: str) -> VersionInfo:
 
 def timeline(services: Services, name: str, after: int = 0, limit: int = 100, latest: bool = False) -> Timeline:
     """Events of one model by ascending id. A model that is gone still has its history."""
-    services.journal.flush()
-    found = services.journal.events(model=name, after=after, limit=limit, latest=latest)
-    if not found:
-        _known_or_remembered(services, name)
+    found = _sought(services, name, lambda: services.registry.timeline(name, after, limit, latest=latest))
     return Timeline(name, [event_info(e) for e in found], found[-1].id if found else after)
 
 
@@ -213,11 +212,15 @@ def event_info(event: Event) -> EventInfo:
 
 
 def _model(services: Services, name: str) -> ModelRecord:
+    return _sought(services, name, lambda: services.registry.get(name))
+
+
+def _sought(services: Services, name: str, look: Callable[[], T]) -> T:
     """Raises ModelNotFound, Starting; a name longer than any model's is not looked for among them."""
     if len(name) > services.limits.max_name:
         raise ModelNotFound(f"no model has a name of {len(name)} characters")
     try:
-        return services.registry.get(name)
+        return look()
     except ModelNotFound as error:
         raise _unless_starting(services, name, error) from error
 
@@ -232,11 +235,6 @@ def _unless_starting(services: Services, name: str, error: EverloopError) -> Eve
 def _find(services: Services, name: str, number: int) -> VersionRecord:
     _model(services, name)
     return services.registry.version(name, number)
-
-
-def _known_or_remembered(services: Services, name: str) -> None:
-    if not services.journal.events(model=name[: services.limits.max_name + 1], limit=1):
-        _model(services, name)
 
 
 def _settled(services: Services, name: str, number: int) -> VersionInfo:

@@ -202,10 +202,8 @@ class Continuum:
         return made.version
 
     def timeline(self, name: str, limit: int = 100) -> list[Event]:
-        """The newest events of a model, the oldest of them first."""
-        services = self.engine.services
-        services.journal.flush()
-        return services.journal.events(model=name, limit=limit, latest=True)
+        """The newest events of a model, the oldest of them first. Raises ModelNotFound for a name that never was."""
+        return self.engine.services.registry.timeline(name, limit=limit, latest=True)
 
     # --- over HTTP
 

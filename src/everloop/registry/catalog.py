@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
     from everloop.runtime.session import Session
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+"""What can be a model's name."""
 
 # `list` inside the class body is the method.
 _Models: TypeAlias = list[ModelRecord]
@@ -74,7 +75,7 @@ class Registry:
 
         The bytes of `template` are not compared, only whether there is one: serialisers write the same estimator
         differently each time; its `parameters` tell it apart. Raises InvalidInput, Conflict."""
-        if not isinstance(name, str) or not _NAME.match(name):
+        if not isinstance(name, str) or not NAME.match(name):
             raise InvalidInput(
                 f"name: a model's name has 1 to 128 letters, digits, dots, dashes or underscores and starts with a letter or "
                 f"digit, got {name!r}",
@@ -247,12 +248,12 @@ class Registry:
         number = self._catalog.get_model(name).live_version
         return None if number is None else self._catalog.get_version(name, number)
 
-    def timeline(self, name: str, after: int = 0, limit: int = 100) -> _Events:
-        """What happened to the model, oldest first, also after it was unregistered. Raises ModelNotFound for a name
-        that never was."""
+    def timeline(self, name: str, after: int = 0, limit: int = 100, *, latest: bool = False) -> _Events:
+        """What happened to the model up to this call, by ascending id, also after it was unregistered: at most `limit` events
+        after the id `after`, with `latest` the newest ones. Raises ModelNotFound for a name that never was."""
         self._journal.flush()
-        events = self._journal.events(model=name, after=after, limit=limit)
-        if not events:
+        events = self._journal.events(model=name, after=after, limit=limit, latest=latest)
+        if not events and not self._journal.events(model=name, limit=1):
             self._catalog.get_model(name)
         return events
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from everloop.stores.ports import ModelRecord
 
 DATA_DIR = Path("everloop-data")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def serve(
@@ -89,7 +88,9 @@ def parse_files(texts: list[str]) -> dict[str, Path]:
 
 def usable_file(name: str, path: Path) -> None:
     """Raises UsageError unless `name` can be a model's and `path` is a file that can be read."""
-    if not NAME.fullmatch(name):
+    from everloop.registry.catalog import NAME
+
+    if not NAME.match(name):
         raise UsageError(
             f"{name!r} cannot be a model's name: letters, digits and . _ - only, not starting with . _ or -"
         )
