@@ -41,7 +41,7 @@ class Target(msgspec.Struct, frozen=True):
     def infer(cls, task: Task, label: Any) -> Target:
         if task == "regression":
             return cls(task, "number")
-        label = _plain(label)
+        label = plain(label)
         if isinstance(label, bool):
             return cls(task, "boolean")
         if isinstance(label, str):
@@ -52,7 +52,7 @@ class Target(msgspec.Struct, frozen=True):
 
     def check(self, label: Any) -> Scalar:
         """The label in its canonical Python type. Raises InvalidInput."""
-        label = _plain(label)
+        label = plain(label)
         if self.kind == "number":
             if isinstance(label, (int, float)) and not isinstance(label, bool) and math.isfinite(label):
                 return float(label)
@@ -98,12 +98,12 @@ class Schema(msgspec.Struct, frozen=True):
         first = examples[0]
         if isinstance(first, Mapping):
             names = [str(key) for key in first]
-            columns = [[_plain(e[n]) for e in examples if isinstance(e, Mapping) and n in e] for n in first]
+            columns = [[plain(e[n]) for e in examples if isinstance(e, Mapping) and n in e] for n in first]
             named = True
         else:
             rows = [_as_list(example) for example in examples]
             names = [f"x{i}" for i in range(len(rows[0]))]
-            columns = [[_plain(row[i]) for row in rows if i < len(row)] for i in range(len(rows[0]))]
+            columns = [[plain(row[i]) for row in rows if i < len(row)] for i in range(len(rows[0]))]
             named = False
         if not names:
             raise InvalidInput("an example needs at least one feature", field="features")
@@ -198,7 +198,7 @@ def _infer_field(name: str, values: list[Any]) -> Field:
 
 
 def _check(field: Field, value: Any, path: str) -> Any:
-    value = _plain(value)
+    value = plain(value)
     if _missing(value):
         if field.nullable:
             return None
@@ -229,8 +229,8 @@ def _plain_floats(values: list[Any]) -> bool:
     return total - total == 0.0
 
 
-def _plain(value: Any) -> Any:
-    """NumPy scalars as Python ones."""
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python one; anything else as it is."""
     if type(value) in (float, int, str, bool) or value is None:
         return value
     if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 0) == 0:

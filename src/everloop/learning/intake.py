@@ -13,7 +13,7 @@ import msgspec
 
 from everloop.core.clock import Clock
 from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound, Overloaded, PredictionNotFound
-from everloop.core.schema import Schema, Target
+from everloop.core.schema import Schema, Target, plain
 from everloop.core.types import Features, Label, Task, parse_request_id
 from everloop.learning.config import LearningConfig, effective
 from everloop.registry.catalog import Registry
@@ -206,8 +206,7 @@ def _task_of(labels: Sequence[Any]) -> Task:
     """For a model that was registered without a task: strings, booleans and whole numbers are classes, numbers with a
     fraction (or written as one: 1.0) are values."""
     for label in labels:
-        plain = label.item() if hasattr(label, "item") and getattr(label, "ndim", 0) == 0 else label
-        if isinstance(plain, float):
+        if isinstance(plain(label), float):
             return "regression"
     return "classification"
 

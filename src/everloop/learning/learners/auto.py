@@ -105,7 +105,7 @@ class AutoLearner:
         self._inner, self.chosen, self.task, self.scores = inner, dump.chosen, dump.task, dump.scores
 
     def describe(self) -> tuple[dict[str, Any], None]:
-        return self.parameters, None
+        return dict(self.parameters), None
 
     def _compare(
         self, names: list[str], schema: Schema, target: Target, rows: Sequence[Row], labels: Sequence[Scalar]

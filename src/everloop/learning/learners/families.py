@@ -80,7 +80,7 @@ class FamilyLearner:
         self._inner, self._schema, self.task = inner, dump.schema, dump.task
 
     def describe(self) -> tuple[dict[str, Any], None]:
-        return self.parameters, None
+        return dict(self.parameters), None
 
     def _options(self) -> dict[str, Any]:
         return {name: value for name, value in self.parameters.items() if name != "task"}

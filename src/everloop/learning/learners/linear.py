@@ -13,6 +13,7 @@ two classes, 1/2 for more (Böhning, "Multinomial logistic regression algorithm"
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 import msgspec
@@ -128,6 +129,9 @@ class LinearLearner:
         dump = msgspec.msgpack.decode(data, type=_Dump)
         self._session = LinearSession(dump.manifest, LinearModel.unpack(dump.payload))
         self._manifest = dump.manifest
+
+    def describe(self) -> tuple[dict[str, Any], None]:
+        return asdict(self.parameters), None
 
     def _fitted(self) -> tuple[LinearSession, Manifest]:
         if self._session is None or self._manifest is None:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from everloop.core.errors import InvalidInput, NotSupported, Untrusted
+from everloop.core.schema import plain
 from everloop.learning.config import ModelParameters
 from everloop.learning.learners.base import Learner
 from everloop.runtime.artifact import Trust
@@ -93,11 +94,7 @@ def describe(learner: Learner) -> tuple[str, dict[str, Any], bytes | None]:
     from everloop.learning.learners.sklearn import EstimatorLearner, describe_object
     from everloop.runtime.sklearn import pickle_estimator
 
-    if isinstance(learner, LinearLearner):
-        return learner.kind, asdict(learner.parameters), None
-    if isinstance(learner, (AutoLearner, FamilyLearner)):
-        return learner.kind, dict(learner.parameters), None
-    if isinstance(learner, (EstimatorLearner, RiverLearner)):
+    if isinstance(learner, (LinearLearner, AutoLearner, FamilyLearner, EstimatorLearner, RiverLearner)):
         parameters, template = learner.describe()
         return learner.kind, parameters, template
     return "learner", {"learner": describe_object(learner)}, pickle_estimator(learner.clone())
@@ -144,14 +141,13 @@ def _of_kind(kind: str, parameters: Parameters, trust: Trust) -> Learner:
 
 def _linear_parameters(parameters: Parameters) -> ModelParameters:
     given = asdict(parameters) if isinstance(parameters, ModelParameters) else dict(parameters or {})
+    given = {name: plain(value) for name, value in given.items()}
     known = [field.name for field in fields(ModelParameters)]
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InvalidInput(f"parameters.{name}: unknown; {hint}", field=f"parameters.{name}")
-        if type(value).__module__ == "numpy" and hasattr(value, "item"):
-            given[name] = value = value.item()  # noqa: PLW2901
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidInput(
                 f"parameters.{name}: expected a finite number, got {value!r}", field=f"parameters.{name}"
