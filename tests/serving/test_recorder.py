@@ -40,8 +40,8 @@ def test_the_thread_brings_predictions_to_the_journal_and_ends_when_stopped(cloc
     recorder = Recorder(journal, clock)  # type: ignore[arg-type]
     channel = recorder.channel("m", 3, Schema.unnamed(1), 1.0)
     for value in range(10):
-        channel.append(channel.entry(next(channel.numbers), float(value), float(value)))
-    assert channel.asleep
+        channel.ring.append(channel.entry(channel, next(channel.numbers), float(value), float(value)))
+    assert channel.ring.asleep
     channel.wake()
     assert journal.arrived.wait(10)
     recorder.stop()
@@ -55,7 +55,7 @@ def test_predictions_after_stop_wait_for_the_next_drain(clock: Any) -> None:
     recorder = Recorder(journal, clock)  # type: ignore[arg-type]
     recorder.stop()
     channel = recorder.channel("m", 1, Schema.unnamed(1), 1.0)
-    channel.append(channel.entry(next(channel.numbers), 1.0, 1.0))
+    channel.ring.append(channel.entry(channel, next(channel.numbers), 1.0, 1.0))
     channel.wake()
     assert journal.records == []
     recorder.drain()
@@ -68,7 +68,7 @@ def test_out_of_order_and_missing_numbers_become_as_few_records_as_possible(cloc
     recorder.stop()
     channel = recorder.channel("m", 1, Schema.unnamed(1), 1.0)
     for number in (2, 1, 3, 7, 6, 9):
-        channel.append(channel.entry(number, float(number), float(number)))
+        channel.ring.append(channel.entry(channel, number, float(number), float(number)))
     channel.wake()
     recorder.drain()
     assert [(r.first, r.predictions) for r in journal.records] == [(1, [1.0, 2.0, 3.0]), (6, [6.0, 7.0]), (9, [9.0])]
@@ -80,11 +80,11 @@ def test_a_full_channel_keeps_the_newest_and_counts_the_others(clock: Any) -> No
     recorder.stop()
     channel = recorder.channel("m", 1, Schema.unnamed(100_000), 1.0)
     most = CHANNEL_ROWS[0]
-    assert channel.buffer.maxlen == most, "wide rows get the fewest"
+    assert channel.ring.buffer.maxlen == most, "wide rows get the fewest"
     narrow = recorder.channel("m", 1, Schema.unnamed(1), 1.0)
     for _ in range(CHANNEL_ROWS[1] + 100):
         number = next(narrow.numbers)
-        narrow.append(narrow.entry(number, 0.0, 0.0))
+        narrow.ring.append(narrow.entry(narrow, number, 0.0, 0.0))
     narrow.wake()
     recorder.drain()
     assert recorder._settle()
@@ -99,7 +99,7 @@ def test_a_classifiers_answers_are_its_labels(clock: Any) -> None:
     recorder.stop()
     channel = recorder.channel("m", 1, Schema.unnamed(1), 1.0, ["no", "yes"])
     for place in (1, 0, 1):
-        channel.append(channel.entry(next(channel.numbers), place, 0.5))
+        channel.ring.append(channel.entry(channel, next(channel.numbers), place, 0.5))
     channel.wake()
     recorder.drain()
     assert [r.predictions for r in journal.records] == [["yes", "no", "yes"]]

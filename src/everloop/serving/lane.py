@@ -296,7 +296,7 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
 
     What computes with floats to a finite float is a number here; an object that only behaves so is answered, not recorded."""
     channel = slow.channel
-    version, key, append = slow.runner.version, channel.key, channel.append
+    version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
     entry, number_of = channel.entry, channel.numbers.__next__
 
     def answer(features: Features) -> Prediction:
@@ -305,8 +305,8 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
                 y = row(features)
                 if type(y) is float and y - y == 0.0:
                     number = number_of()
-                    append(entry(number, y, *features))
-                    if channel.asleep:
+                    append(entry(channel, number, y, *features))
+                    if ring.asleep:
                         channel.wake()
                     return Prediction(y, version, key, number)
             except UNUSUAL:
@@ -318,7 +318,7 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
 
 def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow) -> Callable[[Features], Prediction]:
     channel = slow.channel
-    version, key, append = slow.runner.version, channel.key, channel.append
+    version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
     entry, number_of = channel.entry, channel.numbers.__next__
 
     def answer(features: Features) -> Prediction:
@@ -328,8 +328,8 @@ def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow)
                 if type(y) is float and y - y == 0.0:
                     number = number_of()
                     if share and sampled(number, share):
-                        append(entry(number, y, *features))
-                        if channel.asleep:
+                        append(entry(channel, number, y, *features))
+                        if ring.asleep:
                             channel.wake()
                     return Prediction(y, version, key, number)
             except UNUSUAL:
@@ -343,7 +343,7 @@ def _classification(
     row: RowFunction, width: int, share: float, kind: type, slow: _Slow
 ) -> Callable[[Features], Prediction]:
     channel = slow.channel
-    version, key, append = slow.runner.version, channel.key, channel.append
+    version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
     entry, number_of = channel.entry, channel.numbers.__next__
     places = {label: place for place, label in enumerate(channel.labels or ())}
 
@@ -354,8 +354,8 @@ def _classification(
                 if type(y) is kind:
                     number = number_of()
                     if share and sampled(number, share):
-                        append(entry(number, places[y], *features))
-                        if channel.asleep:
+                        append(entry(channel, number, places[y], *features))
+                        if ring.asleep:
                             channel.wake()
                     return Prediction(y, version, key, number)
             except UNUSUAL:
