@@ -175,3 +175,17 @@ class Closed(EverloopError, RuntimeError):
 
     code = "closed"
     fault = "caller"
+
+
+def explain(error: BaseException) -> str:
+    """Any exception in one line: ours by its message, others by type, message, and where they were raised."""
+    if isinstance(error, EverloopError):
+        return error.message
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return f"{type(error).__name__}: {error}"
+    code = trace.tb_frame.f_code
+    file = code.co_filename.replace("\\", "/").rpartition("/")[2]
+    return f"{type(error).__name__}: {error} (in {code.co_name}, {file}:{trace.tb_lineno})"

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from everloop.core.errors import EverloopError, FitFailed, Untrusted
+from everloop.core.errors import EverloopError, FitFailed, Untrusted, explain
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Row, Scalar
 from everloop.learning.apprentice import Apprentice
@@ -220,18 +220,6 @@ def with_state(result: FitResult, learner: Learner | None) -> FitResult:
         raise FitFailed(
             f"the learner was fitted in a child process and cannot come back without trust: {error.message}"
         ) from error
-
-
-def explain(error: BaseException) -> str:
-    """An exception in one line: its type, its message, and where it was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return f"{type(error).__name__}: {error}"
-    code = trace.tb_frame.f_code
-    file = code.co_filename.replace("\\", "/").rpartition("/")[2]
-    return f"{type(error).__name__}: {error} (in {code.co_name}, {file}:{trace.tb_lineno})"
 
 
 def _fitted(job: FitJob, length: int, rows: int, judged: Sequence[Row], labels: list[Scalar]) -> _Candidate:

@@ -94,8 +94,8 @@ def _watch_parent(parent: int) -> None:
 def _answer(payload: bytes) -> Reply:
     import cloudpickle
 
-    from everloop.core.errors import EverloopError
-    from everloop.learning.challenge import explain, run_fit, with_state
+    from everloop.core.errors import explain
+    from everloop.learning.challenge import run_fit, with_state
 
     try:
         job = cloudpickle.loads(payload)
@@ -103,8 +103,6 @@ def _answer(payload: bytes) -> Reply:
         return Reply(error=explain(error), unreadable=True)
     try:
         return Reply(result=msgspec.msgpack.encode(with_state(*run_fit(job))))
-    except EverloopError as error:
-        return Reply(error=error.message)
     except (Exception, SystemExit) as error:
         return Reply(error=explain(error))
     finally:

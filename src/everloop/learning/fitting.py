@@ -30,8 +30,8 @@ from typing import BinaryIO, TypeAlias, cast
 
 import msgspec
 
-from everloop.core.errors import EverloopError, FitFailed
-from everloop.learning.challenge import FitJob, FitResult, explain, run_fit
+from everloop.core.errors import EverloopError, FitFailed, explain
+from everloop.learning.challenge import FitJob, FitResult, run_fit
 from everloop.learning.child import Reply, read_frame, write_frame
 from everloop.learning.learners.base import Learner
 

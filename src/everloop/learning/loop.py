@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import Conflict, EverloopError
+from everloop.core.errors import Conflict, explain
 from everloop.core.events import EventBus
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Task
-from everloop.learning.challenge import explain
 from everloop.learning.config import LearningConfig, check_overrides
 from everloop.learning.fitting import Fitter
 from everloop.learning.learners.base import Learner
@@ -162,7 +161,7 @@ class LearningLoop:
                 self._bad_steps = 0
             except Exception as error:  # the stores may be away for a while; the loop must not be
                 self._bad_steps += 1
-                self.last_error = error.message if isinstance(error, EverloopError) else explain(error)
+                self.last_error = explain(error)
                 self._clock.wait(stop, backoff(self._bad_steps, self._rng))
                 continue
             if did:

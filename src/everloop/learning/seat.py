@@ -19,9 +19,8 @@ from typing import Any
 import msgspec
 
 from everloop.core.clock import Clock
-from everloop.core.errors import Closed, Conflict, EverloopError, InvalidInput
+from everloop.core.errors import Closed, Conflict, InvalidInput, explain
 from everloop.core.events import Event, EventBus, EventKind
-from everloop.learning.challenge import explain
 from everloop.learning.config import LearningConfig
 from everloop.learning.fitting import Fitter
 from everloop.learning.learners.base import Learner
@@ -163,7 +162,7 @@ class Seat:
                 try:
                     self.trainer.save()
                 except Exception as error:  # nothing is lost: the examples after the old checkpoint are replayed
-                    self._last_error = error.message if isinstance(error, EverloopError) else explain(error)
+                    self._last_error = explain(error)
         self._release()
 
     def leave(self) -> None:
@@ -294,7 +293,7 @@ class Seat:
         self._troubles += 1
         wait = backoff(self._troubles, self._workshop.rng)
         self._rest_until = self._workshop.clock.monotonic() + wait
-        message = error.message if isinstance(error, EverloopError) else explain(error)
+        message = explain(error)
         if message == self._last_error:
             return  # once is enough on the timeline
         self._last_error = message

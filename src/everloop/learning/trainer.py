@@ -19,11 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import EverloopError, FitFailed, InvalidInput, ModelUntrained, Untrusted
+from everloop.core.errors import FitFailed, InvalidInput, ModelUntrained, Untrusted, explain
 from everloop.core.types import Example
 from everloop.learning.apprentice import Apprentice
 from everloop.learning.campaign import Campaign, Tell
-from everloop.learning.challenge import explain
 from everloop.learning.config import LearningConfig, effective
 from everloop.learning.examiner import Alarm
 from everloop.learning.fitting import Fitter
@@ -153,7 +152,7 @@ class ModelTrainer:
                     limit=limit,
                 )
             except Exception as error:  # a damaged or foreign checkpoint may raise anything
-                reason = error.message if isinstance(error, EverloopError) else explain(error)
+                reason = explain(error)
                 self._failed(f"the checkpoint cannot be restored ({reason}): learning anew from the retained examples")
         self._campaign.adopt_live(self._memory)
         champion = self._memory.examiner.champion
