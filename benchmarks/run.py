@@ -5,7 +5,7 @@
     python benchmarks/run.py http swaps      only these
 
 What a user can rerun without this repository is in `everloop.app.bench` (`everloop bench`); here it is joined by what is too
-long for them: drift on a hundred streams, and crashes of the journal alone. Exit code 1 if a bar was missed.
+long for them: drift on a hundred streams, recovery on some, and crashes of the journal alone. Exit code 1 if a bar was missed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def journal_crash(context: Context, folder: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    subjects = {**SUBJECTS, "journal_crash": journal_crash, "drift": of_rows("drift")}
+    subjects = {**SUBJECTS, "journal_crash": journal_crash, "drift": of_rows("drift"), "recovery": of_rows("recovery")}
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(subjects)}")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"

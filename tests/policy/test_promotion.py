@@ -128,3 +128,25 @@ def test_an_equal_challenger_seldom_passes(n: int, law: str) -> None:
     }[law]
     passed = sum(judge(draw(), draw()).promote for _ in range(400))
     assert passed <= 400 * 0.05 + 3 * math.sqrt(400 * 0.05 * 0.95)
+
+
+def test_while_recovering_a_gain_has_to_matter_or_be_certain() -> None:
+    rng = np.random.default_rng(0)
+    old = np.abs(rng.normal(0, 1, 40))
+
+    def promoted(share: float, jitter: float) -> bool:
+        noise = rng.permutation(np.linspace(-1, 1, 40)) * jitter  # of mean zero
+        return judge(old, old * (1 - share) + noise, recovering=True).promote
+
+    assert not promoted(0.03, 0.3)  # likely, and of no account
+    assert promoted(0.3, 0.3)  # likely, and it matters
+    assert promoted(0.03, 0.0)  # small and certain
+
+
+def test_while_recovering_a_point_of_the_error_rate_matters() -> None:
+    champion = np.array([1.0] * 60 + [0.0] * 140)
+    challenger = champion.copy()
+    challenger[:3] = 0.0
+    assert judge(champion, challenger, task="classification", recovering=True).promote
+    assert not judge(champion, challenger, task="regression", recovering=True).promote
+    assert not judge(champion, challenger, task="classification").promote

@@ -39,6 +39,10 @@ CONFIDENCE = 0.95
 """One-sided: of challengers that are no better than the champion, at most one in twenty passes `better`."""
 RECOVERY_CONFIDENCE = 0.6
 """The same after a drift alarm, when the champion is known to have failed and waiting costs more than a mistake does."""
+RECOVERY_GAIN = 0.1
+RECOVERY_POINTS = 0.01
+"""What that lesser evidence has to be of: a mean loss lower by a tenth, or an error rate lower by a point. Otherwise each refit
+on a few examples more would be a version more."""
 LEAST_ROWS = 5
 """With fewer, no outcome is evidence at 95 %: all four of four differences positive happens one time in sixteen."""
 _EXACT_ROWS = 12
@@ -77,7 +81,7 @@ def judge(
 
     `rule`: `better` promotes only on evidence that the mean loss is lower; `fresh` also when it is not higher by more
     than `threshold`, relatively. `recovering`: the challenger was fitted because of a drift alarm, or on more examples
-    of the concept that one began; less evidence will do. `baseline`: what always answering the mean (or the majority
+    of the concept that one began; less evidence will do, if it is of a gain that matters. `baseline`: what always answering the mean (or the majority
     class) would lose on these rows; told in the reason. `floor`: a difference of the means up to this is none
     (`policy.drift.errors.loss_floor`); two exact models differ by rounding errors, which are no reason to swap.
 
@@ -116,7 +120,9 @@ def judge(
         return Verdict(promote, f"{why}: {figures}", old, new, float(np.mean(differences)), interval, n)
 
     if n >= LEAST_ROWS and interval[0] > 0 and old - new > max(floor, 1e-12 * old):
-        return verdict(True, "better")
+        matters = RECOVERY_GAIN * old if task == "regression" else min(RECOVERY_GAIN * old, RECOVERY_POINTS)
+        if not recovering or old - new >= matters or mean_interval(differences, CONFIDENCE)[0] > 0:
+            return verdict(True, "better")
     if rule == "fresh" and n >= LEAST_ROWS and new <= old * (1 + threshold) + floor:
         return verdict(True, f"fresher, and not worse by more than {threshold:.0%}")
     if n < LEAST_ROWS:
