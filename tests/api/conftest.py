@@ -1,8 +1,7 @@
-"""A small server without sockets: every real part over in-memory stores, wired as the app does it."""
+"""A small server without sockets: the engine as the app builds it, in memory, whose learner is asked and not started."""
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -11,20 +10,9 @@ import pytest
 from everloop.api.http.app import create_app
 from everloop.api.http.limits import Limits
 from everloop.api.services import Services
-from everloop.core.clock import SystemClock
-from everloop.core.events import EventBus
+from everloop.app.build import build_engine
+from everloop.app.settings import EngineSettings
 from everloop.learning.config import LearningConfig
-from everloop.learning.intake import Intake
-from everloop.learning.loop import LearningLoop
-from everloop.registry.catalog import Registry
-from everloop.runtime.artifact import Trust
-from everloop.serving.predictor import Predictor
-from everloop.serving.reconciler import Reconciler
-from everloop.serving.recorder import Recorder
-from everloop.serving.table import TableRef
-from everloop.stores.memory.catalog import MemoryCatalog
-from everloop.stores.memory.journal import MemoryJournal
-from everloop.stores.objects import MemoryArtifacts
 
 with (
     warnings.catch_warnings()
@@ -35,59 +23,12 @@ with (
 LIMITS = Limits(max_body=100_000, max_rows=50, max_features=20, max_page=20, max_streams=3, stream_queue=4)
 
 
-class Bench:
-    """The parts, and what tests do with them all the time."""
-
-    def __init__(self) -> None:
-        clock = SystemClock()
-        self.journal = journal = MemoryJournal(clock=clock)
-        bus = EventBus()
-        trust = Trust(pickle=True)
-        registry = Registry(MemoryCatalog(), MemoryArtifacts(), journal, bus, clock, trust)
-        table = TableRef()
-        recorder = Recorder(journal, clock)
-        config = LearningConfig(min_samples=20, interval_sec=3600)
-        loop = LearningLoop(registry, journal, config, bus, clock, owner="test", trust=trust, rng=random.Random(1))
-        self.services = Services(
-            registry=registry,
-            journal=journal,
-            table=table,
-            predictor=Predictor(table, registry),
-            recorder=recorder,
-            reconciler=Reconciler(registry, table, recorder, bus, clock),
-            intake=Intake(registry, journal, config, clock, before_join=recorder.drain, backlog=loop.backlog),
-            loop=loop,
-            bus=bus,
-            clock=clock,
-            config=config,
-            started_at=clock.now(),
-            limits=LIMITS,
-            trust=trust,
-            learning=False,
-        )
-        self.services.recorder.start()
-        self.services.reconciler.start()
-
-    def close(self) -> None:
-        services = self.services
-        services.drain()
-        services.loop.close()
-        services.reconciler.stop()
-        services.recorder.stop()
-        services.journal.close()
-        services.traffic.close()
-
-
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def services(bench: Bench) -> Services:
-    return bench.services
+def services() -> Iterator[Services]:
+    engine = build_engine(EngineSettings(learning=LearningConfig(min_samples=20, interval_sec=3600), limits=LIMITS))
+    engine.start(learning=False)
+    yield engine.services
+    engine.stop()
 
 
 @pytest.fixture

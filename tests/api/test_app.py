@@ -73,7 +73,12 @@ def test_the_same_model_again_is_there_and_another_of_its_name_a_conflict(client
         ({"kind": "linear"}, 422, "invalid_input", "body"),
         ({"name": "m", "kind": "linear", "record": 2}, 422, "invalid_input", "record"),
         ({"name": "m", "kind": "linear", "learning": {"min_sample": 3}}, 422, "invalid_input", "learning.min_sample"),
-        ({"name": "m", "kind": "linear", "learning": {"min_samples": "x"}}, 422, "invalid_input", "learning.min_samples"),
+        (
+            {"name": "m", "kind": "linear", "learning": {"min_samples": "x"}},
+            422,
+            "invalid_input",
+            "learning.min_samples",
+        ),
         ({"name": "m", "kind": "linear", "learning": {"min_samples": -1}}, 422, "invalid_input", "min_samples"),
     ],
 )

@@ -253,7 +253,7 @@ def test_the_base_class_is_the_one_this_was_written_against() -> None:
     assert hashlib.sha256(source.encode()).hexdigest()[:16] == "9ac10e4181030cc4", uvicorn.__version__
 
 
-def test_a_prediction_is_answered_without_the_app(serve: Any, bench: Any) -> None:
+def test_a_prediction_is_answered_without_the_app(serve: Any) -> None:
     server = serve()
     with server.connect() as client:
         ids = set()
