@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -182,8 +183,6 @@ def bind(settings: ServerSettings) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        import errno
-
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"port {port} on {host} is taken by another program; choose another (--port), or 0 for any free one",
@@ -250,7 +249,7 @@ class Server(uvicorn.Server):
         """Drain and end, as a signal would. From any thread."""
         self._drain_from_elsewhere(self._notice)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """A signal handler: it interrupts whatever the main thread does, so it takes no lock and starts nothing itself."""
         self._signals += 1
         if self._signals > 1:

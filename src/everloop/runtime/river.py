@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everloop.core.errors import ArtifactCorrupt, NotSupported, Untrusted
-from everloop.core.schema import Schema, Target
+from everloop.core.schema import Schema, Target, plain
 from everloop.core.types import Row, Scalar, Task
 from everloop.runtime.artifact import Trust
 from everloop.runtime.session import Matrix
@@ -47,10 +47,15 @@ class RiverModel:
             return self.fallback
         if self.task == "regression":
             return float(raw)
+        label = self.decode(raw)
+        return self.fallback if label is None else label
+
+    def decode(self, raw: Any) -> Scalar | None:
+        """The label that the model means; None where it means one that it has not seen."""
         if self.binary is None:
-            return raw.item() if isinstance(raw, np.generic) else raw
+            return plain(raw)  # type: ignore[no-any-return]
         place = int(bool(raw))
-        return self.binary[place] if place < len(self.binary) else self.fallback
+        return self.binary[place] if place < len(self.binary) else None
 
     def encode(self, label: Scalar) -> Any:
         """A label as the model takes it. A new label of a two-class model takes the next place."""
@@ -93,12 +98,8 @@ class RiverSession:
         with self._lock:
             for i, row in enumerate(X.tolist()):
                 shares = self._model.model.predict_proba_one(self._model.features(row))
-                for label, share in shares.items():
-                    if self._model.binary is not None:
-                        place = int(bool(label))
-                        if place >= len(self._model.binary):
-                            continue
-                        label = self._model.binary[place]  # noqa: PLW2901
+                for raw, share in shares.items():
+                    label = self._model.decode(raw)
                     if label in self.classes:
                         out[i, self.classes.index(label)] = share
         return out

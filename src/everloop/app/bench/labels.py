@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from everloop.app.bench.load import Client, post
+from everloop.app.bench.load import Client, Next, post
 from everloop.app.bench.processes import Server, everloop_server
 from everloop.app.bench.rows import Context, Result, Row, against
 
@@ -101,9 +101,9 @@ def _by_request_id(context: Context, server: Server, seconds: float) -> Row:
     return _rate("labels by request id acknowledged", server, label, seconds)
 
 
-def _rate(what: str, server: Server, next_request: object, seconds: float) -> Row:
+def _rate(what: str, server: Server, next_request: Next, seconds: float) -> Row:
     tally = Tally()
-    client = Client(server.port, CONNECTIONS, next_request, tally.answered)  # type: ignore[arg-type]
+    client = Client(server.port, CONNECTIONS, next_request, tally.answered)
     began = time.perf_counter()
     client.run(seconds)
     rate = tally.accepted / (time.perf_counter() - began)

@@ -70,7 +70,7 @@ def _events_step(connection: sqlite3.Connection, horizon: float | None) -> int:
 
 def _last_of_oldest(connection: sqlite3.Connection, table: str, horizon: float | None) -> int:
     """The id up to which the oldest few are from before `horizon`; 0 if the very oldest is younger."""
-    oldest = connection.execute(f"SELECT id, at FROM {table} ORDER BY id LIMIT ?", (_ROWS,)).fetchall()  # noqa: S608
+    oldest = connection.execute(f"SELECT id, at FROM {table} ORDER BY id LIMIT ?", (_ROWS,)).fetchall()  # noqa: S608 - our own names
     last = 0
     for id_, at in oldest:
         if horizon is not None and at >= horizon:
@@ -144,7 +144,7 @@ def forget_model(run: Run, model: str) -> None:
 
 def _forget(connection: sqlite3.Connection, table: str, model: str) -> int:
     return connection.execute(
-        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE model = ? ORDER BY id LIMIT ?)",  # noqa: S608
+        f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE model = ? ORDER BY id LIMIT ?)",  # noqa: S608 - our own names
         (model, _ROWS),
     ).rowcount
 
