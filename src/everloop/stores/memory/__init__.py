@@ -1,8 +1,9 @@
 """What an engine without a data folder remembers: a bounded journal and a catalog, gone with the process.
 
-journal   the `Journal` port
-records   its predictions, by id and by lane
-catalog   the `Catalog` port
+journal    the `Journal` port
+records    its predictions, by id and by lane
+examples   its labelled examples, by model and by the row that was answered
+catalog    the `Catalog` port
 """
 
 from everloop.stores.memory.catalog import MemoryCatalog

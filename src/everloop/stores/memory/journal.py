@@ -9,13 +9,10 @@ twice.
 
 from __future__ import annotations
 
-import heapq
 import threading
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
-from operator import attrgetter
 
 import msgspec
 
@@ -23,9 +20,8 @@ from everloop.core.clock import Clock
 from everloop.core.errors import Closed, EverloopError
 from everloop.core.events import Event
 from everloop.core.schema import Encoding
-from everloop.core.types import Example, Label, PredictionRecord, Scalar, request_id
+from everloop.core.types import Example, Label, PredictionRecord
 from everloop.stores.joining import (
-    Address,
     address_of,
     check_label,
     check_record,
@@ -36,26 +32,10 @@ from everloop.stores.joining import (
     packed_row,
     reused_key,
     storable,
-    unpack_row,
 )
-from everloop.stores.memory.records import OVERHEAD, Records, record_bytes
+from everloop.stores.memory.examples import Examples, Kept, as_example
+from everloop.stores.memory.records import Records, record_bytes
 from everloop.stores.ports import AppendDone, Appended, Checkpoint, JournalStats
-
-
-class _Kept(msgspec.Struct, frozen=True, gc=False):
-    """One example, its row packed: a list of 30 floats would take four times the memory."""
-
-    id: int
-    label: Scalar
-    at: float
-    address: Address | None
-    encoding: Encoding
-    data: bytes
-    prediction: Scalar | None
-    version: int | None
-    validation: bool
-    record_id: int
-    """The journal id of the prediction it was joined with; 0 if it brought its own row."""
 
 
 class _Key(msgspec.Struct, frozen=True):
@@ -85,18 +65,13 @@ class MemoryJournal:
         self._max_keys = max_keys
         self._lock = threading.Lock()
         self._records = Records()
-        self._examples: dict[str, list[_Kept]] = {}
-        self._examples_held = 0
-        self._examples_bytes = 0
+        self._examples = Examples()
         self._examples_check = max_examples
         self._bytes_check = max_bytes
-        self._totals: dict[str, int] = {}
-        self._labelled: dict[Address, _Kept] = {}
         self._keys: dict[tuple[str, str], _Key] = {}
         self._events: deque[Event] = deque(maxlen=max_events)
         self._checkpoints: dict[str, Checkpoint] = {}
         self._leases: dict[str, tuple[str, float]] = {}
-        self._last_example = 0
         self._last_event = 0
         self._closed = False
 
@@ -127,16 +102,16 @@ class MemoryJournal:
                 if seen.body != body:
                     return Appended([reused_key(idempotency_key) for _ in labels])
                 return Appended(list(seen.outcomes), duplicate=True)
-            before = self._last_example
+            before = self._examples.last
             outcomes = [self._add(label, row) for label, row in zip(labels, rows, strict=True)]
             accepted = any(isinstance(outcome, int) for outcome in outcomes)
             if idempotency_key and accepted:
                 self._keys[key] = _Key(body, outcomes, self._clock.now())
                 while len(self._keys) > self._max_keys:
                     del self._keys[next(iter(self._keys))]
-            if self._examples_held > self._examples_check or self._examples_bytes > self._bytes_check:
+            if self._examples.held > self._examples_check or self._examples.bytes > self._bytes_check:
                 self._trim_examples()
-            there = accepted and self._last_example == before and all(isinstance(o, int) for o in outcomes)
+            there = accepted and self._examples.last == before and all(isinstance(o, int) for o in outcomes)
             return Appended(list(outcomes), duplicate=there)
 
     def log(self, event: Event) -> None:
@@ -150,20 +125,15 @@ class MemoryJournal:
 
     def examples(self, model: str, *, after: int = 0, limit: int = 1000, latest: bool = False) -> list[Example]:
         with self._lock:
-            kept = self._examples.get(model, [])
-            start = bisect_right(kept, after, key=attrgetter("id"))
-            if latest:
-                start = max(start, len(kept) - max(limit, 0))
-            chosen = kept[start : start + max(limit, 0)]
-        return [_example(model, k) for k in chosen]
+            chosen = self._examples.page(model, after=after, limit=max(limit, 0), latest=latest)
+        return [as_example(model, kept) for kept in chosen]
 
     def count_examples(self, model: str, *, after: int = 0) -> int:
         with self._lock:
-            kept = self._examples.get(model, [])
-            return len(kept) - bisect_right(kept, after, key=attrgetter("id"))
+            return self._examples.count(model, after)
 
     def examples_total(self, model: str) -> int:
-        return self._totals.get(model, 0)
+        return self._examples.total(model)
 
     def predictions(
         self, model: str, *, after: int = 0, limit: int = 1000, latest: bool = False
@@ -228,9 +198,7 @@ class MemoryJournal:
         with self._lock:
             self._check_open()
             self._records.drop([i for i, r in self._records.by_id.items() if r.model == model])
-            for kept in self._examples.pop(model, ()):
-                self._uncount(kept)
-            self._totals.pop(model, None)
+            self._examples.forget(model)
             self._checkpoints.pop(model, None)
             for key in [key for key in self._keys if key[0] == model]:
                 del self._keys[key]
@@ -239,7 +207,7 @@ class MemoryJournal:
         with self._lock:
             return JournalStats(
                 predictions=self._records.rows,
-                examples=self._examples_held,
+                examples=self._examples.held,
                 events=len(self._events),
                 dropped=0,
                 pending=0,
@@ -255,11 +223,11 @@ class MemoryJournal:
 
     def _add(self, label: Label, packed: tuple[Encoding, bytes] | None) -> int | EverloopError:
         if packed is not None:
-            return self._keep(label, None, packed)
+            return self._examples.add(label, None, packed)
         address = address_of(label)
         if address is None:
             return not_found(label)
-        there = self._labelled.get(address)
+        there = self._examples.labelled(address)
         found = self._records.find(address[0], address[1])
         if there is not None:
             return there.id if there.label == label.label else conflicting(label, there.label)
@@ -270,7 +238,7 @@ class MemoryJournal:
             return no_such_row(label, record.rows)
         position = (address[1] - record.first) * record.rows + label.index
         data = packed_row(record.encoding, record.features, record.count * record.rows, position)
-        return self._keep(
+        return self._examples.add(
             label,
             address,
             (record.encoding, data),
@@ -279,57 +247,18 @@ class MemoryJournal:
             record_id=record_id,
         )
 
-    def _keep(
-        self,
-        label: Label,
-        address: Address | None,
-        packed: tuple[Encoding, bytes],
-        *,
-        prediction: Scalar | None = None,
-        version: int | None = None,
-        record_id: int = 0,
-    ) -> int:
-        self._last_example += 1
-        kept = _Kept(
-            self._last_example,
-            label.label,
-            label.at,
-            address,
-            *packed,
-            prediction,
-            version,
-            label.validation,
-            record_id,
-        )
-        self._examples.setdefault(label.model, []).append(kept)
-        self._totals[label.model] = self._totals.get(label.model, 0) + 1
-        if address is not None:
-            self._labelled[address] = kept
-        self._examples_held += 1
-        self._examples_bytes += _example_bytes(kept)
-        return kept.id
-
     def _bytes(self) -> int:
-        return self._records.bytes + self._examples_bytes
+        return self._records.bytes + self._examples.bytes
 
-    def _learned(self) -> Iterator[_Kept]:
+    def _learned(self) -> Iterator[Kept]:
         """Examples that their model's checkpoint has passed, oldest first."""
-        passed = [
-            islice(kept, bisect_right(kept, self._checkpoints[model].cursor, key=attrgetter("id")))
-            for model, kept in self._examples.items()
-            if model in self._checkpoints
-        ]
-        return heapq.merge(*passed, key=attrgetter("id"))
+        return self._examples.learned(self._checkpoints)
 
-    def _drop_examples(self, doomed: Sequence[_Kept]) -> int:
-        """`doomed` are the oldest learned ones, so each model loses a prefix of its list."""
+    def _drop_examples(self, doomed: Sequence[Kept]) -> int:
+        """`doomed` are the oldest learned ones; their predictions go with them, and all older ones."""
         if not doomed:
             return 0
-        ids = {kept.id for kept in doomed}
-        for kept in self._examples.values():
-            del kept[: sum(1 for _ in takewhile(lambda one: one.id in ids, kept))]
-        for one in doomed:
-            self._uncount(one)
+        self._examples.drop(doomed)
         newest = max(one.record_id for one in doomed)
         return len(doomed) + self._records.drop(list(takewhile(lambda i: i <= newest, self._records.by_id)))
 
@@ -339,7 +268,7 @@ class MemoryJournal:
         learned = self._learned()
         record, example = next(records, None), next(learned, None)
         predictions: list[int] = []
-        examples: list[_Kept] = []
+        examples: list[Kept] = []
         while excess > 0 and (record is not None or example is not None):
             if record is not None and (example is None or record[1].at <= example.at):
                 predictions.append(record[0])
@@ -347,31 +276,25 @@ class MemoryJournal:
                 record = next(records, None)
             elif example is not None:
                 examples.append(example)
-                excess -= _example_bytes(example)
+                excess -= example.size
                 example = next(learned, None)
         return self._records.drop(predictions) + self._drop_examples(examples)
 
-    def _uncount(self, kept: _Kept) -> None:
-        self._examples_held -= 1
-        self._examples_bytes -= _example_bytes(kept)
-        if kept.address is not None:
-            del self._labelled[kept.address]
-
     def _trim_examples(self) -> None:
         slack = self._max_examples // 100
-        excess = self._examples_held - self._max_examples + slack
-        spare = self._examples_bytes - self._max_bytes * 99 // 100
+        excess = self._examples.held - self._max_examples + slack
+        spare = self._examples.bytes - self._max_bytes * 99 // 100
         doomed = []
         for kept in self._learned():
             if excess <= 0 and spare <= 0:
                 break
             doomed.append(kept)
             excess -= 1
-            spare -= _example_bytes(kept)
+            spare -= kept.size
         self._drop_examples(doomed)
         # Where nothing could go (nothing is learned yet), looking again at every append would cost more than it frees.
-        self._examples_check = max(self._max_examples, self._examples_held + slack)
-        self._bytes_check = max(self._max_bytes, self._examples_bytes + self._max_bytes // 100)
+        self._examples_check = max(self._max_examples, self._examples.held + slack)
+        self._bytes_check = max(self._max_bytes, self._examples.bytes + self._max_bytes // 100)
 
     def _trim_predictions(self) -> None:
         rows = self._records.rows - self._max_predictions * 99 // 100
@@ -394,22 +317,3 @@ class MemoryJournal:
             doomed.append(record_id)
             left -= record_bytes(record)
         return self._records.drop(doomed)
-
-
-def _example_bytes(kept: _Kept) -> int:
-    return len(kept.data) + OVERHEAD
-
-
-def _example(model: str, kept: _Kept) -> Example:
-    return Example(
-        id=kept.id,
-        model=model,
-        row=unpack_row(kept.encoding, kept.data),
-        label=kept.label,
-        at=kept.at,
-        request_id=None if kept.address is None else request_id(kept.address[0], kept.address[1]),
-        index=0 if kept.address is None else kept.address[2],
-        prediction=kept.prediction,
-        version=kept.version,
-        validation=kept.validation,
-    )
