@@ -24,6 +24,7 @@ LOOK_EVERY = 2.0
 """Seconds between two reads of the journal."""
 OWN_REFERENCE = 1000
 """Recorded rows that make the reference where the training rows are not known."""
+_FEW_RECORDS = 4
 _MOST_RECORDS = 500
 
 
@@ -53,14 +54,11 @@ class InputWatch:
         if now < self._look_at:
             return None
         self._look_at = now + LOOK_EVERY
-        # Without a reference yet, the oldest rows are wanted, not the newest.
-        found = self._journal.predictions(
-            self._model, after=self._cursor, limit=_MOST_RECORDS, latest=self._monitor is not None
-        )
+        wanted = WINDOW if self._monitor is not None else OWN_REFERENCE
+        found = self._find(wanted)
         if not found:
             return None
         self._cursor = found[-1][0]
-        wanted = WINDOW if self._monitor is not None else OWN_REFERENCE
         rows = self._rows([record for _, record in found], wanted)
         if self._monitor is None:
             self._collect(rows)
@@ -72,6 +70,18 @@ class InputWatch:
         told = {f.name for f in before.features if f.drifted} if before is not None and before.drifted else set()
         news = self._last.drifted and not {f.name for f in self._last.features if f.drifted} <= told
         return self._last if news else None
+
+    def _find(self, wanted: int) -> list[tuple[int, PredictionRecord]]:
+        """Records with at least `wanted` rows, if there are so many. One record may hold one row or thousands, so a few are read
+        first: under load the last seconds' records are tens of megabytes."""
+        latest = self._monitor is not None  # without a reference yet, the oldest rows are wanted
+        limit = _FEW_RECORDS
+        while True:
+            found = self._journal.predictions(self._model, after=self._cursor, limit=limit, latest=latest)
+            rows = sum(record.count * record.rows for _, record in found)
+            if len(found) < limit or rows >= wanted or limit >= _MOST_RECORDS:
+                return found
+            limit = min(limit * 8, _MOST_RECORDS)
 
     def report(self) -> dict[str, Any]:
         """For a status page; empty before the first look."""
