@@ -105,3 +105,18 @@ def test_a_models_own_settings_win_and_wrong_ones_are_named() -> None:
     base.min_samples = 0
     with pytest.raises(InvalidInput, match="at least 2"):
         effective(base, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("min_samples", "100", "a whole number"),
+        ("min_samples", 10.5, "a whole number"),
+        ("max_queue_size", True, "a whole number"),
+        ("interval_sec", None, "a number"),
+        ("auto_swap", "no", "True or False"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(field: str, value: Any, expected: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{field}: expected {expected}"):
+        LearningConfig(**{field: value}).validate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal, get_type_hints
 
 import msgspec
@@ -12,6 +13,12 @@ import msgspec
 from everloop.core.errors import InvalidInput
 
 Rule = Literal["better", "fresh"]
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "Rule": (str, "'better' or 'fresh'"),
+}
 
 
 @dataclass
@@ -51,6 +58,10 @@ class LearningConfig:
 
     def validate(self) -> None:
         """Raises InvalidInput naming the field."""
+        for name, kind, expected in _FIELDS:
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise InvalidInput(f"{name}: expected {expected}, got {value!r}", field=name)
         checks: list[tuple[str, bool, str]] = [
             ("min_samples", self.min_samples >= 2, "at least 2"),
             ("interval_sec", self.interval_sec >= 0, "at least 0 seconds"),
@@ -64,6 +75,9 @@ class LearningConfig:
         for name, good, expected in checks:
             if not good:
                 raise InvalidInput(f"{name}: expected {expected}, got {getattr(self, name)!r}", field=name)
+
+
+_FIELDS = [(field.name, *_KINDS[str(field.type)]) for field in fields(LearningConfig)]
 
 
 @dataclass(frozen=True)
