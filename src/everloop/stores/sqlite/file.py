@@ -137,6 +137,10 @@ CREATE TABLE catalog_revision (revision INTEGER NOT NULL);
 INSERT INTO catalog_revision VALUES (0);
 """
 
+_WHAT_IT_IS = """
+SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
+       (SELECT count(*) FROM sqlite_master)
+"""
 _ADVICE = {
     "SQLITE_FULL": "the disk is full; free some space",
     "SQLITE_BUSY": "another program holds it locked",
@@ -215,9 +219,8 @@ def _lay_out(path: Path, connection: sqlite3.Connection, *, deadline: float) -> 
 
 def _recognised(path: Path, connection: sqlite3.Connection) -> bool:
     """Whether the file is an everloop file that this version can use; False if it is still empty."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (layout,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # One statement sees one state: another process may be laying out the file between two.
+    application, layout, tables = connection.execute(_WHAT_IT_IS).fetchone()
     if application == 0 and tables == 0:
         return False
     if application != APPLICATION_ID:
