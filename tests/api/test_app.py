@@ -79,7 +79,12 @@ def test_the_same_model_again_is_there_and_another_of_its_name_a_conflict(client
             "invalid_input",
             "learning.min_samples",
         ),
-        ({"name": "m", "kind": "linear", "learning": {"min_samples": -1}}, 422, "invalid_input", "min_samples"),
+        (
+            {"name": "m", "kind": "linear", "learning": {"min_samples": -1}},
+            422,
+            "invalid_input",
+            "learning.min_samples",
+        ),
     ],
 )
 def test_what_cannot_be_created_is_refused(

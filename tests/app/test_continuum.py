@@ -75,8 +75,8 @@ def test_the_same_name_for_another_model_is_a_conflict() -> None:
     [
         ({"min_sample": 5}, "learning.min_sample"),
         ({"min_samples": "many"}, "learning.min_samples"),
-        ({"min_samples": 1}, "min_samples"),
-        ({"window": 50}, "window"),
+        ({"min_samples": 1}, "learning.min_samples"),
+        ({"window": 50}, "learning.window"),
     ],
 )
 def test_a_wrong_override_is_named_and_nothing_is_registered(learning: dict[str, object], field: str) -> None:

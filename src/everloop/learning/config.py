@@ -6,9 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, Literal, get_type_hints
-
-import msgspec
+from typing import Any, Literal
 
 from everloop.core.errors import InvalidInput
 
@@ -113,31 +111,19 @@ class ModelParameters:
 def effective(config: LearningConfig, overrides: Mapping[str, Any]) -> LearningConfig:
     """What holds for one model now: the user's config as it stands, with what the model was registered with on top.
 
-    Raises InvalidInput naming the field."""
-    if overrides:
-        _check_names(overrides)
-        config = replace(config, **overrides)
-    config.validate()
-    return config
-
-
-def check_overrides(config: LearningConfig, overrides: Mapping[str, Any]) -> None:
-    """For a model that is about to be registered. Raises InvalidInput naming the field that is unknown, of the wrong type, or out
-    of range together with the others."""
-    _check_names(overrides)
-    types = get_type_hints(LearningConfig)
-    for name, value in overrides.items():
-        try:
-            msgspec.convert(value, types[name])
-        except msgspec.ValidationError as error:
-            raise InvalidInput(f"learning.{name}: {error}", field=f"learning.{name}") from None
-    effective(config, overrides)
-
-
-def _check_names(overrides: Mapping[str, Any]) -> None:
+    Raises InvalidInput naming the field, as `learning.FIELD` where there are overrides."""
+    if not overrides:
+        config.validate()
+        return config
     known = [field.name for field in fields(LearningConfig)]
     for name in overrides:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InvalidInput(f"learning.{name}: unknown; {hint}", field=f"learning.{name}")
+    config = replace(config, **overrides)
+    try:
+        config.validate()
+    except InvalidInput as error:
+        raise InvalidInput(f"learning.{error.message}", field=f"learning.{error.field}") from None
+    return config

@@ -19,7 +19,7 @@ from everloop.core.errors import Conflict, explain
 from everloop.core.events import EventBus
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Task
-from everloop.learning.config import LearningConfig, check_overrides
+from everloop.learning.config import LearningConfig, effective
 from everloop.learning.fitting import Fitter
 from everloop.learning.learners.base import Learner
 from everloop.learning.publisher import Publisher
@@ -236,7 +236,7 @@ class LearningLoop:
         could hold the learner."""
         from everloop.learning.learners.make import describe
 
-        check_overrides(self._workshop.config, learning)
+        effective(self._workshop.config, learning)
         kind, parameters, template = describe(learner) if learner is not None else ("artifact", {}, None)
         made = self._registry.register(
             name,
