@@ -90,6 +90,14 @@ def test_a_challenger_that_is_no_better_does_not_serve(room: Any) -> None:
     assert "not shown to be better" in room.told("rejected")[0].message
 
 
+def test_rounding_errors_are_no_reason_to_swap(room: Any, lines: Any) -> None:
+    room.register("m", "linear")
+    for seed in range(30):
+        room.feed("m", *lines(40, 3.0, seed=seed, noise=0.0))
+        room.settle(4)
+    assert len(room.registry.versions("m")) == 1
+
+
 def test_fresh_publishes_what_is_about_as_good(room: Any, lines: Any) -> None:
     room.config.rule = "fresh"
     room.config.validation_threshold = 0.5

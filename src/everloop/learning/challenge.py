@@ -26,6 +26,7 @@ from everloop.core.errors import EverloopError, FitFailed, Untrusted, explain
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Row, Scalar
 from everloop.learning.apprentice import Apprentice
+from everloop.learning.examiner import floor_of
 from everloop.learning.learners.base import Learner, Losses, losses
 from everloop.learning.window import Slice
 from everloop.policy.promotion import Rule, Verdict, judge
@@ -136,6 +137,7 @@ def run_fit(job: FitJob) -> tuple[FitResult, Learner | None]:
         task=job.target.task,
         baseline=_constant(job, judged_labels) if job.champion is None else None,
         recovering=job.recovering,
+        floor=floor_of(job.target, job.train),
     )
     usable = bool(np.isfinite(best.losses).all())
     publish = usable and (verdict.promote or job.force)
@@ -184,7 +186,13 @@ def judge_snapshot(
     started = time.perf_counter()
     theirs, own = apprentice.duel(since)
     verdict = judge(
-        theirs if champion else None, own, rule=rule, threshold=threshold, task=target.task, recovering=recovering
+        theirs if champion else None,
+        own,
+        rule=rule,
+        threshold=threshold,
+        task=target.task,
+        recovering=recovering,
+        floor=floor_of(target, window.part(max(0, len(window) - _PRIMING), len(window))),
     )
     publish = verdict.promote or force
     manifest, payload = apprentice.learner.freeze() if publish else (None, None)
