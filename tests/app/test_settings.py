@@ -64,6 +64,7 @@ def test_a_file_that_is_named_is_the_only_one(tmp_path: Path) -> None:
         ("[server]\nport = 'x'", "server.port: expected a whole number, got 'x'"),
         ("[server]\nport = '3000'", "server.port: expected a whole number"),
         ("[server]\nport = 70000", "port: expected between 0 and 65535"),
+        ("[server]\nnotice = -1", "notice: expected between 0 and 3600 seconds"),
         ("[server]\nlog_level = 'loud'", "one of 'debug', 'info'"),
         ("[server]\nhost = '0.0.0.0'", "other machines.*--insecure"),
         ("[engine]\nrecord = 2", "record: expected between 0 and 1"),
