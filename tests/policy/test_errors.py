@@ -250,3 +250,8 @@ def learn_the_sample(seed: int) -> float:
 def test_the_sample_learns_both_slopes() -> None:
     slopes = [learn_the_sample(seed) for seed in range(200)]
     assert sum(abs(slope - 2) <= 0.1 for slope in slopes) >= 199
+
+
+def test_labels_near_the_end_of_the_range_have_no_floor() -> None:
+    assert loss_floor([1e308, -1e308, 1.0]) == 0.0
+    assert loss_floor([]) == 0.0

@@ -85,7 +85,8 @@ def loss_floor(labels: Sequence[float] | npt.NDArray[Any]) -> float:
     """A rise of the mean absolute error that nobody could care about: a millionth of the labels' standard deviation.
     Without it, a model that is exact would be told to drift when rounding errors do. For `prime`."""
     values = np.asarray(labels, np.float64)
-    deviation = float(np.std(values)) if len(values) else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # a label of 1e308 is finite, its square is not
+        deviation = float(np.std(values)) if len(values) else 0.0
     return 1e-6 * deviation if math.isfinite(deviation) else 0.0
 
 
