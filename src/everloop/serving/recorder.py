@@ -155,7 +155,7 @@ class Recorder:
         self._closed = False
         self._pushed_out = 0
         self.failure: BaseException | None = None
-        """What the journal last raised (closed, disk full); predictions go on."""
+        """What the journal raised at the last record (closed, disk full), if it did; predictions go on."""
 
     @property
     def dropped(self) -> int:
@@ -207,6 +207,8 @@ class Recorder:
             self.journal.record(record)
         except Exception as error:  # a broken journal is told by /health; answers must go on
             self.failure = error
+        else:
+            self.failure = None
 
     # -- single rows, in process --
 
