@@ -69,7 +69,9 @@ def test_an_expensive_or_oversized_batch_runs_on_the_thread() -> None:
     ("waiting", "rows", "admitted"),
     [(0, 1, True), (255, 1, True), (256, 1, False), (200, 57, False), (0, 10_000, True), (1, 10_000, False)],
 )
-def test_the_queue_is_bounded_but_an_empty_one_takes_any_single_request(waiting: int, rows: int, admitted: bool) -> None:
+def test_the_queue_is_bounded_but_an_empty_one_takes_any_single_request(
+    waiting: int, rows: int, admitted: bool
+) -> None:
     assert admits(waiting, rows, RULES) is admitted
 
 
