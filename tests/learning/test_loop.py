@@ -121,6 +121,22 @@ def test_without_auto_swap_a_challenger_waits(room: Any, lines: Any) -> None:
     assert any(v.status == "staging" for v in room.registry.versions("m"))
 
 
+def test_of_challengers_that_are_no_better_than_the_one_that_waits_there_is_no_pile(room: Any, lines: Any) -> None:
+    room.config.auto_swap = False
+    room.register("m", "linear")
+    room.feed("m", *lines(200, 1.0))
+    room.settle(4)
+    for seed in range(15):
+        room.feed("m", *lines(40, 3.0, seed=seed + 1))
+        room.settle(4)
+    waiting = [version for version in room.registry.versions("m") if version.status == "staging"]
+    assert room.live("m") == 1
+    assert 1 <= len(waiting) <= 4
+    room.registry.promote("m", waiting[-1].version)
+    room.settle(4)
+    assert room.answer("m", [10.0]) == pytest.approx(30.0, abs=0.5)
+
+
 def test_joined_labels_judge_what_was_served(room: Any, lines: Any) -> None:
     """Quality counts for the version that answered; answers of an older version are no sign of drift of the new one."""
     room.register("m", "linear")

@@ -7,6 +7,7 @@
 
 - A fit judged against a champion that has been replaced meanwhile is thrown away.
 - The first version always serves at once: `auto_swap=False` keeps challengers waiting, and there is nobody to challenge.
+- While one waits, a further fit has to beat it as well: otherwise each would be one more that waits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from everloop.core.clock import Clock
 from everloop.core.errors import EverloopError, FitFailed
@@ -79,6 +82,7 @@ class Campaign:
         self._rng = rng
         self._wake = wake
         self._flight: _Flight | None = None
+        self._waiting: Champion | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -92,10 +96,11 @@ class Campaign:
         assert learner is not None
         if memory.target.task == "classification" and not force and not memory.window.varied:
             return False
+        rivals = [rival for rival in (champion, None if force else self._waiting) if rival is not None]
         plan = plan_fit(
             memory.window,
             memory.validation,
-            trained_until=champion.last_id if champion else None,
+            trained_until=max(known.last_id for known in rivals) if rivals else None,
             cut_id=memory.cut_id,
             config=config,
             weight=learner.weight,
@@ -120,7 +125,7 @@ class Campaign:
             where="process" if plan.heavy else "thread",
         )
         fitting = self._fitter.submit(
-            lambda: _job(learner, memory, plan, champion, config=config, recovering=decision.recovering, force=force),
+            lambda: _job(learner, memory, plan, rivals, config=config, recovering=decision.recovering, force=force),
             heavy=plan.heavy,
             wake=self._wake,
             name=self.name,
@@ -292,6 +297,8 @@ class Campaign:
             self.record = self._registry.get(self.name)
             floor = floor_of(memory.target, memory.window.newest(1000))
             self._adopt(memory, version, unseen=result.unseen if len(result.unseen) >= LEAST_ROWS else [], floor=floor)
+        else:
+            self._waiting = Champion(version, self._registry.open_session(version))
         return version
 
     def _reject(self, memory: Memory, result: FitResult) -> None:
@@ -314,6 +321,7 @@ class Campaign:
         live, champion = self.record.live_version, memory.examiner.champion
         if live == (champion.version if champion else None):
             return False
+        self._waiting = None
         if live is None:
             memory.examiner.adopt(None, since=memory.cursor + 1)
         else:
@@ -339,17 +347,18 @@ def _job(
     learner: Learner,
     memory: Memory,
     plan: Plan,
-    champion: Champion | None,
+    rivals: list[Champion],
     *,
     config: LearningConfig,
     recovering: bool,
     force: bool,
 ) -> FitJob:
-    """On the fit's own thread: the champion's losses may take a while."""
+    """On the fit's own thread: the losses of the champion, and of a challenger that waits, may take a while."""
     against = None
-    if champion is not None:
+    if rivals:
         judged = plan.held.joined(plan.validation)
-        against = champion.losses(memory.target, judged.rows, judged.labels)
+        theirs = [rival.losses(memory.target, judged.rows, judged.labels) for rival in rivals]
+        against = min(theirs, key=lambda each: float(np.where(np.isfinite(each), each, np.inf).sum()))
     return FitJob(
         learner=learner,
         schema=memory.schema,
