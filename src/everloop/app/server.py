@@ -23,7 +23,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import uvicorn
 
+from everloop.app.interpreter import quick_switches
 from everloop.app.settings import ServerSettings
 from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
 
@@ -43,10 +43,6 @@ BACKLOG = 2048
 LINGER_SECONDS = 0.05
 """What a connection accepted just before the port closed gets to send its first request."""
 TICK_SECONDS = 0.01
-SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter while the event loop waits for it. Python's default of 5 ms is what a request
-would wait whenever the learner, the journal or the recorder happens to be in Python: measured with six learning models, the
-99th percentile of a prediction falls from 25 ms to a few."""
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +91,7 @@ def run(
         if on_ready is not None:
             on_ready(address)
 
-    with _second_signal_ends(), _quick_switches(), contextlib.ExitStack() as stack:
+    with _second_signal_ends(), quick_switches(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         listener = stack.enter_context(bind(settings))
         server = Server(engine, listener, settings, prepare=prepare, on_ready=ready)
@@ -135,16 +131,6 @@ def serving(engine: Engine, settings: ServerSettings) -> Iterator[Address]:
             server.started_up(settings.grace)
     if server.failure is not None:
         raise server.failure
-
-
-@contextlib.contextmanager
-def _quick_switches() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, SWITCH_SECONDS))
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from everloop.app.demo.feeder import Feeder, Listener, look
 from everloop.app.demo.play import Play, Registration
 from everloop.app.demo.score import Score
 from everloop.app.demo.streams import Stream, bundled
+from everloop.app.interpreter import quick_switches
 from everloop.core.errors import EverloopError, StoreUnavailable
 
 START_SECONDS = 60.0
@@ -62,7 +63,8 @@ def run(options: Options) -> int:
     warm.start()
     score = Score({stream.name: stream.about for stream in streams})
     interrupted = False
-    with tempfile.TemporaryFile() as log, _interruptible():
+    # Six threads feed and measure: without quick switches they would measure each other.
+    with tempfile.TemporaryFile() as log, _interruptible(), quick_switches():
         with _server(play, log) as (url, process):
             warm.join()
             began = time.monotonic()
