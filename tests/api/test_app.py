@@ -215,6 +215,16 @@ def test_labels_are_refused_one_by_one(client: TestClient, trained: Make) -> Non
     )
 
 
+@pytest.mark.parametrize("digits", [20, 400, 6000])
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+def test_a_label_of_many_digits_is_refused(client: TestClient, kind: str, digits: int) -> None:
+    client.post("/v1/models", json={"name": "m", "kind": kind})
+    client.post("/v1/models/m/feedback", json={"features": [1.0], "label": 1})
+    body = '{"features": [1.0], "label": %s}' % ("9" * digits)
+    answer = client.post("/v1/models/m/feedback", content=body)
+    assert answer.status_code in ((202,) if kind == "linear" and digits == 20 else (400, 422)), answer.text
+
+
 def test_an_idempotency_key_counts_once(client: TestClient, trained: Make) -> None:
     name = trained()
     body, headers = {"features": [1.0], "label": 2.5}, {"Idempotency-Key": "k1"}

@@ -666,10 +666,36 @@ def test_idle_connections_are_closed_and_busy_ones_are_not(serve: Any, gate: Gat
         assert gate.inside.wait(20)
         assert idle.closed()
         assert ordinary.closed()
+        assert half.closed(), "a request that stalls"
         gate.go.set()
         assert busy.answer()[0] == 200
-        half.send(request(ROW)[30:])
-        assert half.answer()[0] == 200
+
+
+def test_connections_that_stall_before_their_first_answer_are_closed(serve: Any) -> None:
+    server = serve(timeout_keep_alive=1)
+    with server.connect() as silent, server.connect() as head, server.connect() as body, server.connect() as ordinary:
+        head.send(request(ROW)[:30])
+        body.send(request(ROW)[:-3])
+        ordinary.send(request(ROW, "/v1/models/sum/predict?x")[:-3])
+        for client in (silent, head, body, ordinary):
+            assert client.closed()
+
+
+def test_a_head_without_end_is_refused(serve: Any) -> None:
+    server = serve()
+    with server.connect() as client:
+        assert client.ask(ROW)[0] == 200
+        client.send(b"GET /v1/models HTTP/1.1\r\n")
+        sent = 0
+        while sent < 4 << 20:
+            try:
+                client.send(b"x-%d: %b\r\n" % (sent, b"a" * 8000))
+            except OSError:
+                break
+            sent += 8000
+        assert sent < 4 << 20
+    with server.connect() as client:
+        assert client.ask(ROW)[0] == 200
 
 
 def test_a_client_that_does_not_read_is_not_read_from(serve: Any) -> None:
@@ -785,3 +811,16 @@ def test_connections_leave_nothing_behind(serve: Any) -> None:
 def test_overload_before_anything_runs_is_told_by_its_error() -> None:
     error = Overloaded("full", retry_after=0.2)
     assert fastlane.problem(error).headers[-1] == ("retry-after", "1")
+
+
+def test_a_body_somewhat_too_large_is_answered_before_the_connection_closes(serve: Any, services: Any) -> None:
+    """The client sends all of it before it reads: a connection that closed meanwhile would be a reset."""
+    server = serve()
+    body = b" " * (services.limits.max_body * 7)
+    with server.connect() as client:
+        assert client.ask(body)[0] == 413
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:100_000], body[100_000:])) + b"0\r\n\r\n"
+    head = request(headers={"Transfer-Encoding": "chunked", "Content-Length": None})  # type: ignore[dict-item]
+    with server.connect() as client:
+        client.send(head + chunks)
+        assert client.answer()[0] == 413

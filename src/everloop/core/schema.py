@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FieldKind = Literal["number", "text"]
 LabelKind = Literal["number", "integer", "boolean", "text"]
+_LARGEST = sys.float_info.max
 Encoding = Literal["f4", "f8", "msgpack"]
 
 
@@ -54,18 +56,23 @@ class Target(msgspec.Struct, frozen=True):
         """The label in its canonical Python type. Raises InvalidInput."""
         label = plain(label)
         if self.kind == "number":
-            if isinstance(label, (int, float)) and not isinstance(label, bool) and math.isfinite(label):
+            if isinstance(label, (int, float)) and not isinstance(label, bool) and -_LARGEST <= label <= _LARGEST:
                 return float(label)
-            raise InvalidInput(f"label: expected a finite number, got {label!r}", field="label")
+            raise InvalidInput(f"label: expected a finite number, got {_short(label)}", field="label")
         if self.kind == "text":
             if isinstance(label, str):
                 return label
         elif self.kind == "boolean":
             if isinstance(label, bool) or (isinstance(label, int) and label in (0, 1)):
                 return bool(label)
-        elif isinstance(label, (int, float)) and not isinstance(label, bool) and float(label).is_integer():
+        elif (
+            isinstance(label, (int, float))
+            and not isinstance(label, bool)
+            and -(2**63) <= label < 2**63
+            and label == int(label)
+        ):
             return int(label)
-        raise InvalidInput(f"label: expected a class label of kind {self.kind}, got {label!r}", field="label")
+        raise InvalidInput(f"label: expected a class label of kind {self.kind}, got {_short(label)}", field="label")
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -260,5 +267,7 @@ def _some(names: Sequence[str], most: int = 6) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to write thousands of digits
+        return "a huge integer"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

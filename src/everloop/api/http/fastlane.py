@@ -16,9 +16,10 @@ Theory of operation.
   `connection_lost` read and set `response_complete`, `keep_alive`, `disconnected`, `message_event` there. So a signal to
   stop finds fast requests in flight, lets them be answered, and closes the connection after.
 - Known heads (`http.heads`): a client on a kept-alive connection sends the same head again and again, and it is parsed once.
-- One timer a connection, not one a request: it looks how long the connection has been idle and sleeps on.
+- One timer a connection, not one a request: it looks how long the connection has been idle, or a request has stalled that
+  began to come, and sleeps on. uvicorn alone waits without end for a first request and for the rest of one.
 - A client that does not read its answers, or pipelines without end: nothing more is read from a connection while its answers
-  wait above the transport's high-water mark, or while requests wait behind an unanswered one (`_Flow`). uvicorn alone reads
+  wait above the transport's high-water mark, or while requests wait behind an unanswered one (`http.flow`). uvicorn alone reads
   on after every answer, and its queue of requests grows with whatever arrives.
 
 It relies on uvicorn 0.54; `tests/api/test_fastlane.py` fails if the base class changes.
@@ -30,15 +31,14 @@ import asyncio
 import weakref
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
-from collections.abc import Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from everloop.api.http import codec
+from everloop.api.http import codec, heads
+from everloop.api.http.flow import Flow, NobodyWaits
 from everloop.api.http.heads import END_OF_HEAD, AnswerHeads, Head, KnownHeads, recognise, refusal_head
 from everloop.api.http.problems import problem
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
@@ -95,32 +95,13 @@ class _Shared:
             connection.committed(result)
 
 
-class _NobodyWaits:
-    """In the place of the event that uvicorn sets for an ASGI application."""
-
-    def set(self) -> None:
-        return
-
-
-class _Flow(FlowControl):
-    """Reads on only when there is room. A request that waits for the rest of its body has none behind it, so that cannot lock up."""
-
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
-        super().__init__(transport)
-        self._pipeline = pipeline
-
-    def resume_reading(self) -> None:
-        if self.read_paused and not self._pipeline and not self.write_paused:
-            super().resume_reading()
-
-
 class FastLane(HttpToolsProtocol):
     """One connection. As a `serving.batcher.Ticket` it stands for its one request that is in flight."""
 
     services: ClassVar[Services]
     _servers: ClassVar[weakref.WeakKeyDictionary[ServerState, _Shared]]
 
-    message_event = _NobodyWaits()
+    message_event = NobodyWaits()
     """Read by uvicorn, as are `response_complete`, `disconnected`, `keep_alive`."""
 
     def __init__(
@@ -146,6 +127,8 @@ class FastLane(HttpToolsProtocol):
         """The parser is between two messages."""
         self._reading = False
         """The parser is inside a fast request."""
+        self._head_size = -1
+        """Bytes of a head that is still coming, without those of its first chunk; -1 outside of heads."""
         self._head: Head | None = None
         self._body = b""
         self._chunk = b""
@@ -157,7 +140,8 @@ class FastLane(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = Flow(transport, self.pipeline)
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         cycle = self.cycle
@@ -173,15 +157,19 @@ class FastLane(HttpToolsProtocol):
             self._chunk = data
         super().data_received(data)
         self._chunk = b""
+        if not self._between:
+            self._wait_for_rest(len(data))
 
     def on_message_begin(self) -> None:
         # What a scope costs is paid only by those who need one.
         self._between = self._reading = False
+        self._head_size = 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
+        self._head_size = -1
         cycle = self.cycle
         if self._possible and (cycle is None or cycle.response_complete):
             known = recognise(self.parser, self.url, self.headers, self.services.limits.max_body)
@@ -340,9 +328,7 @@ class FastLane(HttpToolsProtocol):
                 self.on_response_complete()
                 return
             self.server_state.total_requests += 1
-            self._idle_since = self.loop.time()
-            if self._idle_timer is None:
-                self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
+            self._watch()
         else:
             self.server_state.total_requests += 1
             self.transport.write(b"%b%d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
@@ -367,14 +353,30 @@ class FastLane(HttpToolsProtocol):
             self.flow.resume_reading()
             return
         self.flow.resume_reading()
+        self._watch()
+
+    def _watch(self) -> None:
+        """From now on the client has `timeout_keep_alive` seconds."""
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
 
+    def _wait_for_rest(self, size: int) -> None:
+        """A chunk ended inside a request. The whole head has to come in time, and each further piece of the body."""
+        if self._head_size <= 0:
+            self._head_size += self._head_size == 0
+            self._watch()
+            return
+        self._head_size += size
+        if self._head_size > heads.MOST_HEAD and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(heads.last_answer(heads.HEAD_TOO_LARGE, self.server_state.default_headers))
+            self.transport.close()
+
     def _look_idle(self) -> None:
         self._idle_timer = None
         cycle = self.cycle
-        if self.transport.is_closing() or not self._between or not (cycle is None or cycle.response_complete):
+        if self.transport.is_closing() or (self._between and not (cycle is None or cycle.response_complete)):
             return  # busy: armed again by the next answer
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from everloop.api.http.problems import Refusal
+from everloop.api.http.problems import Refusal, refusal
 
 MOST_BODY = 256 << 10
 """Bytes of a body that the fast lane takes; larger ones are read with uvicorn's flow control."""
@@ -20,6 +20,14 @@ MOST_HEADS = 1024
 """Known heads of one server, less than 1 kB each. When full, they are forgotten and learned again."""
 LONGEST_HEAD = 2048
 END_OF_HEAD = b"\r\n\r\n"
+MOST_HEAD = 64 << 10
+"""Bytes of a head that comes in several chunks, known or not."""
+HEAD_TOO_LARGE = refusal(
+    431,
+    "head_too_large",
+    "Head too large",
+    f"the request's line and headers are larger than {MOST_HEAD:,} bytes; send data in the body",
+)
 
 ROUTE = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(predict|feedback)")
 NOT_FAST = frozenset(
@@ -103,6 +111,12 @@ def refusal_head(refused: Refusal, defaults: Headers) -> bytes:
     """Up to where the content length follows."""
     own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in refused.headers]
     return STATUS_LINE[refused.status] + _lines([*defaults, *own]) + b"content-length: "
+
+
+def last_answer(refused: Refusal, defaults: Headers) -> bytes:
+    """The whole answer, after which the connection closes."""
+    head, body = refusal_head(refused, defaults), refused.body
+    return b"%b%d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body)
 
 
 def _lines(headers: Headers) -> bytes:
