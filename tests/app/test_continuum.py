@@ -98,7 +98,9 @@ def test_features_by_name_in_lists_and_in_arrays_agree() -> None:
         assert models.predict("m", {"b": 0.25, "a": 0.5}).prediction == wanted
         assert models.predict("m", [0.5, 0.25]).prediction == wanted
         assert models.predict("m", np.array([0.5, 0.25])).prediction == wanted
-        assert models.predict_batch("m", [{"a": 0.5, "b": 0.25}, [0.5, 0.25]]).predictions == pytest.approx([wanted] * 2)
+        assert models.predict_batch("m", [{"a": 0.5, "b": 0.25}, [0.5, 0.25]]).predictions == pytest.approx(
+            [wanted] * 2
+        )
 
 
 @pytest.mark.parametrize(
