@@ -278,6 +278,18 @@ def test_versions_that_go_back_are_a_problem() -> None:
     assert score.problems() == ["s: 1 answers came from an older version than one before"]
 
 
+def test_the_version_is_the_one_that_serves_even_if_it_never_answered() -> None:
+    score = Score({"s": ""})
+    score.answered("s", 0.001, 3)
+    assert not score.heard_all_swaps()
+    score.happened({"model": "s", "kind": "swapped", "at": 0.0, "message": "", "version": 4})
+    score.told("s", {"quality": {}, "learner": {}, "serving_version": 4})
+    assert score.heard_all_swaps()
+    assert as_data(score, 1.0)["models"][0]["version"] == 4
+    score.answered("s", 0.001, 3)  # older than what was told, but not than what has answered
+    assert score.models["s"].went_back == 0
+
+
 def test_a_model_that_learned_nothing_is_a_problem() -> None:
     assert Score({"s": ""}).problems() == ["s: learned nothing from 0 labels"]
 

@@ -32,6 +32,8 @@ STOP_SECONDS = 15.0
 SETTLE_SECONDS = 4.0
 """After the last label of `--once`: the learner takes what is left, and the summary counts it."""
 REFRESH_SECONDS = 0.25
+CATCH_UP_SECONDS = 2.0
+"""At the end: for the events of the last swaps to come."""
 LOOK_EVERY = 4
 """Refreshes between two looks at what the server says of its models."""
 ONCE_SECONDS = 22.0
@@ -178,7 +180,22 @@ def _perform(
             if feeder.ident is not None:
                 feeder.join(timeout=5.0)
         if listener.ident is not None:
+            if not score.trouble:
+                _catch_up(url, score)
             listener.close()
+
+
+def _catch_up(url: str, score: Score) -> None:
+    """The summary shows the versions that serve at the end, and the swaps to them are counted."""
+    until = time.monotonic() + CATCH_UP_SECONDS
+    try:
+        with Client(url) as client:
+            look(client, score)
+            while not score.heard_all_swaps() and time.monotonic() < until:
+                time.sleep(0.05)
+                look(client, score)
+    except (EverloopError, ConnectionError) as error:
+        score.trouble = str(error)
 
 
 def _busy(score: Score) -> Iterator[bool]:

@@ -46,6 +46,10 @@ class ModelScore:
     failed: int = 0
     last_failure: str = ""
     version: int | None = None
+    """The one that serves, by the newest answer or by what the server said of the model."""
+    answered_by: int | None = None
+    swapped_to: int | None = None
+    """By the newest event of a swap."""
     went_back: int = 0
     """Answers by an older version than one before; only a rollback may do that."""
     drifts: int = 0
@@ -94,9 +98,9 @@ class Score:
             model = self.models[name]
             model.predicted += 1
             model.latencies.append(seconds)
-            if model.version is not None and version < model.version:
+            if model.answered_by is not None and version < model.answered_by:
                 model.went_back += 1
-            model.version = version
+            model.version = model.answered_by = version
 
     def count(self, name: str, what: str, by: int = 1) -> None:
         with self.lock:
@@ -117,6 +121,7 @@ class Score:
         with self.lock:
             model = self.models[name]
             model.quality, model.learner = info["quality"], info["learner"]
+            model.version = info.get("serving_version") or model.version
 
     def mark(self, now: float) -> None:
         with self.lock:
@@ -131,10 +136,17 @@ class Score:
             if model is not None and event["kind"] in counts:
                 what = counts[event["kind"]]
                 setattr(model, what, getattr(model, what) + 1)
+                if event["kind"] == "swapped":
+                    model.swapped_to = event["version"]
             if event["kind"] not in TOLD:
                 return False
             self.events.append(event)
             return True
+
+    def heard_all_swaps(self) -> bool:
+        """Whether the event of the swap to every model's version has come."""
+        with self.lock:
+            return all(model.swapped_to == model.version for model in self.models.values())
 
     def hopeless(self, name: str) -> bool:
         """Whether this model's fits keep failing before there is a first version."""
