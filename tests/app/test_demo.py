@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everloop.app.demo.board import LiveBoard, as_data, event_text, status_line, summary
+from everloop.app.demo.board import LiveBoard, PlainBoard, as_data, event_text, status_line, summary
 from everloop.app.demo.csvfile import is_missing, open_csv
 from everloop.app.demo.feeder import Feeder
 from everloop.app.demo.score import Score
@@ -334,6 +334,16 @@ def test_the_screen_and_the_lines_show_the_score(score: Score) -> None:
     assert "drift v3" in event_text(score.events[0]).plain
     data = as_data(score, 1.0)
     assert data["models"][0] | {"drifts": 1, "quality": 1.5, "baseline": 2.0, "errors": 0} == data["models"][0]
+
+
+def test_plain_lines_leave_refused_challengers_to_the_summary(score: Score, capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"model": "line", "at": 0.0, "message": "said", "version": 2}
+    with PlainBoard(score, "http://x") as board:
+        for kind in ("drift", "fitted", "rejected", "swapped"):
+            score.happened({**event, "kind": kind})
+            board.event({**event, "kind": kind})
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]] == ["drift", "swapped"]
+    assert as_data(score, 1.0)["models"][0]["rejected"] == 1
 
 
 # --- all of it -----------------------------------------------------------------------------------------------------------

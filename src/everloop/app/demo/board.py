@@ -25,6 +25,8 @@ STYLES = {
     "swapped": "bold green",
     "rolled_back": "bold magenta",
 }
+UNSPOKEN = frozenset({"fitted", "rejected"})
+"""Not told as plain lines: most fits are of challengers that turn out no better, and drift and swaps should stand out."""
 PLAIN_SECONDS = 5.0
 """Between two status lines where there is no screen."""
 
@@ -93,7 +95,7 @@ class LiveBoard:
 
 
 class PlainBoard:
-    """Lines on stdout: every event, and how each model does every few seconds."""
+    """Lines on stdout: what happens, and how each model does every few seconds. Refused challengers the summary counts."""
 
     def __init__(self, score: Score, url: str, *, to_stderr: bool = False) -> None:
         self._score = score
@@ -112,7 +114,8 @@ class PlainBoard:
         pass
 
     def event(self, event: dict[str, Any]) -> None:
-        self._line(event_text(event).plain)
+        if event["kind"] not in UNSPOKEN:
+            self._line(event_text(event).plain)
 
     def refresh(self, elapsed: float) -> None:
         if elapsed < self._next:
