@@ -136,7 +136,12 @@ def test_a_model_that_cannot_be_opened_has_failed_and_the_others_go_on(
     services.reconciler.step()
     found = client.get("/health").json()
     assert found["models"] == {"ill": "failed", "well": "ready"}
-    assert "ill" in found["components"]["reconciler"]["detail"]
-    assert states(client) == (200, 200, "healthy")
-    assert client.post("/v1/models/ill/predict", json={"features": [1.0]}).status_code == 503
+    assert found["components"]["reconciler"] == {
+        "status": "degraded",
+        "detail": "version 1 of model 'ill' cannot be opened: its bytes are damaged",
+    }
+    assert states(client) == (200, 200, "degraded")
+    refused = client.post("/v1/models/ill/predict", json={"features": [1.0]})
+    assert (refused.status_code, refused.json()["code"]) == (500, "artifact_corrupt")
+    assert refused.json()["detail"] == "version 1 of model 'ill' cannot be opened: its bytes are damaged"
     assert client.post("/v1/models/well/predict", json={"features": [1.0]}).status_code == 200

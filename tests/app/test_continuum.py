@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -245,6 +246,30 @@ def test_save_writes_a_folder_that_loads(tmp_path: Path) -> None:
     with everloop.Continuum(data_dir=tmp_path / "copy") as models:
         assert models.predict("m", [2.5]).prediction == wanted
         assert models.get_model_info("m").stats["examples"] == 60
+
+
+def test_a_version_that_needs_trust_says_so_when_nobody_gave_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from river import linear_model
+
+    from everloop.app.cli.serve import _model_lines
+
+    with everloop.Continuum(data_dir=tmp_path, trust_pickle=True) as models:
+        models.register_model("r", linear_model.LinearRegression())
+        models.add_training_examples("r", [{"x": float(i)} for i in range(40)], [2.0 * i for i in range(40)])
+        models.train_model("r")
+    with everloop.Continuum(data_dir=tmp_path) as models:
+        with pytest.raises(Untrusted, match=r"version 1 of model 'r' cannot be opened: .*trust_pickle"):
+            models.predict("r", {"x": 1.0})
+        with models.serving() as url:
+            answer = httpx.post(f"{url}/v1/models/r/predict", json={"features": {"x": 1.0}})
+            assert (answer.status_code, answer.json()["code"]) == (403, "untrusted")
+            assert "trust_pickle" in answer.json()["detail"]
+            _model_lines(models.engine, models.engine.services.registry.list())
+    told = capsys.readouterr().err
+    assert "r: version 1 cannot be opened: " in told
+    assert "Failure(" not in told
 
 
 def test_river_models_need_trust_on_disk_and_none_in_memory(tmp_path: Path) -> None:

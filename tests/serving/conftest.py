@@ -83,8 +83,8 @@ class Kit:
         )
         self.table = TableRef()
         self.recorder = Recorder(self.journal, self.clock)
-        self.predictor = Predictor(self.table, self.registry)
         self.reconciler = Reconciler(self.registry, self.table, self.recorder, self.bus, self.clock)
+        self.predictor = Predictor(self.table, self.registry, self.reconciler.refused)
 
     def lane(
         self,

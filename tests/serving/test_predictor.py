@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from everloop.core.errors import InvalidInput, ModelNotFound, ModelUntrained, StoreUnavailable
+from everloop.core.errors import InvalidInput, ModelNotFound, ModelUntrained, StoreUnavailable, Untrusted
 
 
 def test_an_unknown_model_is_told_with_near_names(kit: Any) -> None:
@@ -38,6 +38,26 @@ def test_a_version_that_is_not_open_yet_is_a_matter_of_time(kit: Any) -> None:
     with pytest.raises(StoreUnavailable) as caught:
         kit.predictor.predict_batch("m", [[1.0]])
     assert caught.value.retry_after
+
+
+def test_a_version_that_cannot_be_opened_says_why(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> Any:
+        raise Untrusted("it is pickled; say trust_pickle=True", field="trust_pickle")
+
+    monkeypatch.setattr(kit.registry, "open_session", refuse)
+    kit.publish("m", [1.0])
+    kit.reconciler.step()
+    why = r"version 1 of model 'm' cannot be opened: .* trust_pickle=True"
+    with pytest.raises(Untrusted, match=why) as one:
+        kit.predictor.predict("m", [1.0])
+    with pytest.raises(Untrusted, match=why) as other:
+        kit.predictor.predict_batch("m", [[1.0]])
+    assert one.value is not other.value  # each has a traceback of its own
+    assert one.value.field == "trust_pickle"
+    monkeypatch.undo()
+    kit.publish("m", [1.0])  # the next version is a matter of time again
+    with pytest.raises(StoreUnavailable, match="version 2 of model 'm' is being opened"):
+        kit.predictor.predict("m", [1.0])
 
 
 def test_sync_and_async_agree(kit: Any) -> None:

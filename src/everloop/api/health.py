@@ -1,18 +1,25 @@
 """How the server is, without a protocol: the seed's `/health` and what readiness is decided from.
 
 A part that is meant to run and does not makes the server unhealthy: a server that answers while its learner is dead looks
-well and slowly goes wrong.
+well and slowly goes wrong. A model whose version cannot be opened makes it degraded: the others answer, so traffic goes on.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from everloop.api.services import Services
 from everloop.api.verbs import model_status
 from everloop.api.wire import Component, Health, Memory
 from everloop.core.errors import EverloopError
+
+if TYPE_CHECKING:
+    from everloop.serving.reconciler import Failure
+
+TOLD = 10
+"""Models whose reason is spelt out, of those that cannot be opened."""
 
 
 def components(services: Services) -> dict[str, Component]:
@@ -37,13 +44,14 @@ def ready(services: Services) -> bool:
 
 def health(services: Services) -> Health:
     parts = components(services)
-    status: Literal["healthy", "starting", "draining", "unhealthy"]
+    status: Literal["healthy", "degraded", "starting", "draining", "unhealthy"]
     if services.draining:
         status = "draining"
     elif not services.up:
         status = "starting"
     else:
-        status = "unhealthy" if any(part.status == "failed" for part in parts.values()) else "healthy"
+        found = {part.status for part in parts.values()}
+        status = "unhealthy" if "failed" in found else "degraded" if "degraded" in found else "healthy"
     try:
         models = {record.name: model_status(services, record) for record in services.registry.list()}
     except EverloopError:  # the registry's store is gone: what serves is known without it
@@ -112,8 +120,17 @@ def _reconciler(services: Services) -> Component:
     if not reconciler.alive and services.up and not services.draining:
         return Component("failed", "it is not running: new versions will not be served")
     if reconciler.failures:
-        return Component("ok", f"cannot open: {', '.join(sorted(reconciler.failures)[:10])}")
+        return Component("degraded", _unopened(reconciler.failures))
     return Component("ok")
+
+
+def _unopened(failures: Mapping[str, Failure]) -> str:
+    told = [
+        f"version {failure.version} of model {name!r} cannot be opened: {failure.error.message}"
+        for name, failure in sorted(failures.items())[:TOLD]
+    ]
+    more = len(failures) - len(told)
+    return "; ".join(told + ([f"and {more} more models"] if more else []))
 
 
 def _megabytes(size: int) -> int:

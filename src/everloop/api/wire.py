@@ -212,12 +212,13 @@ class Memory(msgspec.Struct, rename="camel"):
 
 
 class Component(msgspec.Struct):
-    status: Literal["ok", "off", "failed"]
+    status: Literal["ok", "off", "degraded", "failed"]
     detail: str = ""
 
 
 class Health(msgspec.Struct):
-    status: Literal["healthy", "starting", "draining", "unhealthy"]
+    status: Literal["healthy", "degraded", "starting", "draining", "unhealthy"]
+    """`degraded`: a model's version cannot be opened; the others answer, and the server stays ready."""
     uptime: int
     """Milliseconds."""
     models: dict[str, ModelStatus]

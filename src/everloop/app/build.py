@@ -55,6 +55,7 @@ class Engine:
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
         recorder = Recorder(journal, clock)
+        reconciler = Reconciler(registry, table, recorder, bus, clock)
         loop = LearningLoop(
             registry,
             journal,
@@ -81,9 +82,9 @@ class Engine:
             registry=registry,
             journal=journal,
             table=table,
-            predictor=Predictor(table, registry),
+            predictor=Predictor(table, registry, reconciler.refused),
             recorder=recorder,
-            reconciler=Reconciler(registry, table, recorder, bus, clock),
+            reconciler=reconciler,
             intake=intake,
             loop=loop,
             bus=bus,
@@ -166,10 +167,11 @@ class Engine:
         delete_model(self.services, name)
 
     def settle(self, name: str, version: int) -> None:
-        """Return once this process answers with `version` (or a later one)."""
-        self.services.reconciler.step()
-        if not self.services.reconciler.wait_for(name, version, LIVE_TIMEOUT_SECONDS):
-            raise StoreUnavailable(
+        """Return once this process answers with `version` (or a later one). Raises why it cannot be opened."""
+        reconciler = self.services.reconciler
+        reconciler.step()
+        if not reconciler.wait_for(name, version, LIVE_TIMEOUT_SECONDS):
+            raise reconciler.refused(name, version) or StoreUnavailable(
                 f"version {version} of {name!r} was registered, but did not become live within "
                 f"{LIVE_TIMEOUT_SECONDS:.0f} s; its timeline tells why"
             )

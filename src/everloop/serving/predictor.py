@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound, ModelUntrained, StoreUnavailable
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 
 class Predictor:
-    def __init__(self, table: TableRef, registry: Registry) -> None:
+    def __init__(
+        self, table: TableRef, registry: Registry, refused: Callable[[str, int], EverloopError | None]
+    ) -> None:
+        """`refused`: why this version of this model cannot be opened here; None as far as is known."""
         self._table = table
         self._registry = registry
+        self._refused = refused
 
     def predict(self, name: str, features: Features) -> Prediction:
-        """One example. Raises ModelNotFound, ModelUntrained, InvalidInput, ModelFailed."""
+        """One example. Raises ModelNotFound, ModelUntrained, InvalidInput, ModelFailed, and what `missing` tells."""
         try:
             answer = self._table.current.answers[name]
         except (KeyError, TypeError):  # TypeError: not hashable, so no name
@@ -57,7 +62,8 @@ class Predictor:
         return answer
 
     def lane(self, name: str) -> Lane:
-        """The lane that answers right now. Raises ModelNotFound, ModelUntrained, StoreUnavailable (not live here yet)."""
+        """The lane that answers right now. Raises ModelNotFound, ModelUntrained, StoreUnavailable (not live here yet),
+        or why its version cannot be opened (Untrusted, ArtifactCorrupt …)."""
         lane = self._table.current.lanes.get(name)
         if lane is None:
             raise self.missing(name)
@@ -75,10 +81,8 @@ class Predictor:
             return ModelUntrained(
                 f"model {name!r} has no version yet: give it labelled examples, or promote a version that is waiting"
             )
-        return StoreUnavailable(
-            f"version {record.live_version} of model {name!r} is not ready here: it is being opened, or could not be "
-            "(its timeline tells)",
-            retry_after=1.0,
+        return self._refused(name, record.live_version) or StoreUnavailable(
+            f"version {record.live_version} of model {name!r} is being opened; try again", retry_after=1.0
         )
 
 

@@ -143,6 +143,18 @@ class Reconciler:
             self._changed.wait_for(settled, timeout)
         return self._serves(model, version)
 
+    def refused(self, model: str, version: int) -> EverloopError | None:
+        """Why this version cannot be opened, as an error of its own for each who raises it; None as far as is known."""
+        failure = self.failures.get(model)
+        if failure is None or failure.version != version:
+            return None
+        error = failure.error
+        return type(error)(
+            f"version {version} of model {model!r} cannot be opened: {error.message}",
+            field=error.field,
+            retry_after=error.retry_after,
+        )
+
     def _serves(self, model: str, version: int) -> bool:
         lane = self._table.current.lanes.get(model)
         if lane is None or lane.version <= version:

@@ -168,8 +168,9 @@ def _model_lines(engine: Engine, records: list[ModelRecord]) -> list[str]:
         version = f"version {record.live_version}" if record.live_version is not None else "no version yet"
         told = version if status in ("ready", "untrained") else f"{version}, {status}"
         lines.append(f"{'models' if i == 0 else '':<9} {record.name:<{width}}  {told}, {record.kind}")
-        if status == "failed":
-            complain(f"{record.name}: {engine.services.reconciler.failures.get(record.name)}")
+        failure = engine.services.reconciler.failures.get(record.name)
+        if failure is not None:
+            complain(f"{record.name}: version {failure.version} cannot be opened: {failure.error.message}")
     return lines
 
 
