@@ -88,6 +88,9 @@ def test_a_challenger_that_is_no_better_does_not_serve(room: Any) -> None:
     assert room.live("m") == 1
     assert room.told("rejected")
     assert "not shown to be better" in room.told("rejected")[0].message
+    status = room.loop.status("m")
+    assert status.last_error == ""  # a verdict that says no is not a failure
+    assert "not shown to be better" in status.last_verdict
 
 
 def test_rounding_errors_are_no_reason_to_swap(room: Any, lines: Any) -> None:

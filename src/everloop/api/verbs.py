@@ -285,6 +285,7 @@ def _info(services: Services, record: ModelRecord) -> ModelInfo:
             examples_learned=status.examples_learned,
             failures=status.failures,
             last_error=status.last_error or None,
+            last_verdict=status.last_verdict or None,
             last_fit=status.last_fit,
         ),
     )

@@ -105,6 +105,9 @@ class Learner(msgspec.Struct):
     failures: int = 0
     """Fits that failed one after the other."""
     last_error: str | None = None
+    """What failed last, and has not succeeded since."""
+    last_verdict: str | None = None
+    """Why the last challenger does not serve; null if it does, or if there was none."""
     last_fit: float | None = None
     """Seconds since the epoch."""
 

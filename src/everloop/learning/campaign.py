@@ -73,6 +73,9 @@ class Campaign:
         self.name = record.name
         self.record = record
         self.last_error = ""
+        """Of the last fit, if it failed; a verdict that says no is none."""
+        self.last_verdict = ""
+        """Why the last challenger does not serve; empty if it does."""
         self._learner = learner
         self._registry = registry
         self._publisher = publisher
@@ -153,7 +156,9 @@ class Campaign:
         flight.fitting.wait()
         version = self._finish(memory, flight, config)
         if version is None:
-            raise FitFailed(f"the fit of {self.name!r} gave nothing that can serve: {self.last_error}")
+            raise FitFailed(
+                f"the fit of {self.name!r} gave nothing that can serve: {self.last_error or self.last_verdict}"
+            )
         return version
 
     def drop(self, memory: Memory) -> None:
@@ -292,7 +297,7 @@ class Campaign:
             live=live,
             more=more,
         )
-        self.last_error = ""
+        self.last_error = self.last_verdict = ""
         if live:
             self.record = self._registry.get(self.name)
             floor = floor_of(memory.target, memory.window.newest(1000))
@@ -303,7 +308,7 @@ class Campaign:
 
     def _reject(self, memory: Memory, result: FitResult) -> None:
         champion = memory.examiner.champion
-        self.last_error = result.reason
+        self.last_error, self.last_verdict = "", result.reason
         self._tell(
             "rejected",
             f"the challenger does not serve: {result.reason}",

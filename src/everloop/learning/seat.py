@@ -76,6 +76,9 @@ class LearnerStatus(msgspec.Struct, frozen=True):
     failures: int = 0
     """Fits in a row that failed."""
     last_error: str = ""
+    """What failed last, and has not succeeded since."""
+    last_verdict: str = ""
+    """Why the last challenger does not serve; empty if it does."""
     last_fit: float | None = None
     """When the last fit started, seconds since the epoch."""
 
@@ -219,6 +222,7 @@ class Seat:
             input_drift=trainer.inputs.report(),
             failures=memory.progress.failures,
             last_error=self._last_error or trainer.last_error,
+            last_verdict=trainer.last_verdict,
             last_fit=memory.fit_at,
         )
 

@@ -124,6 +124,11 @@ class ModelTrainer:
     def last_error(self) -> str:
         return self._error or self._campaign.last_error
 
+    @property
+    def last_verdict(self) -> str:
+        """Why the last challenger does not serve; empty if it does."""
+        return self._campaign.last_verdict
+
     def config(self) -> LearningConfig:
         """What holds now. Raises InvalidInput."""
         return effective(self._base, self._campaign.record.learning)
