@@ -170,7 +170,12 @@ def test_a_model_lives_from_create_to_remove(serve: Serve, tmp_path: Path) -> No
     shown = ask(server, "models", "show", "line").stdout
     assert "with_bias=True" in shown
     assert "61 acknowledged" in shown
-    assert "line" in ask(server, "models", "list").stdout
+    quality = answer(server, "models", "show", "line")["quality"]
+    assert answer(server, "models", "list")["models"][0]["quality"] == quality
+    header, row = ask(server, "models", "list").stdout.splitlines()
+    assert header.split()[-2:] == ["quality", "no-change"]
+    assert row.startswith("line")
+    assert "mae " in row
     assert "published" in ask(server, "models", "timeline", "line", "-n", "100").stdout
     near = ask(server, "predict", "lin", "[1]")
     assert near.exit_code == 1

@@ -23,16 +23,19 @@ HELP = """Look at a server's models, and change what serves.
   everloop models rollback price
 """
 models = typer.Typer(cls=Group, help=HELP, no_args_is_help=True, rich_markup_mode=None)
+MOST_ASKED = 50
+"""Models whose quality `list` asks for: the server's list is without it, and each is a request."""
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1)]
 Note = Annotated[str, typer.Option(help="Why; kept in the timeline.")]
 
 
 @models.command("list", help="Every model: its version, its labels, how it does.")
 def list_models(*, url: Url = None, json: Json = False) -> None:
-    from everloop.app.cli.output import as_json, data, say, table, when
+    from everloop.app.cli.output import as_json, data, say, table
 
     with _connect(url) as client:
         found = client.get("/v1/models")
+        _add_quality(client, found["models"])
     if json:
         data(as_json(found))
         return
@@ -40,12 +43,15 @@ def list_models(*, url: Url = None, json: Json = False) -> None:
         say("no models yet; make one with `everloop models create NAME --kind linear`, or `everloop serve NAME=PATH`")
         return
     table(
-        ("model", "kind", "task", "status", "version", "labels", "created"),
+        ("model", "kind", "task", "status", "version", "labels", "quality", "no-change"),
         [
-            (m["name"], m["kind"], m["task"], m["status"], m["live_version"], m["labels"], when(m["created_at"]))
+            (m["name"], m["kind"], m["task"], m["status"], m["live_version"], m["labels"], *_figures(m["quality"]))
             for m in found["models"]
         ],
     )
+    say("quality: of the newest 1,000 labels; no-change: of answering with the label before")
+    if len(found["models"]) > MOST_ASKED:
+        say(f"quality is shown of the first {MOST_ASKED} models; of another with `everloop models show NAME`")
 
 
 @models.command(help="Everything about one model: schema, quality, drift, traffic, learner.")
@@ -247,6 +253,29 @@ def timeline(
         except KeyboardInterrupt:
             return
         say("the server ended the stream")
+
+
+def _add_quality(client: Client, listed: list[dict[str, Any]]) -> None:
+    """To each model `quality` as its own page has it; None where nobody asked, or where it went meanwhile."""
+    from everloop.app.client import model_path
+    from everloop.core.errors import ModelNotFound
+
+    for i, model in enumerate(listed):
+        model.setdefault("quality", None)
+        if model["quality"] is None and i < MOST_ASKED:
+            try:
+                model["quality"] = client.get(model_path(model["name"]))["quality"]
+            except ModelNotFound:
+                continue
+
+
+def _figures(quality: dict[str, Any] | None) -> tuple[str, str]:
+    """The model's over the newest labels, and the baseline's."""
+    from everloop.app.cli.output import figure
+
+    newest = (quality or {}).get("window", {})
+    metric = "accuracy" if "accuracy" in newest else "mae"
+    return figure(metric, newest.get(metric)), figure(metric, newest.get(f"baseline_{metric}"))
 
 
 def _print_event(event: dict[str, Any], *, as_lines: bool) -> None:

@@ -113,6 +113,13 @@ def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
+def figure(metric: str, value: float | None) -> str:
+    """A figure of quality, `accuracy` or `mae`."""
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if metric == "accuracy" else f"mae {value:.3g}"
+
+
 def when(seconds: float) -> str:
     """Seconds since the epoch as local time."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from everloop.app.cli.output import figure
 from everloop.app.demo.score import ModelScore, Score
 
 if TYPE_CHECKING:
@@ -253,12 +254,6 @@ def event_text(event: dict[str, Any]) -> Any:
         no_wrap=True,
         overflow="ellipsis",
     )
-
-
-def figure(metric: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1%}" if metric == "accuracy" else f"mae {value:.3g}"
 
 
 def better_style(metric: str, ours: float | None, baseline: float | None) -> str:
