@@ -29,7 +29,9 @@ def test_regression(seen: list[tuple[float, float, int]]) -> None:
     assert report["rmse"] == pytest.approx(math.sqrt((errors**2).mean()))
     assert report["baseline_mae"] == pytest.approx(np.abs(np.diff(labels)).mean())
     if labels.std() > 1:
-        assert report["r2"] == pytest.approx(1 - (errors**2).sum() / ((labels - labels.mean()) ** 2).sum(), rel=1e-9, abs=1e-6)
+        assert report["r2"] == pytest.approx(
+            1 - (errors**2).sum() / ((labels - labels.mean()) ** 2).sum(), rel=1e-9, abs=1e-6
+        )
     assert sum(v["n"] for v in report["versions"].values()) == len(seen)
 
 
