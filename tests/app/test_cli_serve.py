@@ -185,6 +185,7 @@ def test_a_model_lives_from_create_to_remove(serve: Serve, tmp_path: Path) -> No
     assert ask(server, "models", "remove", "line", "--yes").exit_code == 0
     assert answer(server, "models", "list") == {"models": []}
     assert server.end() == 0
+    assert re.search(r"INFO everloop\.models: line: swapped: .*version 1", server.talk)
     assert not (tmp_path / "everloop-data").exists()
 
 

@@ -7,6 +7,7 @@ server starts, before it says that it is ready.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -20,10 +21,25 @@ from everloop.core.errors import EverloopError, InvalidInput
 if TYPE_CHECKING:
     from everloop.app.build import Engine
     from everloop.app.settings import Settings
+    from everloop.core.events import Event
     from everloop.core.schema import Schema
     from everloop.stores.ports import ModelRecord
 
 DATA_DIR = Path("everloop-data")
+LEVELS = {
+    "drift": logging.INFO,
+    "input_drift": logging.INFO,
+    "published": logging.INFO,
+    "swapped": logging.INFO,
+    "rolled_back": logging.INFO,
+    "fit_failed": logging.WARNING,
+    "open_failed": logging.WARNING,
+    "learner_failed": logging.WARNING,
+    "rejected": logging.DEBUG,
+}
+"""How loud what happens to a model is in the log; other kinds are only in its timeline."""
+
+log = logging.getLogger("everloop.models")
 
 
 def serve(
@@ -62,12 +78,20 @@ def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
 
     configure(settings.server.log_level, as_json=settings.server.json_logs)
     engine = build_engine(settings.engine)
+    engine.services.bus.subscribe(log_event)
     run(
         engine,
         settings.server,
         prepare=lambda: register_all(engine, wanted),
         on_ready=lambda address: announce(engine, address.url),
     )
+
+
+def log_event(event: Event) -> None:
+    """One line of log; called on the thread where it happened."""
+    level = LEVELS.get(event.kind)
+    if level is not None:
+        log.log(level, "%s: %s: %s", event.model, event.kind, event.message)
 
 
 def parse_files(texts: list[str]) -> dict[str, Path]:
