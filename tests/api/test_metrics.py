@@ -193,6 +193,20 @@ def test_counting_keeps_no_lane_alive(
     assert last() is None
 
 
+def test_a_models_traffic_goes_on_counting_after_a_swap(
+    client: TestClient, trained: Callable[..., str], teach: Callable[..., None]
+) -> None:
+    name = trained()
+    ask(client, name, 3)
+    teach(name, -4.0)
+    found = client.get(f"/v1/models/{name}").json()
+    assert found["serving_version"] == 2
+    assert (found["traffic"]["requests"], found["traffic"]["rows"]) == (3, 3)
+    assert found["traffic"]["p50_seconds"] is None  # the new version has not answered yet
+    ask(client, name, 1)
+    assert client.get(f"/v1/models/{name}").json()["traffic"]["requests"] == 4
+
+
 def test_quantiles_interpolate_inside_a_bucket() -> None:
     counts = Counters()
     assert quantile(counts, 0.5) is None

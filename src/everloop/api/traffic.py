@@ -11,6 +11,8 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from everloop.api import wire
 from everloop.core.errors import EverloopError
 from everloop.core.events import Event, EventBus
@@ -140,16 +142,16 @@ class Traffic:
         return found
 
 
-def traffic(lane: Lane | None) -> wire.Traffic:
+def traffic(lane: Lane | None, since_start: Counters | None) -> wire.Traffic:
+    """`since_start`: of all the model's versions; None before it ever answered."""
+    whole = since_start or Counters()
+    found = wire.Traffic(requests=whole.requests, rows=whole.rows, failed=whole.failed, refused=whole.refused)
     if lane is None:
-        return wire.Traffic()
+        return found
     counts = lane.counters()
     answered = counts.requests
-    return wire.Traffic(
-        requests=answered,
-        rows=counts.rows,
-        failed=counts.failed,
-        refused=counts.refused,
+    return msgspec.structs.replace(
+        found,
         in_process=lane.in_process,
         waiting=lane.waiting,
         mean_seconds=counts.latency_seconds / answered if answered else None,

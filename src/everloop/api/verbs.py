@@ -276,7 +276,7 @@ def _info(services: Services, record: ModelRecord) -> ModelInfo:
         quality=status.quality,
         drift=status.drift,
         input_drift=status.input_drift,
-        traffic=traffic(lane),
+        traffic=traffic(lane, services.traffic.models().get(record.name)),
         batching=batching(lane),
         learner=Learner(
             is_training=status.is_training,

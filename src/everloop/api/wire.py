@@ -75,20 +75,22 @@ class TargetInfo(msgspec.Struct):
 
 
 class Traffic(msgspec.Struct):
-    """What the version that serves here has answered since it was opened."""
+    """What the model has answered here since the server started, and how long the version that serves now takes."""
 
     requests: int = 0
-    """Over the network, answered or failed."""
+    """Over the network, answered or failed, by all its versions."""
     rows: int = 0
+    """Of those requests."""
     failed: int = 0
     """Requests on which the model failed."""
     refused: int = 0
     """Requests turned away because its queue was full."""
     in_process: int = 0
-    """Predictions asked for by the program that runs this server."""
+    """Predictions asked for by the program that runs this server, of the version that serves now."""
     waiting: int = 0
     """Rows in its queue right now."""
     mean_seconds: float | None = None
+    """Of the version that serves now, as the two below; null until it has answered over the network."""
     p50_seconds: float | None = None
     p99_seconds: float | None = None
 
