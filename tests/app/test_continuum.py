@@ -42,6 +42,35 @@ def test_train_then_predict_names_the_version() -> None:
         assert answer.request_id
 
 
+def test_examples_may_be_arrays() -> None:
+    with everloop.Continuum() as models:
+        models.register_model("m", "linear")
+        X = np.random.default_rng(0).normal(size=(60, 2))
+        models.add_training_examples("m", X, X @ [2.0, -1.0])
+        models.train_model("m")
+        assert models.predict("m", [1.0, 1.0]).prediction == pytest.approx(1.0, abs=0.05)
+
+
+def test_as_many_targets_as_rows() -> None:
+    with everloop.Continuum() as models:
+        models.register_model("m", "linear")
+        with pytest.raises(InvalidInput, match="got 3 rows and 2 targets"):
+            models.add_training_examples("m", [[1.0], [2.0], [3.0]], [1.0, 2.0])
+        assert models.get_model_info("m").stats["examples"] == 0
+
+
+def test_an_answer_shows_what_a_user_needs_of_it() -> None:
+    with everloop.Continuum() as models:
+        models.register_model("m", "linear")
+        line(models, "m", 3.0)
+        models.train_model("m")
+        one, many = models.predict("m", [4.0]), models.predict_batch("m", [[4.0], [5.0]])
+    assert repr(one) == f"Prediction(prediction={one.prediction!r}, model_version=1, request_id={one.request_id!r})"
+    assert repr(many) == (
+        f"PredictionBatch(predictions={many.predictions!r}, model_version=1, request_id={many.request_id!r})"
+    )
+
+
 def test_a_model_without_a_version_says_so() -> None:
     with everloop.Continuum() as models:
         models.register_model("m", "linear")

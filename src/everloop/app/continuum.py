@@ -17,7 +17,7 @@ from typing import Any
 
 from everloop.app.build import Engine, build_engine
 from everloop.app.settings import EngineSettings, ServerSettings
-from everloop.core.errors import Closed, Conflict, EverloopError
+from everloop.core.errors import Closed, Conflict, EverloopError, InvalidInput
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch, Scalar
 from everloop.learning.config import LearningConfig, ModelParameters
@@ -147,12 +147,19 @@ class Continuum:
     def add_training_examples(
         self, name: str, rows: Sequence[Features], targets: Sequence[Scalar], is_validation: bool = False
     ) -> None:
-        """Many at once, in one commit: all are kept, or it raises and none is."""
+        """Many at once, in one commit: all are kept, or it raises and none is. `rows` may be an array of two dimensions,
+        `targets` one of one. Raises InvalidInput (not as many targets as rows), and as `add_training_example`."""
+        given, labels = list(rows), list(targets)
+        if len(given) != len(labels):
+            raise InvalidInput(
+                f"targets: expected one target a row, got {len(given):,} rows and {len(labels):,} targets",
+                field="targets",
+            )
         self._accept(
             name,
             [
                 Feedback(label=target, features=row, validation=is_validation)
-                for row, target in zip(rows, targets, strict=True)
+                for row, target in zip(given, labels, strict=True)
             ],
         )
 
