@@ -47,6 +47,12 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
         """What a later label refers to."""
         return request_id(self.lane_key, self.number)
 
+    def __repr__(self) -> str:
+        return (
+            f"Prediction(prediction={self.prediction!r}, model_version={self.model_version}, "
+            f"request_id={self.request_id!r})"
+        )
+
 
 class PredictionBatch(msgspec.Struct, frozen=True):
     """The answers to all rows of one request, all from one version. Row i's label: `request_id` and `index=i`."""
@@ -59,6 +65,12 @@ class PredictionBatch(msgspec.Struct, frozen=True):
     @property
     def request_id(self) -> str:
         return request_id(self.lane_key, self.number)
+
+    def __repr__(self) -> str:
+        return (
+            f"PredictionBatch(predictions={self.predictions!r}, model_version={self.model_version}, "
+            f"request_id={self.request_id!r})"
+        )
 
 
 class PredictionRecord(msgspec.Struct, frozen=True):
