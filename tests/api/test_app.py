@@ -111,6 +111,16 @@ def test_parameters_of_the_wrong_name_type_or_depth_are_refused(client: TestClie
     refused(client.post("/v1/models", content=endless), 400, "malformed", "body")
 
 
+@pytest.mark.parametrize("name", ["", "a b", "-a", "ü", "a/b", "a\n", "x" * 5000])
+def test_a_bad_name_is_refused_in_words(client: TestClient, name: str) -> None:
+    problem = refused(client.post("/v1/models", json={"name": name, "kind": "linear"}), 422, "invalid_input", "name")
+    assert problem["detail"].startswith(
+        "name: a model's name has 1 to 128 letters, digits, dots, dashes or underscores"
+    )
+    assert len(problem["detail"]) < 400
+    assert client.get("/v1/models").json() == {"models": []}
+
+
 def test_near_names_are_proposed(client: TestClient) -> None:
     client.post("/v1/models", json={"name": "fraud", "kind": "linear"})
     problem = refused(client.get("/v1/models/fruad"), 404, "model_not_found")

@@ -12,7 +12,10 @@ from msgspec import Meta
 
 from everloop.core.types import Task
 
-ModelName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+ModelName = Annotated[
+    str, Meta(extra_json_schema={"minLength": 1, "maxLength": 128, "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$"})
+]
+"""Described here, checked by the registry, which says in words what is wrong."""
 VersionNumber = Annotated[int, Meta(ge=1, le=2**53)]
 Note = Annotated[str, Meta(max_length=1000)]
 ModelStatus = Literal["ready", "untrained", "loading", "failed"]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 """What can be a model's name."""
+SHOWN = 128
+"""Characters of a refused name that are repeated to whoever gave it."""
 
 # `list` inside the class body is the method.
 _Models: TypeAlias = list[ModelRecord]
@@ -78,7 +80,7 @@ class Registry:
         if not isinstance(name, str) or not NAME.match(name):
             raise InvalidInput(
                 f"name: a model's name has 1 to 128 letters, digits, dots, dashes or underscores and starts with a letter or "
-                f"digit, got {name!r}",
+                f"digit, got {_shown(name)}",
                 field="name",
             )
         if not isinstance(record, (int, float)) or isinstance(record, bool) or not 0 <= record <= 1:
@@ -369,3 +371,9 @@ def _jsonable(values: Mapping[str, Any] | None, field: str) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{field}: expected values that JSON can hold: {error}", field=field) from error
     return plain
+
+
+def _shown(name: Any) -> str:
+    if isinstance(name, str) and len(name) > SHOWN:
+        return f"{name[:SHOWN]!r}… ({len(name):,} characters)"
+    return repr(name)
