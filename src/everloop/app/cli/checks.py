@@ -5,7 +5,10 @@ A check that needs the data folder works in a temporary folder beside or inside 
 
 from __future__ import annotations
 
+import errno
+import http.client
 import importlib
+import json
 import os
 import platform
 import re
@@ -35,6 +38,7 @@ COMPILED = {
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs")
 SLOW_SYNC = 0.02
 FEW_FILES = 1024
+ANSWER_SECONDS = 2.0
 OLDEST_SQLITE = (3, 35, 0)
 
 
@@ -322,7 +326,7 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
 
 
 def address(host: str, port: int) -> Iterator[Finding]:
-    """Whether a server could listen there now."""
+    """Whether a server could listen there now, or everloop does already."""
     from everloop.app.settings import is_local
 
     where = f"{host}:{port}"
@@ -333,6 +337,9 @@ def address(host: str, port: int) -> Iterator[Finding]:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and is_everloop(host, port):
+            yield Finding("port", "ok", f"{where}: everloop is running there")
+            return
         yield Finding(
             "port",
             "broken",
@@ -349,6 +356,19 @@ def address(host: str, port: int) -> Iterator[Finding]:
             f"{where} is free",
             "other machines reach it, and nobody is asked for a key: needs --insecure",
         )
+
+
+def is_everloop(host: str, port: int) -> bool:
+    """Whether what listens there answers `/health` as everloop does, well or not."""
+    connection = http.client.HTTPConnection(host or "127.0.0.1", port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/health")
+        found = json.loads(connection.getresponse().read(1 << 20))
+    except (OSError, http.client.HTTPException, ValueError):  # not HTTP, not JSON, or silent: something else
+        return False
+    finally:
+        connection.close()
+    return isinstance(found, dict) and {"status", "uptime", "models", "components"} <= found.keys()
 
 
 def requirements() -> list[tuple[str, str]]:
