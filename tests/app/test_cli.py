@@ -130,7 +130,11 @@ def test_version() -> None:
         (["serve", "--data-dir", __file__], 2, "is a file, not a folder"),
         (["serve", "--host", "0.0.0.0"], 2, "--insecure"),
         (["serve", "--port", "70000"], 2, "between 0 and 65535"),
-        (["serve", "--set", "learning.min_sample=5"], 2, "did you mean 'learning.min_samples'"),
+        (
+            ["serve", "--set", "learning.min_sample=5"],
+            2,
+            "--set: there is no option 'learning.min_sample'; did you mean 'learning.min_samples'",
+        ),
         (["serve", "--config", "nowhere.toml"], 2, "no configuration file"),
         (["demo", "--stream", "x.csv"], 2, "go together"),
         (["demo", "--target", "y"], 2, "go together"),

@@ -220,13 +220,17 @@ def test_a_file_that_is_no_model_is_told(tmp_path: Path, serve: Serve, name: str
     server = serve(f"m={name}", "--memory")
     assert server.end() == 1
     assert said in server.talk
+    assert "draining" not in server.talk
     assert "Traceback" not in server.talk
 
 
 @pytest.mark.e2e
-def test_a_port_that_is_taken(serve: Serve) -> None:
+def test_a_port_that_is_taken(tmp_path: Path, serve: Serve) -> None:
     server = serve("--memory")
     port = server.url.rpartition(":")[2]
+    checked = runner.invoke(app, ["doctor", "--port", port, "--data-dir", str(tmp_path)])
+    assert "everloop is running there" in checked.stdout
+    assert checked.exit_code == 0
     other = serve("--memory", "--port", port)
     assert other.end() == 1
     assert f"port {port}" in other.talk

@@ -131,7 +131,7 @@ def test_assignments_reach_every_option(tmp_path: Path) -> None:
     assert found.engine.learning.rule == "fresh"
     assert found.engine.limits.max_rows == 5
     assert found.engine.trust_types == ("a.B", "c.D")
-    with pytest.raises(InvalidInput, match=r"--set there is no option 'learning.rul'; did you mean"):
+    with pytest.raises(InvalidInput, match=r"--set: there is no option 'learning.rul'; did you mean"):
         load(tmp_path, assignments=("learning.rul=fresh",))
     with pytest.raises(InvalidInput, match=r"expected section.name=value"):
         load(tmp_path, assignments=("fresh",))

@@ -253,7 +253,8 @@ class Server(uvicorn.Server):
         assert self._loop is not None
         if self._services.draining:
             return
-        log.info("draining: %.1f s until the port closes", notice)
+        if self.failure is None:  # else it never was ready, and what went wrong is told by whoever started it
+            log.info("draining: %.1f s until the port closes", notice)
         self._services.drain()
         self._loop.call_later(notice, self._stopping.set)
 

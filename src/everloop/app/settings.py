@@ -246,7 +246,7 @@ def _assignment(text: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InvalidInput(f"--set {text}: expected section.name=value, e.g. learning.min_samples=50", field="set")
-    name = _known(name.strip(), kinds, "--set ")
+    name = _known(name.strip(), kinds, "--set: ")
     return name, _convert(name, value.strip(), kinds[name], "--set ", text=True)
 
 

@@ -126,7 +126,7 @@ class Schema(msgspec.Struct, frozen=True):
             values = _as_list(features, at)
             if len(values) != len(self.fields):
                 raise InvalidInput(
-                    f"{at}: expected {len(self.fields)} features ({_some(self.names)}), got {len(values)}", field=at
+                    f"{at}: expected {_features(len(self.fields))} ({_some(self.names)}), got {len(values)}", field=at
                 )
         return [
             _check(field, value, f"{at}.{field.name}" if self.named else f"{at}[{i}]")
@@ -260,6 +260,10 @@ def _as_list(features: Any, at: str = "features") -> list[Any]:
     kind = type(features).__name__
     shape = f" of shape {features.shape}" if hasattr(features, "shape") else ""
     raise InvalidInput(f"{at}: expected a list, a mapping or a one-dimensional array, got {kind}{shape}", field=at)
+
+
+def _features(count: int) -> str:
+    return "1 feature" if count == 1 else f"{count} features"
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
