@@ -120,3 +120,22 @@ def test_what_became_of_labels() -> None:
     assert codec.refused_whole(Appended([7, gone])) is None
     assert codec.refused_whole(Appended([gone, twice])) is gone
     assert codec.refused_whole(Appended([])) is None
+
+
+@pytest.mark.parametrize(
+    ("decode", "body", "said"),
+    [
+        (codec.decode_feedback, b'{"labl": 1}', "body: unknown field 'labl'; did you mean 'label'?"),
+        (codec.decode_predict, b'{"feature": [1]}', "body: unknown field 'feature'; did you mean 'features'?"),
+        (
+            codec.decode_feedback,
+            b'{"examples": [{"label": 1, "feature": [1]}]}',
+            "examples[0]: unknown field 'feature'; did you mean 'features'?",
+        ),
+        (codec.decode_predict, b'{"zzz": 1}', "body: unknown field 'zzz'; it takes features, instances"),
+    ],
+)
+def test_a_misspelt_field_is_told_with_the_near_name(decode: Any, body: bytes, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode(body, LIMITS)
+    assert caught.value.message == said

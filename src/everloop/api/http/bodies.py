@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from everloop.core.errors import InvalidInput, Malformed, TooLarge
 
@@ -17,6 +19,10 @@ T = TypeVar("T")
 _JSON_LIKE = ("application/json", "application/x-www-form-urlencoded")
 _FORGIVEN = 8
 _AT = re.compile(r"^(.*) - at `(key in )?\$?\.?(.*)`$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
+_STEP = re.compile(r"[A-Za-z_]\w*")
+_SHOWN = 100
+"""Characters of a misspelt field that are repeated to whoever sent it."""
 
 
 async def read_json(request: Request, most: int) -> bytes:
@@ -70,7 +76,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, decoder.type) from None
     except msgspec.DecodeError as error:
         raise Malformed(
             "the body is empty; expected a JSON object" if not body.strip() else f"the body is not valid JSON: {error}",
@@ -81,14 +87,48 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise Malformed(f"the body {what}", field="body") from None
 
 
-def invalid(error: msgspec.ValidationError) -> InvalidInput:
-    """msgspec says ``Expected `str`, got `int` - at `$.name` ``; ours names the field first."""
+def invalid(error: msgspec.ValidationError, asked: Any) -> InvalidInput:
+    """msgspec says ``Expected `str`, got `int` - at `$.name` ``; ours names the field first. `asked`: the type of the body."""
     text = str(error)
     found = _AT.match(text)
+    unknown = _UNKNOWN.match(text if found is None else found[1])
+    if unknown is not None:
+        where = "" if found is None else found[3]
+        return InvalidInput(
+            f"{where or 'body'}: {_no_such_field(unknown[1], _taken(asked, where))}", field=where or "body"
+        )
     if found is None:
         return InvalidInput(f"body: {_lower(text)}", field="body")
     field = found[3] or "body"
     return InvalidInput(f"{field}: {_lower(found[1])}", field=field)
+
+
+def _no_such_field(name: str, taken: list[str]) -> str:
+    near = difflib.get_close_matches(name[:_SHOWN], taken, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(taken)}" if taken else "it takes none"
+    return f"unknown field {name[:_SHOWN]!r}; {hint}"
+
+
+def _taken(asked: Any, where: str) -> list[str]:
+    """Names of the fields that the object at `where` may have, as in `examples[3]`."""
+    objects = _objects(msgspec.inspect.type_info(asked))
+    for step in _STEP.findall(where):
+        objects = [
+            inner
+            for each in objects
+            for field in each.fields
+            if field.encode_name == step
+            for inner in _objects(field.type)
+        ]
+    return [field.encode_name for each in objects for field in each.fields]
+
+
+def _objects(found: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:
+    if isinstance(found, msgspec.inspect.StructType):
+        return [found]
+    if isinstance(found, msgspec.inspect.UnionType):
+        return [each for member in found.types for each in _objects(member)]
+    return _objects(found.item_type) if isinstance(found, msgspec.inspect.ListType) else []
 
 
 def check_depth(value: Any, most: int, field: str) -> None:
