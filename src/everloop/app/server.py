@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import uvicorn
 
-from everloop.app.interpreter import quick_switches
+from everloop.app.interpreter import few_arenas, quick_switches
 from everloop.app.settings import ServerSettings
 from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
 
@@ -91,6 +91,7 @@ def run(
         if on_ready is not None:
             on_ready(address)
 
+    few_arenas()
     with _second_signal_ends(), quick_switches(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         listener = stack.enter_context(bind(settings))
