@@ -105,11 +105,12 @@ def test_many_rows_are_answered_in_order_by_one_version(kit: Any, linear: Any) -
 
 
 def test_arrays_and_frames_are_rows(linear: Any) -> None:
-    import pandas
+    import pandas as pd
+
     X = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert linear.answer_rows(X).predictions == [2.5, -0.5]
     assert linear.answer_rows(X.astype(np.int32)).predictions == [2.5, -0.5]
-    assert linear.answer_rows(pandas.DataFrame(X, columns=["a", "b"])).predictions == [2.5, -0.5]
+    assert linear.answer_rows(pd.DataFrame(X, columns=["a", "b"])).predictions == [2.5, -0.5]
 
 
 @pytest.mark.parametrize(
