@@ -158,7 +158,7 @@ def _memory(context: Context, server: Server, body: bytes, folder: Path) -> Row:
                     fresh.port, BC_PATH, body, connections=CONNECTIONS, seconds=1 if goal == first else 4, folder=folder
                 ).requests
             marks.append(fresh.resident())
-    grown = (marks[1] - marks[0]) / MIB
+    grown = (marks[1] - marks[0]) / 1e6
     what = f"memory from {first:,} to {last:,} predictions"
     detail = f"{marks[0] / MIB:.1f} MiB, then {marks[1] / MIB:.1f} MiB after {done:,}"
-    return against("http", what, grown, "at most", 10, "MiB more", detail=detail)
+    return against("http", what, grown, "at most", 10, "MB more", detail=detail)
