@@ -156,6 +156,39 @@ class FitFailed(EverloopError, RuntimeError):
     fault = "model"
 
 
+class NotPicklable(EverloopError, TypeError):
+    """The function, an item or a result cannot be sent between processes; the message says which part and what to do."""
+
+    code = "not_picklable"
+    fault = "caller"
+
+
+class ItemFailed(EverloopError, RuntimeError):
+    """An item of a parallel run failed in a way that its own exception cannot tell: that exception could not be sent back."""
+
+    code = "item_failed"
+    fault = "model"
+
+
+class WorkerDied(ItemFailed):
+    """The workers that ran this item were killed or crashed, as often as was allowed: the item is poison."""
+
+    code = "worker_died"
+
+
+class ItemTimeout(ItemFailed, TimeoutError):
+    """An item of a parallel run took longer than its `timeout`, as often as was allowed."""
+
+    code = "item_timeout"
+
+
+class CheckpointMismatch(EverloopError, ValueError):
+    """A checkpoint belongs to another function, other data or other options; nothing was overwritten."""
+
+    code = "checkpoint_mismatch"
+    fault = "caller"
+
+
 class ArtifactCorrupt(EverloopError, RuntimeError):
     """Bytes whose SHA-256 differs from their name, or that their runtime cannot read."""
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from everloop.core.errors import CheckpointMismatch, ItemFailed, ItemTimeout, NotPicklable, WorkerDied
+
 _HOMES = {
     "optimize": "api",
     "execute": "api",
@@ -42,10 +44,6 @@ _HOMES = {
     "ExecutionHooks": "hooks",
     "PrometheusHooks": "telemetry",
     "ItemFailure": "work",
-    "ItemFailed": "errors",
-    "WorkerDied": "errors",
-    "ItemTimeout": "errors",
-    "NotPicklable": "errors",
     "DEFAULT_BUFFER_SIZE_MULTIPLIER": "constants",
     "STREAMING_BUFFER_MEMORY_FRACTION": "constants",
     "HETEROGENEOUS_CV_THRESHOLD": "constants",
@@ -53,7 +51,7 @@ _HOMES = {
     "MIN_TRAINING_SAMPLES": "constants",
 }
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES, "CheckpointMismatch", "ItemFailed", "ItemTimeout", "NotPicklable", "WorkerDied"]
 
 
 def __getattr__(name: str) -> Any:
