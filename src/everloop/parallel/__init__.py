@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from everloop.core.errors import CheckpointMismatch, ItemFailed, ItemTimeout, NotPicklable, WorkerDied
-
+_ERRORS = "everloop.core.errors"
 _HOMES = {
     "optimize": "api",
     "execute": "api",
@@ -44,6 +43,11 @@ _HOMES = {
     "ExecutionHooks": "hooks",
     "PrometheusHooks": "telemetry",
     "ItemFailure": "work",
+    "CheckpointMismatch": _ERRORS,
+    "ItemFailed": _ERRORS,
+    "ItemTimeout": _ERRORS,
+    "NotPicklable": _ERRORS,
+    "WorkerDied": _ERRORS,
     "DEFAULT_BUFFER_SIZE_MULTIPLIER": "constants",
     "STREAMING_BUFFER_MEMORY_FRACTION": "constants",
     "HETEROGENEOUS_CV_THRESHOLD": "constants",
@@ -51,7 +55,7 @@ _HOMES = {
     "MIN_TRAINING_SAMPLES": "constants",
 }
 
-__all__ = [*_HOMES, "CheckpointMismatch", "ItemFailed", "ItemTimeout", "NotPicklable", "WorkerDied"]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -60,7 +64,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'everloop.parallel' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f"everloop.parallel.{home}"), name)
+    value = getattr(import_module(home if home == _ERRORS else f"everloop.parallel.{home}"), name)
     globals()[name] = value
     return value
 
