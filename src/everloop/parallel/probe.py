@@ -1,0 +1,350 @@
+"""The dry run: the first few items, run here and timed, and what they tell about the rest.
+
+What is measured, each only as far as it can still change the decision:
+
+1. **Time**: wall clock of each item, the calling thread's CPU time (a function that waits uses little), the process's (one that computes
+   on several cores by itself uses more than the wall clock). The first item is left out of the mean where it took much longer than the
+   others: imports and caches are warmed once, not per item.
+2. **Size**: item and result are pickled and unpickled once, timed. What cannot be pickled rules processes out, and is named.
+3. **The GIL**: a few more items on as many threads as there are cores. The sum of the threads' CPU times over the wall time is how many
+   cores they kept busy together: 1 where each holds the GIL, more where they let it go. (Only CPU times enter, so items of unequal
+   length disturb this less than a comparison of durations.) Meanwhile this thread naps, and sees how soon it gets the GIL back.
+
+The results are kept (`Done`): in `execute` and `stream` every item is run exactly once, whoever runs it. `limit` bounds how many items are
+taken from the input, for a stream may be read no further than its buffer.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from everloop.parallel.work import Chunk, Done, ItemFailure
+
+TINY = 0.002
+"""Seconds of remaining work below which nothing can be gained: not even a thread is worth its start."""
+WORTH_PICKLING = 0.01
+"""Seconds of remaining work from which it is worth knowing what processes would cost."""
+SETTLED = 0.001
+"""Seconds of sampling after which the mean is no longer a matter of the clock's ticks."""
+TRIAL = 0.01
+"""CPU seconds that the trial of the GIL takes."""
+NAP = 0.0005
+"""Seconds that the calling thread sleeps at a time while the trial runs, to see how soon it gets the GIL again."""
+PATIENCE = 0.05
+"""Share of the whole work that the dry run may take before it ends with fewer items than it was to run."""
+
+
+@dataclass(frozen=True)
+class Timers:
+    """Seconds of the wall clock, of this thread's CPU time and of the whole process's."""
+
+    wall: Callable[[], float] = time.perf_counter
+    thread: Callable[[], float] = time.thread_time
+    process: Callable[[], float] = time.process_time
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is known of a function and its items. Times in seconds, sizes in bytes."""
+
+    items: int
+    """Run to learn it."""
+    item_seconds: float
+    """Wall time of one, undisturbed."""
+    coefficient_of_variation: float = 0.0
+    cpu_share: float = 1.0
+    """CPU time over wall time of the thread that runs it, in [0, 1]: 0 waits, 1 computes."""
+    cores_used: float = 1.0
+    """Cores that one item keeps busy by itself (BLAS, OpenMP)."""
+    gil_share: float = 1.0
+    """Share of its CPU time that it holds the GIL; 1 where that was not measured."""
+    gil_measured: bool = False
+    read_seconds: float = 0.0
+    """What the input takes to produce one item."""
+    item_bytes: int | None = None
+    """Pickled; None where that was not worth knowing."""
+    result_bytes: int | None = None
+    travel_seconds: float = 0.0
+    """Pickling and unpickling one item and its result."""
+    obstacle: str = ""
+    """Why it cannot run in processes: which part cannot be pickled. Empty where it can, or nobody looked."""
+    memory_bytes: int = 0
+    """By which the process grew at its largest while it ran one."""
+    failure: str = ""
+    """How an item of the sample failed."""
+    seconds: float = 0.0
+    """Taken by the dry run."""
+
+
+@dataclass
+class DryRun:
+    """A probe and the results that it came by: hand `done` to the engine, and what is left of the input after it."""
+
+    probe: Probe
+    done: list[Done] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return sum(each.count for each in self.done)
+
+    @property
+    def sampled(self) -> list[Any]:
+        """The items that it took from the input, in order."""
+        return [item for each in self.done for item in each.chunk.items]
+
+
+def dry_run(
+    func: Callable[[Any], Any],
+    source: Iterator[Any],
+    *,
+    size: int = 5,
+    limit: float = math.inf,
+    total: int | None = None,
+    cores: Callable[[], int] = lambda: 1,
+    timers: Timers | None = None,
+) -> DryRun:
+    """Takes at most `limit` items from `source` (`size` of them if they last long enough to tell) and runs them.
+
+    `total`: items of the whole input, where known. `cores` is asked only where parallel work could pay.
+    """
+    timers = timers or Timers()
+    began = timers.wall()
+    if size < 1 or limit < 1:
+        return DryRun(Probe(items=0, item_seconds=0.0))
+    subject = _Subject(func, source, timers)
+    run = subject.sample(size, limit, total)
+    if run.probe.failure or not run.done:
+        return run
+    left = _left(run, total)
+    if left >= WORTH_PICKLING:
+        last = run.done[-1]
+        run.probe = measure_travel(run.probe, last.chunk.items[-1], last.values[-1], timers)
+        threads = min(cores(), 4)
+        trial = max(threads, math.ceil(TRIAL / max(run.probe.item_seconds, 1e-6)))
+        affordable = trial * run.probe.item_seconds < PATIENCE * left and trial <= limit - run.count
+        if threads > 1 and affordable and run.probe.cpu_share > 0.3:
+            subject.try_threads(run, trial, threads)
+    run.probe = replace(run.probe, seconds=timers.wall() - began)
+    return run
+
+
+def _left(run: DryRun, total: int | None) -> float:
+    """Seconds of serial work that remain."""
+    return math.inf if total is None else (total - run.count) * run.probe.item_seconds
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The function under trial, and where its items come from."""
+
+    func: Callable[[Any], Any]
+    source: Iterator[Any]
+    timers: Timers
+
+    def sample(self, size: int, limit: float, total: int | None) -> DryRun:
+        """Items one after the other, on this thread."""
+        timers, clock = self.timers, self.timers.wall
+        ran = _Ran(first=0)
+        reading = 0.0
+        resident = _peak_memory()
+        thread, process, began = timers.thread(), timers.process(), clock()
+        before = began
+        # Tiny items are too short to time five of them; where results are kept, more of them cost nothing.
+        most = min(limit, 40 * size)
+        for item in self.source:
+            started = clock()
+            reading += started - before
+            self.run(ran, item)
+            before = clock()
+            spent, count = before - began, len(ran.items)
+            if count >= most or ran.failures or (count >= size and spent >= SETTLED):
+                break
+            if total is not None and spent >= SETTLED and spent > PATIENCE * total * spent / count:
+                break
+        if not ran.items:
+            return DryRun(Probe(items=0, item_seconds=0.0))
+        ran.cpu, busy, wall = timers.thread() - thread, timers.process() - process, before - began
+        working = max(wall - reading, 1e-9)
+        mean, variation = steady(ran.times)
+        probe = Probe(
+            items=len(ran.items),
+            item_seconds=mean,
+            coefficient_of_variation=variation,
+            cpu_share=min(1.0, ran.cpu / working),
+            # The clock of processes ticks slowly: nothing short can be told by it.
+            cores_used=max(1.0, busy / working) if working > 0.005 else 1.0,
+            read_seconds=reading / len(ran.items),
+            memory_bytes=max(0, _peak_memory() - resident),
+            failure=ran.failed,
+            seconds=wall,
+        )
+        return DryRun(probe, [ran.done()])
+
+    def run(self, ran: _Ran, item: Any) -> None:
+        began = self.timers.wall()
+        try:
+            value = self.func(item)
+        except (Exception, SystemExit) as error:
+            value = None
+            ran.failures.append(_failure(len(ran.items), item, error))
+        ran.times.append(self.timers.wall() - began)
+        ran.items.append(item)
+        ran.values.append(value)
+
+    def try_threads(self, run: DryRun, count: int, threads: int) -> None:
+        """`count` more items on `threads` threads at once; adds them to `run`, and what they tell to its probe."""
+        items = list(islice(self.source, count))
+        ran = _Ran(first=run.count, number=1)
+        if len(items) < threads:  # the input ended: they are too few to tell anything, but they are read
+            used = self.timers.thread()
+            for item in items:
+                self.run(ran, item)
+            ran.cpu = self.timers.thread() - used
+        else:
+            busy, late = self._at_once(ran, items, threads)
+            run.probe = replace(run.probe, gil_share=gil_share(busy, late, threads), gil_measured=True)
+        if items:
+            run.done.append(ran.done())
+
+    def _at_once(self, ran: _Ran, items: list[Any], threads: int) -> tuple[float, float]:
+        """How many cores they kept busy together, and how late (median, seconds) this thread was whenever it woke up meanwhile."""
+        clock = self.timers.wall
+        ran.items, ran.values, ran.times = items, [None] * len(items), [0.0] * len(items)
+        numbers = iter(range(len(items)))
+        start = threading.Barrier(threads + 1)
+        used: list[float] = []
+        late: list[float] = []
+        over = threading.Event()
+
+        def work() -> None:
+            start.wait()
+            before = self.timers.thread()
+            for number in numbers:  # `next` of a range's iterator is atomic
+                began = clock()
+                try:
+                    ran.values[number] = self.func(items[number])
+                except BaseException as error:  # a thread that died would leave its item without an outcome
+                    ran.failures.append(_failure(number, items[number], error))
+                ran.times[number] = clock() - began
+            used.append(self.timers.thread() - before)
+            if len(used) == threads:
+                over.set()
+
+        workers = [threading.Thread(target=work, name="everloop-trial", daemon=True) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        start.wait()
+        began = clock()
+        try:
+            asleep = began
+            while not over.wait(NAP):
+                late.append(clock() - asleep - NAP)
+                asleep = clock()
+            wall = max(clock() - began, 1e-9)
+            for worker in workers:
+                worker.join()
+        finally:
+            for _ in numbers:  # interrupted: they end after the item that they are at
+                continue
+        ran.cpu = sum(used)
+        ran.failures.sort(key=lambda failure: failure.index)
+        return ran.cpu / wall, sorted(late)[len(late) // 2] if late else 0.0
+
+
+@dataclass
+class _Ran:
+    """Consecutive items and what became of them."""
+
+    first: int
+    number: int = 0
+    items: list[Any] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    failures: list[ItemFailure] = field(default_factory=list)
+    cpu: float = 0.0
+
+    @property
+    def failed(self) -> str:
+        return "; ".join(f"item {each.index} raised {type(each.error).__name__}" for each in self.failures)
+
+    def done(self) -> Done:
+        return Done(
+            chunk=Chunk(number=-1 - self.number, first=self.first, items=self.items),
+            values=self.values,
+            count=len(self.items),
+            seconds=sum(self.times),
+            squares=sum(each * each for each in self.times),
+            cpu_seconds=self.cpu,
+            failures=self.failures,
+        )
+
+
+def gil_share(busy: float, late: float, threads: int) -> float:
+    """The share of its CPU time that a function holds the GIL, from what a trial on `threads` threads showed.
+
+    Two signs that it lets go: the threads kept more than one core busy; or whoever woke up got the GIL at once instead of after the switch
+    interval. The second counts for more: schedulers often leave new threads on one core for their first moments.
+    """
+    if busy > 0.85 * threads:
+        return 1.0 / (2.0 * threads)  # at most this; so few threads cannot tell more exactly
+    if late < sys.getswitchinterval() / 4:
+        return min(0.5, 1.0 / max(busy, 1.0))
+    return 1.0 / busy if busy > 1.2 else 1.0
+
+
+def steady(times: list[float]) -> tuple[float, float]:
+    """Mean and coefficient of variation, without the first where that warmed something up: three times as long as any other."""
+    if len(times) > 2 and times[0] > 3.0 * max(times[1:]):
+        times = times[1:]
+    mean = sum(times) / len(times)
+    if len(times) < 2 or mean <= 0:
+        return mean, 0.0
+    variance = sum((each - mean) ** 2 for each in times) / (len(times) - 1)
+    return mean, math.sqrt(variance) / mean
+
+
+def measure_travel(probe: Probe, item: Any, result: Any, timers: Timers | None = None) -> Probe:
+    """`probe` with what it takes to send `item` there and `result` back."""
+    clock = (timers or Timers()).wall
+    began = clock()
+    sizes = []
+    for part, value in (("items", item), ("results", result)):
+        try:
+            payload = _dumps(value)
+            pickle.loads(payload)  # noqa: S301 - our own bytes, of a moment ago
+        except Exception as error:
+            reason = f"its {part} cannot be pickled ({type(error).__name__}: {error})"
+            return replace(probe, obstacle=reason)
+        sizes.append(len(payload))
+    return replace(probe, item_bytes=sizes[0], result_bytes=sizes[1], travel_seconds=clock() - began)
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, protocol=5)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(value, protocol=5))
+
+
+def _failure(index: int, item: Any, error: BaseException) -> ItemFailure:
+    return ItemFailure(index=index, error=error, traceback="".join(traceback.format_exception(error)), item=item)
+
+
+def _peak_memory() -> int:
+    """Bytes; 0 where the platform does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
