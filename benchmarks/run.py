@@ -67,7 +67,13 @@ def journal_crash(context: Context, folder: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    subjects = {**SUBJECTS, "journal_crash": journal_crash, "drift": of_rows("drift"), "recovery": of_rows("recovery")}
+    subjects = {
+        **SUBJECTS,
+        "journal_crash": journal_crash,
+        "drift": of_rows("drift"),
+        "recovery": of_rows("recovery"),
+        "parallel_calibration": of_rows("parallel_calibration"),
+    }
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(subjects)}")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"

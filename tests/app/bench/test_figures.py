@@ -28,6 +28,18 @@ DATA: dict[str, Any] = {
             for i in range(40)
         ],
     },
+    "parallel": {
+        "workloads": [
+            {
+                "name": name,
+                "best": [0.5, 0.51],
+                "cold": [0.6, 0.62],
+                "warm": [0.5, 0.5],
+                "peers": {"joblib": [0.52, 0.53], "mpire": [0.7, 0.71], "ProcessPoolExecutor": [8.0, 8.1]},
+            }
+            for name in ("10 µs", "5 ms sleeps")
+        ]
+    },
 }
 
 
@@ -38,6 +50,7 @@ def test_all_pictures_are_drawn_and_small(tmp_path: Path) -> None:
         "throughput.png",
         "resources.png",
         "versions.png",
+        "parallel.png",
         "dashboard.png",
     }
     for path in written:

@@ -247,6 +247,55 @@ def _latency_under_load(axes: Axes, data: Data) -> None:
     _legend(axes)
 
 
+SIDES = (
+    ("warm", "everloop, warm", BLUE, "o"),
+    ("cold", "everloop, cold", "#FFFFFF", "o"),
+    ("joblib", "joblib", GREEN, "s"),
+    ("mpire", "mpire", RED, "D"),
+    ("Pool", "multiprocessing.Pool", ORANGE, "^"),
+    ("ProcessPoolExecutor", "ProcessPoolExecutor", GREY, "v"),
+)
+"""Of the picture of the parallel engine: key in the data, name, colour, marker."""
+FURTHEST = 8.0
+"""Times the best: what is slower stands at the edge with its number."""
+
+
+def _parallel(plt: Any, data: Data) -> Figure:
+    """A row for each workload, a mark for each side, at its median time over the best setting's."""
+    from statistics import median
+
+    found = data["parallel"]["workloads"]
+    figure, axes = plt.subplots(figsize=(11, 5.6), layout="constrained")
+    for key, label, colour, marker in SIDES:
+        xs, ys = [], []
+        for row, each in enumerate(found):
+            times = each["peers"].get(key, []) if key not in each else each[key]
+            if times:
+                xs.append(median(times) / median(each["best"]))
+                ys.append(-row + (0.16 if key == "cold" else -0.16 if key == "warm" else 0.0))
+        style = {
+            "markeredgecolor": BLUE if "everloop" in label else "white",
+            "markeredgewidth": 1.4 if key == "cold" else 0.6,
+        }
+        axes.plot([min(x, FURTHEST) for x in xs], ys, marker, color=colour, ms=8, ls="none", label=label, clip_on=False,
+                  zorder=4 if "everloop" in label else 3, **style)  # fmt: skip
+        for x, y in zip(xs, ys, strict=True):
+            if x > FURTHEST:
+                axes.annotate(f"{x:.0f} ×", (FURTHEST, y), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(1, color=INK, lw=1)
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, FURTHEST)
+    ticks = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_yticks([-row for row in range(len(found))], [each["name"] for each in found])
+    axes.grid(visible=True, axis="both")
+    axes.set_xlabel("time against the best fixed setting of a grid (log; left is faster)")
+    axes.set_title("Twelve workloads")
+    _legend(axes)
+    return _made(figure)
+
+
 def _short(value: float) -> str:
     if value >= 1000:
         return f"{value:,.0f}"
@@ -258,5 +307,6 @@ _PICTURES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Data], Figure]], ...
     ("throughput", ("http",), _throughput),
     ("resources", ("http",), _resources),
     ("versions", ("timeline",), _versions),
+    ("parallel", ("parallel",), _parallel),
     ("dashboard", ("in process", "http", "timeline"), _dashboard),
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from everloop.app.bench.parallel_workloads import Workload
 
 if TYPE_CHECKING:
-    from everloop.parallel import PoolManager
+    from everloop.parallel.pool import PoolManager
 
 Run = Callable[[Workload], list[Any]]
 

@@ -18,7 +18,7 @@ from everloop.app.bench.parallel_grid import Run, Setting, fixed, screen, timed
 from everloop.app.bench.parallel_workloads import Workload
 
 if TYPE_CHECKING:
-    from everloop.parallel import PoolManager
+    from everloop.parallel.pool import PoolManager
 
 Ready = Callable[[], AbstractContextManager[Run]]
 """Gives what runs a workload, after making ready and before clearing away, neither of which is timed."""

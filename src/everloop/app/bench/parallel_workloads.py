@@ -110,6 +110,13 @@ def megabyte(number: int) -> bytes:
     return number.to_bytes(8, "big") * (MEGABYTE // 8)
 
 
+def numbered(task: tuple[int, int]) -> int:
+    """Work that can be told from all other: a number, and turns."""
+    number, turns = task
+    spin(turns)
+    return number
+
+
 @dataclass(frozen=True)
 class Workload:
     name: str

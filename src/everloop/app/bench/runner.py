@@ -19,11 +19,11 @@ from everloop.core.errors import InvalidInput
 Subject = Callable[[Context, Path], Result]
 
 
-def _in(module: str) -> Subject:
+def _in(module: str, name: str = "run") -> Subject:
     """A subject's `run`, its module imported once it is needed."""
 
     def run(context: Context, folder: Path) -> Result:
-        measure: Subject = import_module(f"everloop.app.bench.{module}").run
+        measure: Subject = getattr(import_module(f"everloop.app.bench.{module}"), name)
         return measure(context, folder)
 
     return run
@@ -38,6 +38,10 @@ SUBJECTS: dict[str, Subject] = {
     "crash": _in("crash"),
     "startup": _in("startup"),
     "timeline": _in("timeline"),
+    "parallel": _in("parallel"),
+    "parallel_small": _in("parallel_small"),
+    "parallel_memory": _in("parallel_long", "memory"),
+    "parallel_kills": _in("parallel_long", "kills"),
 }
 """Name on the command line -> what measures it."""
 _FIGURE_KEYS = {"inprocess": "in process"}
