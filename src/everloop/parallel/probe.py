@@ -17,16 +17,15 @@ taken from the input, for a stream may be read no further than its buffer.
 from __future__ import annotations
 
 import math
-import pickle
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
+from everloop.parallel.source import Source
 from everloop.parallel.work import Chunk, Done, ItemFailure
 
 TINY = 0.002
@@ -104,7 +103,7 @@ class DryRun:
 
 def dry_run(
     func: Callable[[Any], Any],
-    source: Iterator[Any],
+    source: Source,
     *,
     size: int = 5,
     limit: float = math.inf,
@@ -127,7 +126,7 @@ def dry_run(
     left = _left(run, total)
     if left >= WORTH_PICKLING:
         last = run.done[-1]
-        run.probe = measure_travel(run.probe, last.chunk.items[-1], last.values[-1], timers)
+        run.probe = measure_travel(run.probe, last.chunk.items[0], last.values[0], timers)
         threads = min(cores(), 4)
         trial = max(threads, math.ceil(TRIAL / max(run.probe.item_seconds, 1e-6)))
         affordable = trial * run.probe.item_seconds < PATIENCE * left and trial <= limit - run.count
@@ -147,7 +146,7 @@ class _Subject:
     """The function under trial, and where its items come from."""
 
     func: Callable[[Any], Any]
-    source: Iterator[Any]
+    source: Source
     timers: Timers
 
     def sample(self, size: int, limit: float, total: int | None) -> DryRun:
@@ -160,7 +159,8 @@ class _Subject:
         before = began
         # Tiny items are too short to time five of them; where results are kept, more of them cost nothing.
         most = min(limit, 40 * size)
-        for item in self.source:
+        while taken := self.source.take(1):
+            item = taken[0]
             started = clock()
             reading += started - before
             self.run(ran, item)
@@ -202,7 +202,7 @@ class _Subject:
 
     def try_threads(self, run: DryRun, count: int, threads: int) -> None:
         """`count` more items on `threads` threads at once; adds them to `run`, and what they tell to its probe."""
-        items = list(islice(self.source, count))
+        items = self.source.take(count)
         ran = _Ran(first=run.count, number=1)
         if len(items) < threads:  # the input ended: they are too few to tell anything, but they are read
             used = self.timers.thread()
@@ -313,28 +313,20 @@ def steady(times: list[float]) -> tuple[float, float]:
 
 
 def measure_travel(probe: Probe, item: Any, result: Any, timers: Timers | None = None) -> Probe:
-    """`probe` with what it takes to send `item` there and `result` back."""
+    """`probe` with what it takes to send `item` there and `result` back, or with what keeps them from it."""
+    from everloop.parallel import payload
+
     clock = (timers or Timers()).wall
     began = clock()
     sizes = []
-    for part, value in (("items", item), ("results", result)):
+    for what, value in (("item 0", item), ("its result", result)):
         try:
-            payload = _dumps(value)
-            pickle.loads(payload)  # noqa: S301 - our own bytes, of a moment ago
+            packed, parts = payload.dump(value, from_main=True)
+            payload.load(packed, parts)
         except Exception as error:
-            reason = f"its {part} cannot be pickled ({type(error).__name__}: {error})"
-            return replace(probe, obstacle=reason)
-        sizes.append(len(payload))
+            return replace(probe, obstacle=str(payload.not_picklable(what, value, error)))
+        sizes.append(len(packed) + sum(part.nbytes for part in parts))
     return replace(probe, item_bytes=sizes[0], result_bytes=sizes[1], travel_seconds=clock() - began)
-
-
-def _dumps(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, protocol=5)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        import cloudpickle
-
-        return bytes(cloudpickle.dumps(value, protocol=5))
 
 
 def _failure(index: int, item: Any, error: BaseException) -> ItemFailure:
