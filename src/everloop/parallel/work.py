@@ -52,7 +52,8 @@ class Done:
     values: list[Any]
     """Of the first `count` items."""
     count: int
-    """Items that were run; fewer than the chunk has where its slice was over, 0 where its worker died."""
+    """Items that were run; fewer than the chunk has where its slice was over, 0 where its worker died. 0 without `lost`: it had not
+    begun when its worker died or had no more time for it; nothing is known against it, send it again."""
     seconds: float = 0.0
     """Sum of the items' own wall times, measured around each call in the worker."""
     squares: float = 0.0

@@ -28,7 +28,10 @@ class Executor(Protocol):
         `collect`, in any order."""
 
     def collect(self, timeout: float | None = None) -> list[Done]:
-        """Wait until at least one chunk is back or lost; [] after `timeout` seconds, and at once where nothing is running."""
+        """Wait until at least one chunk is back or lost; [] after `timeout` seconds, and at once where nothing is running.
+
+        An item's exception is itself, or one like it with the worker's traceback as its cause; notes that name the item are the
+        engine's to add. Raises NotPicklable where no worker can load the function, WorkerDied where workers die as they start."""
 
     def close(self, *, kill: bool = False) -> None:
         """Give the workers back to whom they belong, or end them. `kill`: end at once those that are running something. Idempotent;

@@ -1,0 +1,157 @@
+"""The parent's end of one worker process: starts it, speaks with it over two pipes that never block, ends it.
+
+It knows nothing of chunks; whoever has leased it reads its frames. Each worker has a session of its own: Ctrl-C in a terminal is not for
+it, and killing it takes the processes that a function has started along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from everloop.parallel import nesting
+from everloop.parallel.executors.frames import CHUNK, FORGET, OPEN, QUIT, Outbox, Reader, pieces, widen
+from everloop.parallel.payload import Packed
+
+_BOOT = (
+    "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a.pop('path'); "
+    "from everloop.parallel.executors.worker import main; main(**a)"
+)
+
+
+class Worker:
+    """Used by one thread at a time, except `kill` and `alive`."""
+
+    def __init__(self, *, blas_threads: int = 1, niceness: int = 0, stderr: int | None = None) -> None:
+        """`stderr`: as for `subprocess.Popen`; None: the parent's own. Raises OSError where no process can be started."""
+        self.opened = 0
+        """How often it was given a function; LOADED tells of which."""
+        self.spawn_seconds: float | None = None
+        """From the start of its process to its HELLO."""
+        self.idle_since = 0.0
+        self._blas_threads = blas_threads
+        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = os.pipe()
+        self._pipes = (ours_in, ours_out)
+        widen(ours_in)
+        widen(ours_out)
+        start = {
+            "path": _search_path(),
+            "inbox": theirs_in,
+            "outbox": theirs_out,
+            "parent": os.getpid(),
+            "niceness": niceness,
+            "threads": blas_threads,
+        }
+        self.begun = time.monotonic()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(start)],
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=(theirs_in, theirs_out),
+                start_new_session=True,
+            )
+        except BaseException:
+            self._close_pipes()
+            raise
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        os.set_blocking(ours_in, False)
+        os.set_blocking(ours_out, False)
+        self.reader = Reader(ours_in)
+        self.outbox = Outbox(ours_out)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def inbox(self) -> int:
+        """File descriptor: readable when a frame has come, or its process has ended."""
+        return self._pipes[0]
+
+    @property
+    def outlet(self) -> int:
+        """File descriptor: writable when more of `outbox` can go."""
+        return self._pipes[1]
+
+    @property
+    def stderr(self) -> IO[bytes] | None:
+        return self._process.stderr
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def open(self, function: Packed, *, blas_threads: int | None = None, flags: int = 0) -> bool:
+        """Give it a function. False, here and below, where it is dead."""
+        self.opened += 1
+        settings = {
+            "path": _search_path(),
+            "folder": str(Path.cwd()),
+            "depth": nesting.depth() + 1,
+            "threads": self._blas_threads if blas_threads is None else blas_threads,
+        }
+        body, parts = function
+        return self.outbox.put(
+            pieces(OPEN, self.opened, body, [*parts, memoryview(pickle.dumps(settings, 5))], flags=flags)
+        )
+
+    def send(self, number: int, items: Packed, slice_seconds: float, timeout: float, *, flags: int = 0) -> bool:
+        body, parts = items
+        return self.outbox.put(pieces(CHUNK, number, body, parts, flags=flags, numbers=(slice_seconds, timeout, 0.0)))
+
+    def forget(self) -> bool:
+        """Let go of the function: it may be large."""
+        return self.outbox.put(pieces(FORGET))
+
+    def kill(self) -> None:
+        """At once, with whatever processes it started itself."""
+        if self._process.returncode is None:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):  # it has not got its own session yet, or is gone
+                self._process.kill()
+
+    def quit(self) -> None:
+        """Ask it to end in good order."""
+        self.outbox.put(pieces(QUIT))
+
+    def reap(self, timeout: float = 0.0) -> int:
+        """Wait for its end, kill it where it does not come, free everything. Its exit status, negative: a signal."""
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        self._close_pipes()
+        return status
+
+    def disown(self) -> None:
+        """In a forked child: it is another's worker. Nothing is sent, nothing awaited."""
+        self._process.returncode = 0
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in self._pipes:
+            os.close(pipe)
+        self._pipes = ()  # type: ignore[assignment]
+
+
+def _search_path() -> list[str]:
+    return [entry or str(Path.cwd()) for entry in sys.path]
+
+
+def last_words(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"ended with exit status {status}"

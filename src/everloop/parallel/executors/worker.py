@@ -1,0 +1,241 @@
+"""The program of a worker process: reads frames, runs their items with the function it was given, answers.
+
+It is started with `python -c` and never imports the caller's `__main__`: a script without an `if __name__` guard must not run twice.
+It speaks over two pipes of its own, so what a function prints goes where the parent's prints go. Its imports are few: a
+worker should be there before one notices.
+
+It must not outlive its parent, in whatever way that ends. Two things tell: the end of its inbox, and another parent process id (a third
+process may have inherited the pipe's other end and keep it open).
+
+An item's timeout is a timer signal, which ends anything that comes back to the interpreter; what does not (C code that never returns)
+is the parent's to kill, which is told by a BEAT whenever such an item begins.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from everloop.parallel import nesting, payload
+from everloop.parallel.executors import frames
+from everloop.parallel.executors.frames import Bytes, Frame, Outbox, Reader, pieces
+from everloop.parallel.executors.running import Tally, run
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_STALE = 0.02
+"""Seconds a chunk may take before those that wait behind it are handed back: some other worker may have nothing to do."""
+_LAST_ORDERS = 5.0
+"""Seconds that the functions' own exit handlers may take."""
+
+
+class _TimeUp(BaseException):
+    """Raised by the timer in the middle of an item; no `except Exception` of the function's swallows it."""
+
+
+def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us in its own order
+    os.set_inheritable(inbox, False)
+    os.set_inheritable(outbox, False)
+    if niceness:
+        os.nice(niceness)
+    blas = _Blas(threads)
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    try:
+        _Worker(inbox, outbox, blas).serve()
+    except BrokenPipeError:  # the parent is gone
+        os._exit(1)
+    impatient = threading.Timer(_LAST_ORDERS, os._exit, (1,))
+    impatient.daemon = True
+    impatient.start()
+    sys.exit(0)
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+class _Worker:
+    def __init__(self, inbox: int, outbox: int, blas: _Blas) -> None:
+        self._inbox = inbox
+        self._reader = Reader(inbox)
+        self._outbox = Outbox(outbox)
+        self._blas = blas
+        self._func: Callable[[Any], Any] | None = None
+        self._raw = False
+        self._armed = False
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def serve(self) -> None:
+        """Until the parent says QUIT, or nothing more."""
+        self._say(frames.HELLO, numbers=(time.monotonic(), 0.0, 0.0))
+        while True:
+            frame = self._reader.next()
+            if frame is None:
+                if not self._reader.fill():
+                    return
+            elif frame.kind == frames.CHUNK:
+                self._run(frame)
+            elif frame.kind == frames.OPEN:
+                self._open(frame)
+            elif frame.kind == frames.FORGET:
+                self._func = None
+            else:
+                return
+
+    def _say(
+        self, kind: int, number: int = 0, body: Bytes = b"", parts: list[memoryview] | None = None, **rest: Any
+    ) -> None:
+        if not self._outbox.put(pieces(kind, number, body, parts or (), **rest)):
+            raise BrokenPipeError
+        while self._outbox:  # a signal came in between
+            self._outbox.flush()
+
+    def _open(self, frame: Frame) -> None:
+        self._func = None
+        self._raw = bool(frame.flags & frames.RAW)
+        begun = time.perf_counter()
+        try:
+            settings = payload.load(frame.parts.pop())
+            sys.path[:] = settings["path"]
+            os.chdir(settings["folder"])
+            nesting.enter(settings["depth"], whole_process=True)
+            self._blas.limit(settings["threads"])
+            self._func = payload.load(frame.payload, frame.parts)
+        except BaseException as error:
+            from everloop.core.errors import explain
+
+            self._say(frames.LOADED, frame.number, explain(error).encode(), flags=frames.BROKEN)
+            return
+        self._say(frames.LOADED, frame.number, numbers=(time.perf_counter() - begun, 0.0, 0.0))
+
+    def _run(self, frame: Frame) -> None:
+        if self._func is None:
+            self._say(frames.BACK, frame.number)
+            return
+        number, (slice_seconds, timeout, _) = frame.number, frame.numbers
+        separate = bool(frame.flags & frames.SEPARATE)
+        try:
+            items = self._items(frame)
+        except BaseException:  # which of them it was shows when they come one by one
+            self._say(frames.UNREADABLE, number)
+            return
+        del frame  # the items as they came need no more memory from here
+        func = self._func
+        if timeout > 0:
+            func = self._limited(func, number, timeout)
+        if separate:
+            func = _readable(func)
+        begun = time.perf_counter()
+        tally = Tally(slice_seconds)
+        run(func, items, tally)
+        del items
+        self._answer(number, tally)
+        del tally
+        if time.perf_counter() - begun > _STALE:
+            self._hand_back()
+
+    def _items(self, frame: Frame) -> list[Any]:
+        if self._raw:
+            return [frame.payload]
+        if not frame.flags & frames.SEPARATE:
+            items: list[Any] = payload.load(frame.payload, frame.parts)
+            return items
+        items, unreadable = payload.load_each(frame.payload, "the item")
+        for index, error, _ in unreadable:
+            items[index] = _Unreadable(error)
+        return items
+
+    def _answer(self, number: int, tally: Tally) -> None:
+        values, failures, flags = tally.values, tally.failures, 0
+        parts: list[memoryview] = []
+        if self._raw:
+            body: Bytes = values[0] or b""
+        else:
+            try:
+                body, parts = payload.dump(values, from_main=False)
+            except Exception:
+                body, unsent = payload.dump_each(values, from_main=False)
+                failures, flags = failures + unsent, frames.SEPARATE
+        if failures:
+            parts.append(memoryview(payload.dump_failures(failures)))
+            flags |= frames.FAILURES
+        numbers = (tally.seconds, tally.squares, tally.cpu_seconds)
+        self._say(frames.RESULT, number, body, parts, flags=flags, count=len(values), numbers=numbers)
+
+    def _hand_back(self) -> None:
+        """What was sent ahead while the chunk before it was thought to be short."""
+        import select
+
+        while True:
+            while (frame := self._reader.next()) is not None:
+                self._say(frames.BACK, frame.number)
+            if not select.select([self._inbox], [], [], 0)[0] or not self._reader.fill():
+                return
+
+    def _limited(self, func: Callable[[Any], Any], number: int, timeout: float) -> Callable[[Any], Any]:
+        index = 0
+
+        def limited(item: Any) -> Any:
+            nonlocal index
+            self._say(frames.BEAT, number, count=index, numbers=(time.monotonic(), 0.0, 0.0))
+            index += 1
+            try:
+                self._armed = True
+                signal.setitimer(signal.ITIMER_REAL, timeout)
+                try:
+                    return func(item)
+                finally:
+                    self._armed = False
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except _TimeUp as up:
+                from everloop.core.errors import ItemTimeout
+
+                raise ItemTimeout(f"the item took longer than {timeout:g} s") from up
+
+        return limited
+
+    def _ring(self, *_: object) -> None:
+        if self._armed:
+            self._armed = False
+            raise _TimeUp
+
+
+class _Blas:
+    """How many threads the linear algebra of each worker uses: together they have one machine. What the user has set counts for more."""
+
+    def __init__(self, threads: int) -> None:
+        self._ours = [name for name in _THREADS if name not in os.environ]
+        self._threads = 0
+        self.limit(threads)
+
+    def limit(self, threads: int) -> None:
+        if threads == self._threads:
+            return
+        self._threads = threads
+        for name in self._ours:  # read by the libraries when they are loaded
+            os.environ[name] = str(threads)
+        if self._ours and "numpy" in sys.modules:
+            import threadpoolctl
+
+            threadpoolctl.threadpool_limits(threads)
+
+
+class _Unreadable:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _readable(func: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def of_readable(item: Any) -> Any:
+        if isinstance(item, _Unreadable):
+            raise item.error
+        return func(item)
+
+    return of_readable
