@@ -1,0 +1,329 @@
+"""What past runs say about a workload: pure arithmetic on sums, no files, no clock.
+
+**Cells.** The runs of one function with one setting, on one machine and about one amount of work, are summed up in a `Cell`: weighted mean
+and spread of log speedup, of log wall time per item, and the centre of the workloads. Later runs weigh more (half as much after 34
+further runs of the function), so what has changed is forgotten. A prediction looks at some dozen cells, however many runs there were.
+
+**Kernel.** For a query, each cell counts by its closeness: Gaussian in the logarithms of total work and item time (and, across functions,
+size of results, variation, share of CPU), times the similarity of its machine. Closeness reduces the weight, and distance adds variance:
+a run with ten times the work is evidence, but not sure evidence.
+
+**Choice.** Per setting, the mean log speedup is drawn toward the mean over all settings by one run's weight (James-Stein in spirit): a
+setting that was lucky once does not win over one that was good often. The highest wins: what was fast, not what was used most.
+
+**Confidence.** The predictive distribution is Student's t with a prior of two runs of spread `kernel.spread` (normal-inverse-gamma model;
+Gelman et al., Bayesian Data Analysis, 3rd ed., 3.3). The raw confidence is its mass within 25 % of the predicted time. `calibration.py`
+then holds it against what came true.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from everloop.parallel.fingerprint import Fingerprint
+from everloop.parallel.plan import ChunkBounds
+from everloop.parallel.samples import TrainingData
+
+TOLERANCE = 0.25
+"""A prediction came true if the time it promised was met within this share."""
+_LOG_TOLERANCE = math.log(1 + TOLERANCE)
+_GROWTH = 1.0 / 0.98
+_PRIOR_RUNS = 2.0
+_SHRINKAGE = 1.0
+_HALF_DECADE = math.log(10) / 2
+_CPU_EFFICIENCY = 0.9
+"""Of each further core, where a number of workers is translated to a machine with more."""
+
+
+class Setting(NamedTuple):
+    """What is compared. Chunks, targets and buffers by their octave: nobody needs to tell 100 from 110."""
+
+    executor: str
+    n_jobs: int
+    chunk: int | None
+    """None where chunks adapt."""
+    target: int | None
+    """Of adaptive chunking: half octaves of the duration."""
+    buffer: int | None
+    ordered: bool | None
+
+
+def setting_of(sample: TrainingData) -> Setting:
+    streaming, bounds = sample.is_streaming, sample.adaptive
+    return Setting(
+        executor=sample.executor_type or "process",
+        n_jobs=sample.n_jobs,
+        chunk=None if bounds is not None else round(math.log2(sample.chunksize)),
+        target=None if bounds is None else round(2 * math.log2(bounds.target_duration)),
+        buffer=round(math.log2(sample.buffer_size)) if streaming and sample.buffer_size else None,
+        ordered=sample.use_ordered if streaming else None,
+    )
+
+
+class _Moments:
+    """Weighted mean and sum of squared deviations, updated run by run (West, 1979)."""
+
+    __slots__ = ("mean", "squares", "weight")
+
+    def __init__(self) -> None:
+        self.weight = self.mean = self.squares = 0.0
+
+    def add(self, value: float, weight: float) -> None:
+        self.weight += weight
+        before = value - self.mean
+        self.mean += before * weight / self.weight
+        self.squares += weight * before * (value - self.mean)
+
+
+class Cell:
+    """All logarithms are natural, of seconds, items and bytes."""
+
+    __slots__ = (
+        "adaptive", "buffer", "chunk", "cpu", "item", "machine", "pickle", "runs", "setting", "speedup", "streaming",
+        "total", "variation", "wall",
+    )  # fmt: skip
+
+    def __init__(self, setting: Setting, machine: Fingerprint | None, streaming: bool) -> None:
+        self.setting, self.machine, self.streaming = setting, machine, streaming
+        self.runs = 0
+        self.adaptive: ChunkBounds | None = None
+        self.speedup, self.wall = _Moments(), _Moments()
+        self.item, self.total, self.chunk, self.buffer = _Moments(), _Moments(), _Moments(), _Moments()
+        self.pickle, self.variation, self.cpu = _Moments(), _Moments(), _Moments()
+
+    def add(self, sample: TrainingData, weight: float) -> None:
+        features = sample.features
+        self.runs += 1
+        self.adaptive = sample.adaptive
+        self.speedup.add(math.log(sample.speedup), weight)
+        self.wall.add(math.log(sample.wall_per_item), weight)
+        self.item.add(math.log(features.estimated_item_time), weight)
+        self.total.add(math.log(features.total_seconds), weight)
+        self.chunk.add(math.log(sample.chunksize), weight)
+        for moments, value in ((self.buffer, sample.buffer_size), (self.pickle, features.pickle_size)):
+            if value:
+                moments.add(math.log(value), weight)
+        if features.coefficient_of_variation is not None:
+            self.variation.add(features.coefficient_of_variation, weight)
+        if sample.cpu_share is not None:
+            self.cpu.add(sample.cpu_share, weight)
+
+
+class Experience:
+    """All cells of one function."""
+
+    def __init__(self, func_hash: str) -> None:
+        self.func_hash = func_hash
+        self.runs = 0
+        self.streams = 0
+        self.seconds = 0.0
+        """Wall time of all runs: exploration is paid from it."""
+        self.scale = 1.0
+        """Weight of the newest run: a cell's effective number of runs is its weight over this."""
+        self.cells: dict[tuple[Setting, Fingerprint | None, bool, int], Cell] = {}
+        self.item = _Moments()
+        self.size = _Moments()
+        self.pickle = _Moments()
+        self.variation = _Moments()
+        self.largest = (-math.inf, -math.inf, -math.inf)
+        """Logarithms: items, item time, total work."""
+
+    def add(self, sample: TrainingData) -> None:
+        features = sample.features
+        self.runs += 1
+        self.streams += sample.is_streaming
+        self.seconds += sample.wall_per_item * features.data_size
+        self.scale *= _GROWTH
+        setting, total = setting_of(sample), math.log(features.total_seconds)
+        key = (setting, sample.fingerprint, sample.is_streaming, round(total / _HALF_DECADE))
+        cell = self.cells.get(key)
+        if cell is None:
+            cell = self.cells[key] = Cell(setting, sample.fingerprint, sample.is_streaming)
+        cell.add(sample, self.scale)
+        size, item = math.log(features.data_size), math.log(features.estimated_item_time)
+        self.size.add(size, self.scale)
+        self.item.add(item, self.scale)
+        if features.pickle_size:
+            self.pickle.add(math.log(features.pickle_size), self.scale)
+        if features.coefficient_of_variation is not None:
+            self.variation.add(features.coefficient_of_variation, self.scale)
+        self.largest = (max(self.largest[0], size), max(self.largest[1], item), max(self.largest[2], total))
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """How closeness counts; widths and drifts are per natural logarithm."""
+
+    total: float
+    item: float
+    drift: float
+    """Standard deviation of the log speedup that each unit of distance in total work or item time adds."""
+    spread: float
+    """Prior standard deviation of the log of a run's time, within one setting."""
+    most_runs: float = math.inf
+    """That one cell counts for: across functions, many runs of one function are still one opinion."""
+    features: bool = False
+    """Compare size of results, variation and CPU share, too."""
+
+
+OWN = Kernel(total=1.6, item=1.0, drift=0.06, spread=0.2)
+"""For a function's own runs."""
+ACROSS = Kernel(total=1.2, item=1.0, drift=0.12, spread=0.35, most_runs=2.0, features=True)
+"""For the runs of other functions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked about, in logarithms; None where not known."""
+
+    total: float | None
+    item: float | None
+    pickle: float | None = None
+    variation: float | None = None
+    cpu: float | None = None
+
+
+@dataclass(slots=True)
+class Evidence:
+    """For one setting, translated to this machine."""
+
+    setting: Setting
+    cells: list[tuple[Cell, float]] = field(default_factory=list)
+    """With their effective number of runs."""
+    weight: float = 0.0
+    runs: int = 0
+    speedup: float = 0.0
+    """Mean of the logarithm."""
+    score: float = 0.0
+    """The same, drawn toward the mean of all settings."""
+    _shift: list[float] = field(default_factory=list)
+    _doubt: float = 0.0
+
+    def add(self, cell: Cell, runs: float, shift: float, doubt: float) -> None:
+        """`shift`: what translation to this machine adds to the log speedup; `doubt`: variance that distance adds."""
+        self.cells.append((cell, runs))
+        self._shift.append(shift)
+        self.weight += runs
+        self.runs += cell.runs
+        self.speedup += runs * (cell.speedup.mean + shift)
+        self._doubt += runs * doubt
+
+    def wall(self) -> float:
+        """Mean log wall time per item, as it was on these runs."""
+        rows = zip(self.cells, self._shift, strict=True)
+        return sum(runs * (cell.wall.mean - shift) for (cell, runs), shift in rows) / self.weight
+
+    def deviation(self, kernel: Kernel, *, of_wall: bool) -> tuple[float, float]:
+        """Standard deviation and degrees of freedom of the predictive t distribution of one run's log speedup, or log wall time per
+        item."""
+        centre = self.wall() if of_wall else self.speedup
+        squares = 0.0
+        for (cell, runs), shift in zip(self.cells, self._shift, strict=True):
+            moments = cell.wall if of_wall else cell.speedup
+            mean = moments.mean + (-shift if of_wall else shift)
+            squares += runs * (moments.squares / moments.weight + (mean - centre) ** 2)
+        more = max(0.0, self.weight - 1.0)
+        variance = (_PRIOR_RUNS * kernel.spread**2 + squares) / (_PRIOR_RUNS + more)
+        variance = variance * (1.0 + 1.0 / self.weight) + self._doubt / self.weight
+        return math.sqrt(variance), _PRIOR_RUNS + more
+
+
+def weigh(
+    experiences: Iterable[Experience], workload: Workload, kernel: Kernel, here: Fingerprint, *, kind: bool | None
+) -> list[Evidence]:
+    """Of every setting that there is evidence for, the best first. `kind`: only runs of streams (True) or of batches (False)."""
+    found: dict[Setting, Evidence] = {}
+    machines: dict[Fingerprint | None, float] = {None: 0.5, here: 1.0}
+    for experience in experiences:
+        for cell in experience.cells.values():
+            if kind is not None and cell.streaming is not kind:
+                continue
+            off, doubt = _distance(cell, workload, kernel)
+            if off > 9.0:  # over four widths away
+                continue
+            likeness = machines.get(cell.machine)
+            if likeness is None:
+                assert cell.machine is not None
+                likeness = machines[cell.machine] = cell.machine.similarity(here)
+            runs = min(kernel.most_runs, cell.speedup.weight / experience.scale) * math.exp(-off) * likeness
+            if runs < 1e-3:
+                continue
+            setting, shift = _translated(cell, here)
+            if kernel.features or kind is None:
+                setting = _outlined(setting, kernel, cell, kind)
+            evidence = found.get(setting)
+            if evidence is None:
+                evidence = found[setting] = Evidence(setting)
+            evidence.add(cell, runs, shift, doubt + (1.0 - likeness) ** 2 / 4)
+    if not found:
+        return []
+    everything = sum(each.weight for each in found.values())
+    centre = sum(each.speedup for each in found.values()) / everything
+    for each in found.values():
+        each.score = (each.speedup + _SHRINKAGE * centre) / (each.weight + _SHRINKAGE)
+        each.speedup /= each.weight
+    return sorted(found.values(), key=lambda each: -each.score)
+
+
+def _distance(cell: Cell, workload: Workload, kernel: Kernel) -> tuple[float, float]:
+    """Half the squared distance in widths, and the variance that the distance adds."""
+    off = doubt = 0.0
+    if workload.total is not None:
+        apart = workload.total - cell.total.mean
+        off += (apart / kernel.total) ** 2
+        doubt += (apart * kernel.drift) ** 2
+    if workload.item is not None:
+        apart = workload.item - cell.item.mean
+        off += (apart / kernel.item) ** 2
+        doubt += (apart * kernel.drift) ** 2
+    if kernel.features:
+        if workload.pickle is not None and cell.pickle.weight:
+            off += ((workload.pickle - cell.pickle.mean) / 3.0) ** 2
+        if workload.variation is not None and cell.variation.weight:
+            off += (workload.variation - cell.variation.mean) ** 2
+        if workload.cpu is not None and cell.cpu.weight:
+            off += ((workload.cpu - cell.cpu.mean) / 0.2) ** 2
+    return off / 2, doubt
+
+
+def _translated(cell: Cell, here: Fingerprint) -> tuple[Setting, float]:
+    """The cell's setting on this machine, and what that adds to its log speedup. As many workers per core; threads that outnumber the
+    cores wait for something else than cores, and stay."""
+    setting, there = cell.setting, cell.machine
+    if there is None or there.cores == here.cores or setting.n_jobs == 1 or setting.n_jobs > there.cores:
+        return setting, 0.0
+    n_jobs = max(1, round(setting.n_jobs * here.cores / there.cores))
+    return setting._replace(n_jobs=n_jobs), _CPU_EFFICIENCY * math.log(n_jobs / setting.n_jobs)
+
+
+def _outlined(setting: Setting, kernel: Kernel, cell: Cell, kind: bool | None) -> Setting:
+    """What is comparable between functions: chunks have their own size in each. Between batches and streams: no buffer, no order."""
+    if kernel.features:
+        setting = setting._replace(chunk=None, target=setting.target if cell.adaptive else None)
+    return setting._replace(buffer=None, ordered=None) if kernel.features or kind is None else setting
+
+
+def raw_confidence(deviation: float, freedom: float) -> float:
+    """Mass of Student's t within the tolerance (normal approximation of its CDF: Abramowitz & Stegun 26.7.8)."""
+    t = _LOG_TOLERANCE / deviation
+    z = t * (1.0 - 1.0 / (4.0 * freedom)) / math.sqrt(1.0 + t * t / (2.0 * freedom))
+    return math.erf(z / math.sqrt(2.0))
+
+
+def merged(evidence: Evidence, of: str) -> float:
+    """Weighted mean of a cell's quantity (`item`, `chunk`, `buffer`) over the evidence; NaN where none of its cells knows it."""
+    weight = total = 0.0
+    for cell, runs in evidence.cells:
+        moments: _Moments = getattr(cell, of)
+        if moments.weight:
+            weight += runs
+            total += runs * moments.mean
+    return total / weight if weight else math.nan
+
+
+def cells_of(experiences: Iterable[Experience]) -> Iterator[Cell]:
+    for experience in experiences:
+        yield from experience.cells.values()

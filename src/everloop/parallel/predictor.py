@@ -1,0 +1,354 @@
+"""Settings from experience: what was fast for this function before, else for workloads like it; None where that is not sure enough.
+
+First the function's own runs (`MIN_TRAINING_SAMPLES` of them), then those of all functions by their features; `evidence.py` weighs,
+`calibration.py` says how sure that is. What the caller has fixed filters the evidence and always wins; memory bounds the buffer. A workload
+that is 1,000 times larger than any seen, in items, in item time or in total work, is not predicted at all.
+
+A warm prediction reads one modification time and some dozen sums: far less than the dry run that it replaces.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from everloop.core.errors import InvalidInput
+from everloop.parallel.calibration import Basis
+from everloop.parallel.constants import (
+    DEFAULT_BUFFER_SIZE_MULTIPLIER,
+    HETEROGENEOUS_CV_THRESHOLD,
+    LARGE_DATASET_THRESHOLD,
+    MIN_TRAINING_SAMPLES,
+    STREAMING_BUFFER_MEMORY_FRACTION,
+)
+from everloop.parallel.evidence import ACROSS, OWN, Evidence, Experience, Workload, merged, raw_confidence, weigh
+from everloop.parallel.fingerprint import get_fingerprint
+from everloop.parallel.history import History, get_history
+from everloop.parallel.identity import func_hash
+from everloop.parallel.plan import ChunkBounds
+
+DEFAULT_ITEM_TIME = 0.01
+"""Stands for "not known" where a function has runs of its own: they know better."""
+_BEYOND = math.log(1_000) - 1e-9
+_SAME_WORK = math.log(3)
+"""An estimate that is closer to the remembered item time than this is no other work."""
+
+
+@dataclass(kw_only=True)
+class PredictionResult:
+    n_jobs: int
+    chunksize: int
+    confidence: float
+    """Calibrated probability that the run takes `predicted_seconds` within 25 %."""
+    reason: str = ""
+    training_samples: int = 0
+    """Runs that the prediction rests on."""
+    feature_match_score: float = 1.0
+    """How close those runs are to what was asked, in [0, 1]."""
+    executor_type: str = "process"
+    predicted_speedup: float = 1.0
+    item_seconds: float | None = None
+    """Wall time of the run per item."""
+    predicted_seconds: float | None = None
+    """Wall time of the run; None where the number of items is not known."""
+    serial_item_seconds: float | None = None
+    """What one item takes alone."""
+    result_bytes: int | None = None
+    """Of one result, pickled, as remembered."""
+    coefficient_of_variation: float | None = None
+    """Of the item times, as remembered."""
+    adaptive: ChunkBounds | None = None
+    """Parameters of adaptive chunking that went with the fastest runs; None where fixed chunks did."""
+    raw_confidence: float | None = None
+    """By the model alone, before calibration."""
+    basis: Basis = "function"
+
+    @property
+    def adaptive_chunking_params(self) -> dict[str, Any]:
+        """As `StreamingOptimizationResult.adaptive_chunking_params`; empty without adaptive chunking."""
+        if self.adaptive is None:
+            return {}
+        return {
+            "initial_chunksize": self.chunksize,
+            "target_chunk_duration": self.adaptive.target_duration,
+            "adaptation_rate": self.adaptive.adaptation_rate,
+            "min_chunksize": self.adaptive.smallest,
+            "max_chunksize": self.adaptive.largest,
+        }
+
+
+@dataclass(kw_only=True)
+class StreamingPredictionResult(PredictionResult):
+    buffer_size: int | None = None
+    """None becomes `n_jobs * 3`."""
+    use_ordered: bool = True
+    buffer_learned: bool = False
+    """The buffer went with the fastest runs; else it is a rule of thumb."""
+
+    def __post_init__(self) -> None:
+        if self.buffer_size is None:
+            self.buffer_size = self.n_jobs * DEFAULT_BUFFER_SIZE_MULTIPLIER
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked; None is not known, or not fixed by the caller."""
+
+    func_hash: str
+    data_size: int | None
+    item_time: float | None = None
+    """Of one item alone, in seconds."""
+    streaming: bool = False
+    pickle_size: int | None = None
+    coefficient_of_variation: float | None = None
+    cpu_share: float | None = None
+    executors: Collection[str] | None = None
+    """Only these: what the caller fixed, or what this function can run in."""
+    n_jobs: int | None = None
+    chunksize: int | None = None
+    buffer_size: int | None = None
+    prefer_ordered: bool | None = None
+
+
+def predict(query: Query, history: History) -> StreamingPredictionResult | PredictionResult | None:
+    """The fastest known setting, however sure: callers compare its confidence with `history.outcomes.threshold(asked)`."""
+    own = history.experience(query.func_hash)
+    if own is not None and own.runs >= MIN_TRAINING_SAMPLES:
+        return _of(query, [own], own, history)
+    everything = history.all_experience()
+    if sum(each.runs for each in everything.values()) < MIN_TRAINING_SAMPLES:
+        return None
+    return _of(query, list(everything.values()), None, history)
+
+
+def predict_parameters(  # noqa: PLR0917 - the order is an agreed interface
+    func: Callable[..., Any],
+    data_size: int | None,
+    estimated_item_time: float | None = DEFAULT_ITEM_TIME,
+    confidence_threshold: float = 0.7,
+    verbose: bool = False,
+    pickle_size: int | None = None,
+    coefficient_of_variation: float | None = None,
+    *,
+    cpu_share: float | None = None,
+    executors: Collection[str] | None = None,
+    n_jobs: int | None = None,
+    chunksize: int | None = None,
+    history: History | None = None,
+) -> PredictionResult | None:
+    """Settings for `data_size` items, or None where the history is not sure enough (the threshold moves with what has come true, see
+    `get_calibration_stats`). Raises InvalidInput for numbers that cannot be."""
+    query = Query(
+        func_hash=func_hash(func),
+        data_size=data_size,
+        item_time=estimated_item_time,
+        pickle_size=pickle_size,
+        coefficient_of_variation=coefficient_of_variation,
+        cpu_share=cpu_share,
+        executors=executors,
+        n_jobs=n_jobs,
+        chunksize=chunksize,
+    )
+    return _sure(query, confidence_threshold, verbose, history or get_history())
+
+
+def predict_streaming_parameters(  # noqa: PLR0917 - the order is an agreed interface
+    func: Callable[..., Any],
+    data_size: int | None,
+    estimated_item_time: float | None = DEFAULT_ITEM_TIME,
+    confidence_threshold: float = 0.7,
+    verbose: bool = False,
+    pickle_size: int | None = None,
+    coefficient_of_variation: float | None = None,
+    prefer_ordered: bool | None = None,
+    *,
+    cpu_share: float | None = None,
+    executors: Collection[str] | None = None,
+    n_jobs: int | None = None,
+    chunksize: int | None = None,
+    buffer_size: int | None = None,
+    history: History | None = None,
+) -> StreamingPredictionResult | None:
+    """As `predict_parameters`, with the buffer and the ordering. `data_size=None` for a stream without a known end."""
+    query = Query(
+        func_hash=func_hash(func),
+        data_size=data_size,
+        item_time=estimated_item_time,
+        streaming=True,
+        pickle_size=pickle_size,
+        coefficient_of_variation=coefficient_of_variation,
+        cpu_share=cpu_share,
+        executors=executors,
+        n_jobs=n_jobs,
+        chunksize=chunksize,
+        buffer_size=buffer_size,
+        prefer_ordered=prefer_ordered,
+    )
+    result = _sure(query, confidence_threshold, verbose, history or get_history())
+    assert result is None or isinstance(result, StreamingPredictionResult)
+    return result
+
+
+def _sure(query: Query, asked: float, verbose: bool, history: History) -> PredictionResult | None:
+    _check(query, asked)
+    result = predict(query, history)
+    threshold = history.outcomes.threshold(asked)
+    sure = result is not None and result.confidence >= threshold
+    if verbose:
+        if result is None:
+            said = "no runs that this workload could be predicted from"
+        else:
+            said = f"{result.reason}; confidence {result.confidence:.0%}, threshold {threshold:.0%}"
+        print(f"Prediction: {said}{'' if sure else '; a dry run decides'}", file=sys.stderr)  # noqa: T201
+    return result if sure else None
+
+
+def _check(query: Query, asked: float) -> None:
+    if query.data_size is not None and query.data_size < 1:
+        raise InvalidInput(f"data_size: at least 1 is needed, this is {query.data_size!r}", field="data_size")
+    if query.item_time is not None and not (math.isfinite(query.item_time) and query.item_time > 0):
+        raise InvalidInput(
+            f"estimated_item_time: seconds above 0 are needed, this is {query.item_time!r}", field="estimated_item_time"
+        )
+    if not 0 <= asked <= 1:
+        raise InvalidInput(f"confidence_threshold: must be in [0, 1], this is {asked!r}", field="confidence_threshold")
+
+
+def _of(
+    query: Query, experiences: list[Experience], own: Experience | None, history: History
+) -> StreamingPredictionResult | PredictionResult | None:
+    workload, remembered = _workload(query, own)
+    if _beyond(query, workload, experiences):
+        return None
+    kernel = ACROSS if own is None else OWN
+    kind: bool | None = None
+    if own is not None and (own.streams if query.streaming else own.runs - own.streams) >= MIN_TRAINING_SAMPLES:
+        kind = query.streaming
+    ranked = [
+        each for each in weigh(experiences, workload, kernel, get_fingerprint(), kind=kind) if _allowed(each, query)
+    ]
+    if not ranked:
+        return None
+    best = ranked[0]
+    deviation, freedom = best.deviation(kernel, of_wall=remembered)
+    raw = raw_confidence(deviation, freedom)
+    basis: Basis = "across" if own is None else "function"
+    if remembered:
+        item_seconds = math.exp(best.wall() + best.speedup - best.score)
+    else:
+        assert workload.item is not None
+        item_seconds = math.exp(workload.item - best.score)
+    serial = item_seconds * math.exp(best.score)
+    result = PredictionResult(
+        n_jobs=query.n_jobs or min(best.setting.n_jobs, query.data_size or best.setting.n_jobs),
+        chunksize=query.chunksize or _chunksize(best, query, workload, remembered),
+        confidence=history.outcomes.calibrated(raw, basis),
+        training_samples=best.runs,
+        feature_match_score=min(1.0, best.weight / sum(min(c.runs, kernel.most_runs) for c, _ in best.cells)),
+        executor_type=best.setting.executor,
+        predicted_speedup=math.exp(best.score),
+        item_seconds=item_seconds,
+        predicted_seconds=None if query.data_size is None else item_seconds * query.data_size,
+        serial_item_seconds=serial,
+        result_bytes=query.pickle_size or (_remembered(own.pickle) if own else None),
+        coefficient_of_variation=own.variation.mean if own and own.variation.weight else query.coefficient_of_variation,
+        adaptive=best.cells[-1][0].adaptive if query.chunksize is None else None,
+        raw_confidence=raw,
+        basis=basis,
+    )
+    result.reason = _reason(result, len(ranked))
+    return _for_stream(result, best, query, history) if query.streaming else result
+
+
+def _workload(query: Query, own: Experience | None) -> tuple[Workload, bool]:
+    """What is asked in logarithms, and whether its item time is the remembered one."""
+    item = None if query.item_time is None else math.log(query.item_time)
+    remembered = False
+    if own is not None and (
+        item is None or query.item_time == DEFAULT_ITEM_TIME or abs(item - own.item.mean) < _SAME_WORK
+    ):
+        item, remembered = own.item.mean, True
+    if item is None:
+        item = math.log(DEFAULT_ITEM_TIME)
+    total = None if query.data_size is None else item + math.log(query.data_size)
+    pickle = math.log(query.pickle_size) if query.pickle_size else None
+    # Own item times that differ from run to run are spread of the outcome, not distance from it.
+    near = None if remembered else item
+    return Workload(total, near, pickle, query.coefficient_of_variation, query.cpu_share), remembered
+
+
+def _beyond(query: Query, workload: Workload, experiences: list[Experience]) -> bool:
+    size = None if query.data_size is None else math.log(query.data_size)
+    for at, value in enumerate((size, workload.item, workload.total)):
+        if value is not None and value - max(each.largest[at] for each in experiences) >= _BEYOND:
+            return True
+    return False
+
+
+def _allowed(evidence: Evidence, query: Query) -> bool:
+    setting = evidence.setting
+    if query.executors is not None and setting.executor not in query.executors:
+        return False
+    if query.n_jobs is not None and setting.n_jobs != query.n_jobs:
+        return False
+    if query.prefer_ordered is not None and setting.ordered not in (query.prefer_ordered, None):
+        return False
+    if query.chunksize is not None and setting.chunk is not None:
+        return abs(setting.chunk - math.log2(query.chunksize)) <= 1.0
+    return True
+
+
+def _chunksize(best: Evidence, query: Query, workload: Workload, remembered: bool) -> int:
+    """As in the fastest runs; for items of another duration, so many that a chunk lasts as long as there."""
+    chunk = merged(best, "chunk")
+    if not remembered and workload.item is not None:
+        chunk += merged(best, "item") - workload.item
+    items = max(1, round(math.exp(min(chunk, 30.0))))
+    if query.data_size is not None:
+        items = min(items, math.ceil(query.data_size / best.setting.n_jobs))
+    return max(1, items)
+
+
+def _for_stream(result: PredictionResult, best: Evidence, query: Query, history: History) -> StreamingPredictionResult:
+    buffer = math.exp(merged(best, "buffer")) if best.setting.buffer is not None else math.nan
+    learned = not math.isnan(buffer)
+    if query.buffer_size is not None:
+        size = query.buffer_size
+    else:
+        # A chunk that is running and one that waits for each worker, where nothing is known.
+        thumb = max(result.n_jobs * DEFAULT_BUFFER_SIZE_MULTIPLIER, 2 * result.n_jobs * result.chunksize)
+        size = max(result.n_jobs, round(buffer)) if learned else thumb
+        size = _within_memory(size, result.result_bytes, history)
+    variation = query.coefficient_of_variation
+    if variation is None:
+        variation = result.coefficient_of_variation
+    if query.prefer_ordered is not None:
+        ordered = query.prefer_ordered
+    elif best.setting.ordered is not None:
+        ordered = best.setting.ordered
+    else:
+        heterogeneous = variation is not None and variation > HETEROGENEOUS_CV_THRESHOLD
+        ordered = not heterogeneous and (query.data_size or 0) <= LARGE_DATASET_THRESHOLD
+    return StreamingPredictionResult(**vars(result), buffer_size=size, use_ordered=ordered, buffer_learned=learned)
+
+
+def _within_memory(size: int, result_bytes: int | None, history: History) -> int:
+    if not result_bytes or size * result_bytes < 1 << 20:  # a megabyte is always there
+        return size
+    budget = STREAMING_BUFFER_MEMORY_FRACTION * history.available_memory()
+    return max(1, min(size, int(budget / result_bytes)))
+
+
+def _remembered(moments: Any) -> int | None:
+    return round(math.exp(moments.mean)) if moments.weight else None
+
+
+def _reason(result: PredictionResult, settings: int) -> str:
+    whose = "this function" if result.basis == "function" else "workloads like this"
+    runs = f"{result.training_samples} run{'s' if result.training_samples != 1 else ''} of {whose}"
+    how = "serially" if result.executor_type == "serial" else f"with {result.n_jobs} {result.executor_type} workers"
+    compared = f", the fastest of {settings} settings that were tried" if settings > 1 else ""
+    return f"{runs} {how} were {result.predicted_speedup:.2f} times as fast as one item after the other{compared}"

@@ -1,0 +1,253 @@
+"""What a run teaches: its measured speed, kept in the history, after it was held against what had been predicted for it.
+
+**Speedup is serial time over wall time, and the serial time has to be honest.** Items measured inside workers are slowed by the other
+workers (the GIL among threads, shared cores and caches among processes), so their sum flatters. In order of trust: items that this very run
+did alone on the caller's thread; a serial run itself; the function's remembered serial item time; the items' CPU time and waiting.
+A measurement within a factor 1.5 of the remembered one is the same work under noise, and the remembered one stands: two runs of the same
+work are then compared by their wall clocks alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from everloop.core.errors import InvalidInput
+from everloop.parallel.calibration import Outcome
+from everloop.parallel.evidence import TOLERANCE, Experience
+from everloop.parallel.features import WorkloadFeatures
+from everloop.parallel.fingerprint import get_fingerprint
+from everloop.parallel.history import History, get_history
+from everloop.parallel.identity import func_hash
+from everloop.parallel.plan import ChunkBounds
+from everloop.parallel.predictor import PredictionResult, Query, predict
+from everloop.parallel.report import RunReport
+from everloop.parallel.samples import TrainingData, check
+
+_SAME_WORK = math.log(1.5)
+_FAILED_TOO_OFTEN = 0.1
+_PAUSED_TOO_LONG = 0.1
+
+
+def record_run(
+    func: Callable[..., Any],
+    report: RunReport,
+    *,
+    total: int | None = None,
+    streaming: bool = False,
+    prediction: PredictionResult | None = None,
+    pickle_size: int | None = None,
+    history: History | None = None,
+) -> TrainingData | None:
+    """Learn from a run that has ended. `total`: items of the whole input, where known; `prediction`: what this run was planned by;
+    `pickle_size`: of one result, where the run itself pickled none.
+
+    None, and nothing learned, where the run says little about its settings: nothing ran, a tenth of the items failed, workers died, or
+    a tenth of its time was spent waiting for memory.
+    """
+    history = history or get_history()
+    if not _telling(report, total):
+        return None
+    name, plan = func_hash(func), report.plan
+    own = history.experience(name)
+    spread = report.items - report.sampled
+    if spread > 0:
+        executor, n_jobs, wall = plan.executor, plan.n_jobs, report.wall_seconds / spread
+    else:  # the dry run was all of it: a serial run
+        executor, n_jobs, wall = "serial", 1, report.sampled_seconds / report.sampled
+    cpu_share = min(1.0, report.cpu_seconds / report.item_seconds) if report.item_seconds > 0 else None
+    serial = _serial_item_seconds(report, executor, wall, cpu_share, own)
+    if not (wall > 0 and serial > 0):
+        return None
+    if not pickle_size and report.bytes_out and spread > 0:
+        pickle_size = max(1, report.bytes_out // spread)
+    variation = report.coefficient_of_variation if report.items > 1 else None
+    adaptive = plan.adaptive if executor != "serial" else None
+    sample = TrainingData(
+        features=_features(func, spread or report.items, serial, history, pickle_size=pickle_size, variation=variation),
+        n_jobs=n_jobs,
+        chunksize=max(1, (report.last_chunksize or plan.chunksize) if adaptive else plan.chunksize),
+        speedup=serial / wall,
+        timestamp=history.clock.now(),
+        buffer_size=plan.buffer_size if streaming else None,
+        use_ordered=plan.ordered if streaming else None,
+        is_streaming=streaming,
+        executor_type=executor,
+        func_hash=name,
+        item_seconds=wall,
+        cpu_share=cpu_share,
+        fingerprint=get_fingerprint(),
+        adaptive=adaptive,
+    )
+    learn(sample, history, prediction)
+    return sample
+
+
+def learn(sample: TrainingData, history: History, prediction: PredictionResult | None = None) -> bool:
+    """First hold the run against its prediction, or against what would have been predicted for its settings; then record it. False
+    where it could not be written to disk."""
+    expected = prediction or _expected(sample, history)
+    if expected is not None and expected.item_seconds:
+        error = math.log(sample.wall_per_item / expected.item_seconds)
+        raw = expected.confidence if expected.raw_confidence is None else expected.raw_confidence
+        hit = abs(error) <= math.log(1 + TOLERANCE)
+        history.outcomes.add(Outcome(raw, expected.confidence, hit, error, expected.basis))
+    return history.record(sample) is not None
+
+
+def update_model_from_execution(  # noqa: PLR0917 - the order is an agreed interface
+    func: Callable[..., Any],
+    data_size: int,
+    estimated_item_time: float,
+    actual_n_jobs: int,
+    actual_chunksize: int,
+    actual_speedup: float,
+    pickle_size: int | None = None,
+    coefficient_of_variation: float | None = None,
+    verbose: bool = False,
+    *,
+    executor_type: str = "process",
+    adaptive: ChunkBounds | None = None,
+    history: History | None = None,
+) -> bool:
+    """Teach the history a run that was done elsewhere (`execute` teaches its own). `actual_speedup` is taken as measured. False where
+    it could not be written; raises InvalidInput for numbers that cannot be."""
+    history = history or get_history()
+    sample = TrainingData(
+        _features(
+            func, data_size, estimated_item_time, history, pickle_size=pickle_size, variation=coefficient_of_variation
+        ),
+        actual_n_jobs,
+        actual_chunksize,
+        actual_speedup,
+        history.clock.now(),
+        executor_type=executor_type,
+        func_hash=func_hash(func),
+        fingerprint=get_fingerprint(),
+        adaptive=adaptive,
+    )
+    return _teach(sample, history, verbose)
+
+
+def update_model_from_streaming_execution(  # noqa: PLR0917 - the order is an agreed interface
+    func: Callable[..., Any],
+    data_size: int,
+    estimated_item_time: float,
+    actual_n_jobs: int,
+    actual_chunksize: int,
+    actual_speedup: float,
+    buffer_size: int,
+    use_ordered: bool,
+    pickle_size: int | None = None,
+    coefficient_of_variation: float | None = None,
+    verbose: bool = False,
+    *,
+    executor_type: str = "process",
+    adaptive: ChunkBounds | None = None,
+    history: History | None = None,
+) -> bool:
+    """As `update_model_from_execution`, for a stream."""
+    history = history or get_history()
+    sample = TrainingData(
+        _features(
+            func, data_size, estimated_item_time, history, pickle_size=pickle_size, variation=coefficient_of_variation
+        ),
+        actual_n_jobs,
+        actual_chunksize,
+        actual_speedup,
+        history.clock.now(),
+        buffer_size,
+        use_ordered,
+        is_streaming=True,
+        executor_type=executor_type,
+        func_hash=func_hash(func),
+        fingerprint=get_fingerprint(),
+        adaptive=adaptive,
+    )
+    return _teach(sample, history, verbose)
+
+
+def _features(
+    func: Callable[..., Any],
+    data_size: int,
+    item_time: float,
+    history: History,
+    *,
+    pickle_size: int | None,
+    variation: float | None,
+) -> WorkloadFeatures:
+    return WorkloadFeatures.of(
+        func,
+        data_size,
+        item_time,
+        pickle_size=pickle_size,
+        coefficient_of_variation=variation,
+        memory_bandwidth_gbps=history.memory_bandwidth(),
+    )
+
+
+def _teach(sample: TrainingData, history: History, verbose: bool) -> bool:
+    try:
+        check(sample)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(str(error), field=str(error).partition(":")[0]) from error
+    written = learn(sample, history)
+    if verbose:
+        what = f"{sample.n_jobs} workers, chunks of {sample.chunksize}: {sample.speedup:.2f}x"
+        print(f"Learned: {what}", file=sys.stderr)  # noqa: T201 - that is what verbose asks for
+    return written
+
+
+def _telling(report: RunReport, total: int | None) -> bool:
+    if report.items <= 0 or report.wall_seconds < 0 or (report.items == report.sampled and report.sampled_seconds <= 0):
+        return False
+    if report.deaths or report.failed > _FAILED_TOO_OFTEN * report.items:
+        return False
+    if total is not None and report.items + report.resumed < total * (1 - _FAILED_TOO_OFTEN):
+        return False  # ended early
+    return report.paused_seconds <= _PAUSED_TOO_LONG * report.wall_seconds
+
+
+def _serial_item_seconds(
+    report: RunReport, executor: str, wall: float, cpu_share: float | None, own: Experience | None
+) -> float:
+    """What one item takes alone."""
+    measured: float | None = None
+    if report.sampled and report.sampled_seconds > 0:
+        measured = report.sampled_seconds / report.sampled
+    if executor == "serial" and report.items > report.sampled:
+        measured = wall
+    remembered = math.exp(own.item.mean) if own is not None else None
+    if measured is not None:
+        if remembered is not None and abs(math.log(measured / remembered)) < _SAME_WORK:
+            return remembered
+        return measured
+    if remembered is not None:
+        return remembered
+    if executor == "thread" and cpu_share is not None and cpu_share * report.plan.n_jobs > 1:
+        # Threads that compute hold each other up: what they waited is not the item's.
+        return report.cpu_seconds / report.items
+    return report.mean_item_seconds
+
+
+def _expected(sample: TrainingData, history: History) -> PredictionResult | None:
+    """What the history expects of a run with these very settings."""
+    assert sample.func_hash is not None
+    features = sample.features
+    query = Query(
+        func_hash=sample.func_hash,
+        data_size=features.data_size,
+        item_time=features.estimated_item_time,
+        streaming=sample.is_streaming,
+        pickle_size=features.pickle_size,
+        coefficient_of_variation=features.coefficient_of_variation,
+        cpu_share=sample.cpu_share,
+        executors=(sample.executor_type or "process",),
+        n_jobs=sample.n_jobs,
+        chunksize=None if sample.adaptive is not None else sample.chunksize,
+        buffer_size=sample.buffer_size,
+        prefer_ordered=sample.use_ordered,
+    )
+    return predict(query, history)
