@@ -25,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from everloop.parallel.constants import MAX_IO_THREADS
 from everloop.parallel.source import Source
 from everloop.parallel.work import Chunk, Done, ItemFailure
 
@@ -36,6 +37,8 @@ SETTLED = 0.001
 """Seconds of sampling after which the mean is no longer a matter of the clock's ticks."""
 TRIAL = 0.01
 """CPU seconds that the trial of the GIL takes."""
+SHORT = 0.06
+"""Seconds: a first item that took less is followed by a second one whatever it costs, since the first may have paid for imports."""
 NAP = 0.0005
 """Seconds that the calling thread sleeps at a time while the trial runs, to see how soon it gets the GIL again."""
 PATIENCE = 0.05
@@ -95,6 +98,10 @@ class DryRun:
     def count(self) -> int:
         return sum(each.count for each in self.done)
 
+    def left(self, total: int | None) -> float:
+        """Seconds of serial work that remain."""
+        return math.inf if total is None else (total - self.count) * self.probe.item_seconds
+
     @property
     def sampled(self) -> list[Any]:
         """The items that it took from the input, in order."""
@@ -111,34 +118,53 @@ def dry_run(
     cores: Callable[[], int] = lambda: 1,
     timers: Timers | None = None,
 ) -> DryRun:
-    """Takes at most `limit` items from `source` (`size` of them if they last long enough to tell) and runs them.
-
-    `total`: items of the whole input, where known. `cores` is asked only where parallel work could pay.
-    """
-    timers = timers or Timers()
-    began = timers.wall()
-    if size < 1 or limit < 1:
-        return DryRun(Probe(items=0, item_seconds=0.0))
-    subject = _Subject(func, source, timers)
-    run = subject.sample(size, limit, total)
-    if run.probe.failure or not run.done:
-        return run
-    left = _left(run, total)
-    if left >= WORTH_PICKLING:
-        last = run.done[-1]
-        run.probe = measure_travel(run.probe, last.chunk.items[0], last.values[0], timers)
-        threads = min(cores(), 4)
-        trial = max(threads, math.ceil(TRIAL / max(run.probe.item_seconds, 1e-6)))
-        affordable = trial * run.probe.item_seconds < PATIENCE * left and trial <= limit - run.count
-        if threads > 1 and affordable and run.probe.cpu_share > 0.3:
-            subject.try_threads(run, trial, threads)
-    run.probe = replace(run.probe, seconds=timers.wall() - began)
+    """`sample`, and `examine` what it found."""
+    run = sample(func, source, size=size, limit=limit, total=total, cores=cores, timers=timers)
+    examine(func, source, run, limit=limit, total=total, cores=cores, timers=timers)
     return run
 
 
-def _left(run: DryRun, total: int | None) -> float:
-    """Seconds of serial work that remain."""
-    return math.inf if total is None else (total - run.count) * run.probe.item_seconds
+def sample(
+    func: Callable[[Any], Any],
+    source: Source,
+    *,
+    size: int,
+    limit: float = math.inf,
+    total: int | None = None,
+    cores: Callable[[], int] = lambda: 1,
+    timers: Timers | None = None,
+) -> DryRun:
+    """Takes `size` items from `source` and runs them here: fewer where they last long enough to tell, more (to `limit`) where they are
+    too short to be timed. `total`: items of the whole input, where known."""
+    if size < 1 or limit < 1:
+        return DryRun(Probe(items=0, item_seconds=0.0))
+    return _Subject(func, source, timers or Timers()).sample(size, limit, total, cores)
+
+
+def examine(
+    func: Callable[[Any], Any],
+    source: Source,
+    run: DryRun,
+    *,
+    limit: float = math.inf,
+    total: int | None = None,
+    cores: Callable[[], int] = lambda: 1,
+    timers: Timers | None = None,
+) -> None:
+    """Adds to `run` what only parallel work needs to know (2 and 3 above), where so much is left that it could pay."""
+    timers = timers or Timers()
+    probe = run.probe
+    left = run.left(total)
+    if probe.failure or not run.done or left < WORTH_PICKLING:
+        return
+    began = timers.wall()
+    first = run.done[0]
+    run.probe = measure_travel(probe, first.chunk.items[0], first.values[0], timers)
+    if probe.cpu_share > 0.3 and (threads := min(cores(), 4)) > 1:
+        trial = max(threads, math.ceil(TRIAL / max(probe.item_seconds, 1e-6)))
+        if trial * probe.item_seconds < PATIENCE * left and trial <= limit - run.count:
+            _Subject(func, source, timers).try_threads(run, trial, threads)
+    run.probe = replace(run.probe, seconds=probe.seconds + timers.wall() - began)
 
 
 @dataclass(frozen=True)
@@ -149,7 +175,7 @@ class _Subject:
     source: Source
     timers: Timers
 
-    def sample(self, size: int, limit: float, total: int | None) -> DryRun:
+    def sample(self, size: int, limit: float, total: int | None, cores: Callable[[], int]) -> DryRun:
         """Items one after the other, on this thread."""
         timers, clock = self.timers, self.timers.wall
         ran = _Ran(first=0)
@@ -168,7 +194,11 @@ class _Subject:
             spent, count = before - began, len(ran.items)
             if count >= most or ran.failures or (count >= size and spent >= SETTLED):
                 break
-            if total is not None and spent >= SETTLED and spent > PATIENCE * total * spent / count:
+            if count == 1 and spent < SHORT:
+                continue
+            if spent >= SETTLED and spent > PATIENCE * self.at_best(
+                total, spent / count, (timers.thread() - thread) / count, cores
+            ):
                 break
         if not ran.items:
             return DryRun(Probe(items=0, item_seconds=0.0))
@@ -188,6 +218,14 @@ class _Subject:
             seconds=wall,
         )
         return DryRun(probe, [ran.done()])
+
+    @staticmethod
+    def at_best(total: int | None, each: float, cpu: float, cores: Callable[[], int]) -> float:
+        """Seconds that the whole work could take if all of it went well."""
+        if total is None:
+            return 1.0
+        waits = cpu < 0.5 * each
+        return total * each / min(total, MAX_IO_THREADS if waits else cores())
 
     def run(self, ran: _Ran, item: Any) -> None:
         began = self.timers.wall()
