@@ -34,6 +34,8 @@ _GROWTH = 1.0 / 0.98
 _PRIOR_RUNS = 2.0
 _SHRINKAGE = 1.0
 _HALF_DECADE = math.log(10) / 2
+_REACH = 3.0
+"""Widths of the kernel beyond which a cell says nothing."""
 _CPU_EFFICIENCY = 0.9
 """Of each further core, where a number of workers is translated to a machine with more."""
 
@@ -235,14 +237,17 @@ def weigh(
     experiences: Iterable[Experience], workload: Workload, kernel: Kernel, here: Fingerprint, *, kind: bool | None
 ) -> list[Evidence]:
     """Of every setting that there is evidence for, the best first. `kind`: only runs of streams (True) or of batches (False)."""
+    total, reach = workload.total, _REACH * kernel.total
     found: dict[Setting, Evidence] = {}
     machines: dict[Fingerprint | None, float] = {None: 0.5, here: 1.0}
     for experience in experiences:
         for cell in experience.cells.values():
             if kind is not None and cell.streaming is not kind:
                 continue
+            if total is not None and abs(total - cell.total.mean) > reach:
+                continue
             off, doubt = _distance(cell, workload, kernel)
-            if off > 9.0:  # over four widths away
+            if off > _REACH**2 / 2:
                 continue
             likeness = machines.get(cell.machine)
             if likeness is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from everloop.core.errors import InvalidInput
@@ -37,7 +37,7 @@ _SAME_WORK = math.log(3)
 """An estimate that is closer to the remembered item time than this is no other work."""
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PredictionResult:
     n_jobs: int
     chunksize: int
@@ -65,6 +65,10 @@ class PredictionResult:
     raw_confidence: float | None = None
     """By the model alone, before calibration."""
     basis: Basis = "function"
+    explored: bool = False
+    """One setting is not the best known but its neighbour: see `exploration.py`."""
+    tried: tuple[Evidence, ...] = field(default=(), repr=False, compare=False)
+    """What is known of every setting that was tried, the best first: exploration looks at its neighbours."""
 
     @property
     def adaptive_chunking_params(self) -> dict[str, Any]:
@@ -80,7 +84,7 @@ class PredictionResult:
         }
 
 
-@dataclass(kw_only=True)
+@dataclass
 class StreamingPredictionResult(PredictionResult):
     buffer_size: int | None = None
     """None becomes `n_jobs * 3`."""
@@ -258,6 +262,7 @@ def _of(
         adaptive=best.cells[-1][0].adaptive if query.chunksize is None else None,
         raw_confidence=raw,
         basis=basis,
+        tried=tuple(ranked),
     )
     result.reason = _reason(result, len(ranked))
     return _for_stream(result, best, query, history) if query.streaming else result

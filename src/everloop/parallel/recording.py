@@ -3,7 +3,8 @@
 **Speedup is serial time over wall time, and the serial time has to be honest.** Items measured inside workers are slowed by the other
 workers (the GIL among threads, shared cores and caches among processes), so their sum flatters. In order of trust: items that this very run
 did alone on the caller's thread; a serial run itself; the function's remembered serial item time; the items' CPU time and waiting.
-A measurement within a factor 1.5 of the remembered one is the same work under noise, and the remembered one stands: two runs of the same
+A measurement within a factor 1.5 (or three standard errors) of the remembered one is the same work under noise, and the remembered one
+stands: two runs of the same
 work are then compared by their wall clocks alone.
 """
 
@@ -12,11 +13,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel.calibration import Outcome
-from everloop.parallel.evidence import TOLERANCE, Experience
+from everloop.parallel.evidence import TOLERANCE
 from everloop.parallel.features import WorkloadFeatures
 from everloop.parallel.fingerprint import get_fingerprint
 from everloop.parallel.history import History, get_history
@@ -25,6 +26,9 @@ from everloop.parallel.plan import ChunkBounds
 from everloop.parallel.predictor import PredictionResult, Query, predict
 from everloop.parallel.report import RunReport
 from everloop.parallel.samples import TrainingData, check
+
+if TYPE_CHECKING:
+    from everloop.parallel.probe import Probe
 
 _SAME_WORK = math.log(1.5)
 _FAILED_TOO_OFTEN = 0.1
@@ -37,12 +41,12 @@ def record_run(
     *,
     total: int | None = None,
     streaming: bool = False,
+    probe: Probe | None = None,
     prediction: PredictionResult | None = None,
-    pickle_size: int | None = None,
     history: History | None = None,
 ) -> TrainingData | None:
-    """Learn from a run that has ended. `total`: items of the whole input, where known; `prediction`: what this run was planned by;
-    `pickle_size`: of one result, where the run itself pickled none.
+    """Learn from a run that has ended. `total`: items of the whole input, where known; `probe`: its dry run, if there was one;
+    `prediction`: what it was planned by, if it was.
 
     None, and nothing learned, where the run says little about its settings: nothing ran, a tenth of the items failed, workers died, or
     a tenth of its time was spent waiting for memory.
@@ -57,13 +61,24 @@ def record_run(
         executor, n_jobs, wall = plan.executor, plan.n_jobs, report.wall_seconds / spread
     else:  # the dry run was all of it: a serial run
         executor, n_jobs, wall = "serial", 1, report.sampled_seconds / report.sampled
-    cpu_share = min(1.0, report.cpu_seconds / report.item_seconds) if report.item_seconds > 0 else None
-    serial = _serial_item_seconds(report, executor, wall, cpu_share, own)
-    if not (wall > 0 and serial > 0):
+    if probe is not None:
+        cpu_share: float | None = probe.cpu_share
+    else:
+        cpu_share = min(1.0, report.cpu_seconds / report.item_seconds) if report.item_seconds > 0 else None
+    if wall <= 0:
         return None
-    if not pickle_size and report.bytes_out and spread > 0:
-        pickle_size = max(1, report.bytes_out // spread)
     variation = report.coefficient_of_variation if report.items > 1 else None
+    serial, seen = _measured_serially(report, probe, executor, wall)
+    if own is not None:
+        # A mean of few items of unequal length is off by chance: three standard errors are no other work.
+        tolerance = max(_SAME_WORK, 3 * (variation or 0.0) / math.sqrt(max(1, seen)))
+        if serial is None or abs(math.log(serial) - own.item.mean) < tolerance:
+            serial = math.exp(own.item.mean)
+    if serial is None:
+        serial = _estimated_serially(report, executor, cpu_share)
+    pickle_size = probe.result_bytes if probe is not None else None
+    if report.bytes_out and spread > 0:
+        pickle_size = max(1, report.bytes_out // spread)
     adaptive = plan.adaptive if executor != "serial" else None
     sample = TrainingData(
         features=_features(func, spread or report.items, serial, history, pickle_size=pickle_size, variation=variation),
@@ -81,6 +96,10 @@ def record_run(
         fingerprint=get_fingerprint(),
         adaptive=adaptive,
     )
+    if prediction is not None and (
+        prediction.explored or prediction.executor_type != executor or prediction.n_jobs != n_jobs
+    ):
+        prediction = None  # the run was another: it is held against what its own settings promised
     learn(sample, history, prediction)
     return sample
 
@@ -210,22 +229,19 @@ def _telling(report: RunReport, total: int | None) -> bool:
     return report.paused_seconds <= _PAUSED_TOO_LONG * report.wall_seconds
 
 
-def _serial_item_seconds(
-    report: RunReport, executor: str, wall: float, cpu_share: float | None, own: Experience | None
-) -> float:
-    """What one item takes alone."""
-    measured: float | None = None
+def _measured_serially(report: RunReport, probe: Probe | None, executor: str, wall: float) -> tuple[float | None, int]:
+    """Seconds of an item that nobody disturbed, and how many items say so; None where every item had company."""
+    if executor == "serial":
+        return wall, report.items
+    if probe is not None and probe.item_seconds > 0:
+        return probe.item_seconds, probe.items  # without the first item's imports, and without the trial of the GIL
     if report.sampled and report.sampled_seconds > 0:
-        measured = report.sampled_seconds / report.sampled
-    if executor == "serial" and report.items > report.sampled:
-        measured = wall
-    remembered = math.exp(own.item.mean) if own is not None else None
-    if measured is not None:
-        if remembered is not None and abs(math.log(measured / remembered)) < _SAME_WORK:
-            return remembered
-        return measured
-    if remembered is not None:
-        return remembered
+        return report.sampled_seconds / report.sampled, report.sampled
+    return None, 0
+
+
+def _estimated_serially(report: RunReport, executor: str, cpu_share: float | None) -> float:
+    """Seconds of an item, from what disturbed ones took."""
     if executor == "thread" and cpu_share is not None and cpu_share * report.plan.n_jobs > 1:
         # Threads that compute hold each other up: what they waited is not the item's.
         return report.cpu_seconds / report.items
