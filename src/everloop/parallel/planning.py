@@ -31,10 +31,11 @@ from everloop.parallel.observing import observed
 from everloop.parallel.options import RunOptions
 from everloop.parallel.plan import Plan
 from everloop.parallel.pool import PoolManager, get_global_pool_manager
-from everloop.parallel.probe import TINY, WORTH_PICKLING, DryRun, Probe, examine, measure_travel, sample
+from everloop.parallel.probe import TINY, DryRun, Probe, examine, measure_travel, sample
 from everloop.parallel.report import RunReport
 from everloop.parallel.source import Source
 from everloop.parallel.wording import duration
+from everloop.parallel.work import Done
 
 if TYPE_CHECKING:
     from everloop.parallel.history import History
@@ -92,6 +93,11 @@ class Planner:
         return self.options.label or getattr(self.func, "__name__", type(self.func).__name__)
 
     @property
+    def done(self) -> list[Done]:
+        """What the dry run has worked off already."""
+        return self.run.done if self.run is not None else []
+
+    @property
     def around(self) -> Surroundings | None:
         """Where the work runs, as far as anybody had to know."""
         return self._around
@@ -104,7 +110,7 @@ class Planner:
         wishes = self.wishes
         if wishes.settled:
             if wishes.executor == "process":
-                self._check_travels()
+                self.check_travels()
             return self._in_a_stream(self._settled(), Probe(items=0, item_seconds=0.0), total)
         if self.options.timeout is not None or self._resumes():
             start = Plan("serial", 1, 1, adaptive=bounds(wishes), reason="started small, to find settings on the way")
@@ -168,7 +174,7 @@ class Planner:
                 total=total,
                 streaming=self.wishes.streaming,
                 prediction=self.prediction,
-                pickle_size=self.run.probe.result_bytes if self.run is not None else None,
+                probe=self.run.probe if self.run is not None else None,
                 history=self.history,
             )
 
@@ -189,7 +195,7 @@ class Planner:
         )
 
     def _in_a_stream(self, plan: Plan, probe: Probe, total: int | None) -> Plan:
-        return as_stream(plan, probe, total, self.wishes, self._look_around()) if self.wishes.streaming else plan
+        return as_stream(plan, probe, total, self.wishes, self.look_around()) if self.wishes.streaming else plan
 
     def _resumes(self) -> bool:
         path = self.options.checkpoint
@@ -236,29 +242,34 @@ class Planner:
 
     def _verified(self, probe: Probe, remaining: int | None, *, source: Any = "dry run", elapsed: float) -> Decision:
         """A decision for processes only where the function can be sent to one."""
-        around = self._look_around()
+        around = self.look_around()
         decision = decide(probe, remaining, self.wishes, around, source=source, elapsed=elapsed)
         if decision.plan.executor in ("process", "ray"):
             try:
-                self._check_travels()
+                self.check_travels()
             except NotPicklable as error:
                 if self.wishes.executor is not None:
                     raise
                 probe = replace(probe, obstacle=str(error))
                 decision = decide(probe, remaining, self.wishes, around, source=source, elapsed=elapsed)
-        if probe.obstacle and probe.obstacle not in self.warnings:
-            self.warnings.append(probe.obstacle)
+        if probe.obstacle:
+            self.warn(probe.obstacle)
         if self.run is not None:
             self.run.probe = probe
         self.estimates = decision.estimates
         return decision
 
-    def _check_travels(self) -> None:
+    def warn(self, text: str) -> None:
+        """Goes into the result's warnings, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def check_travels(self) -> None:
         from everloop.parallel.payload import dump_function
 
         dump_function(self.func)
 
-    def _look_around(self) -> Surroundings:
+    def look_around(self) -> Surroundings:
         if self._around is None:
             here = machine.here()
             assert self.pool is not None
@@ -297,9 +308,9 @@ class Planner:
         """By the history: before anything is run where the function is known to it (`run` is None), else after a sample."""
         if not self.foresight.predict:
             return None
-        from everloop.parallel import foreseeing
+        from everloop.parallel.foreseeing import predicted_plan
 
-        return foreseeing.predicted_plan(self, self._history(), total, run)
+        return predicted_plan(self, self._history(), total, run)
 
 
 def _cores() -> int:

@@ -1,0 +1,135 @@
+"""A plan from experience: asks the predictor, holds its answer against what the caller fixed and what the function can do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from everloop.core.errors import NotPicklable
+from everloop.parallel import machine, nesting
+from everloop.parallel.constants import MIN_TRAINING_SAMPLES
+from everloop.parallel.decision import as_stream, bounds
+from everloop.parallel.identity import func_hash
+from everloop.parallel.plan import Plan
+from everloop.parallel.predictor import (
+    PredictionResult,
+    StreamingPredictionResult,
+    predict_parameters,
+    predict_streaming_parameters,
+)
+from everloop.parallel.probe import DryRun, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from everloop.parallel.history import History
+    from everloop.parallel.planning import Planner
+    from everloop.parallel.work import ExecutorKind
+
+_IN_THIS_PROCESS: tuple[ExecutorKind, ...] = ("serial", "thread")
+
+
+def predicted_plan(planner: Planner, history: History, total: int | None, run: DryRun | None) -> Plan | None:
+    """`run`: a sample, or None before anything was run. None where the history is not sure enough.
+
+    A function with runs of its own is predicted without a sample; another one only by its item time, from a sample or from the caller."""
+    if nesting.depth() or total == 0:
+        return None
+    known = history.experience(func_hash(planner.func))
+    own = known is not None and known.runs >= MIN_TRAINING_SAMPLES
+    seconds = planner.foresight.item_seconds or (run.probe.item_seconds if run is not None else None)
+    if (own and run is not None) or (not own and seconds is None):
+        return None
+    executors: Collection[ExecutorKind] | None = (planner.wishes.executor,) if planner.wishes.executor else None
+    result = _ask(planner, history, total, run, executors)
+    if result is not None and result.executor_type == "process":
+        try:
+            planner.check_travels()
+        except NotPicklable as error:
+            if planner.wishes.executor is not None:
+                raise
+            planner.warn(str(error))
+            result = _ask(planner, history, total, run, _IN_THIS_PROCESS)
+    if result is None:
+        return None
+    planner.prediction = result
+    return _plan(planner, result, total, run)
+
+
+def _ask(
+    planner: Planner,
+    history: History,
+    total: int | None,
+    run: DryRun | None,
+    executors: Collection[ExecutorKind] | None,
+) -> PredictionResult | None:
+    wishes, foresight = planner.wishes, planner.foresight
+    probe = run.probe if run is not None else None
+    n_jobs = machine.here().cores if wishes.n_jobs == -1 else wishes.n_jobs
+    seconds = foresight.item_seconds or (probe.item_seconds if probe is not None else None)
+    variation = probe.coefficient_of_variation if probe is not None and probe.items > 2 else None
+    cpu_share = probe.cpu_share if probe is not None else None
+    remaining = total - run.count if total is not None and run is not None else total
+    if remaining is not None and remaining < 1:
+        return None
+    if wishes.streaming:
+        return predict_streaming_parameters(
+            planner.func,
+            remaining,
+            seconds,
+            foresight.threshold,
+            foresight.verbose,
+            coefficient_of_variation=variation,
+            prefer_ordered=wishes.ordered,
+            cpu_share=cpu_share,
+            executors=executors,
+            n_jobs=n_jobs,
+            chunksize=wishes.chunksize,
+            buffer_size=wishes.buffer_size,
+            history=history,
+        )
+    return predict_parameters(
+        planner.func,
+        remaining,
+        seconds,
+        foresight.threshold,
+        foresight.verbose,
+        coefficient_of_variation=variation,
+        cpu_share=cpu_share,
+        executors=executors,
+        n_jobs=n_jobs,
+        chunksize=wishes.chunksize,
+        history=history,
+    )
+
+
+def _plan(planner: Planner, result: PredictionResult, total: int | None, run: DryRun | None) -> Plan:
+    wishes = planner.wishes
+    own_bounds = bounds(wishes)
+    kinds: dict[str, ExecutorKind] = {"serial": "serial", "thread": "thread", "process": "process", "ray": "ray"}
+    plan = Plan(
+        executor=kinds[result.executor_type],
+        n_jobs=result.n_jobs,
+        chunksize=result.chunksize,
+        # Predicted parameters of adaptive chunking, unless the caller wants chunks of one size.
+        adaptive=(result.adaptive or (own_bounds if wishes.streaming else None)) if own_bounds is not None else None,
+        item_seconds=result.serial_item_seconds,
+        result_bytes=result.result_bytes,
+        predicted_seconds=result.predicted_seconds,
+        predicted_speedup=result.predicted_speedup,
+        confidence=result.confidence,
+        source="history",
+        reason=result.reason,
+        notes=[result.reason],
+    )
+    if not wishes.streaming:
+        return plan
+    assert isinstance(result, StreamingPredictionResult)
+    probe = run.probe if run is not None else Probe(items=0, item_seconds=result.serial_item_seconds or 0.0)
+    around = planner.look_around()
+    chosen = replace(wishes, ordered=result.use_ordered, buffer_size=result.buffer_size)
+    streamed = as_stream(plan, probe, total, chosen, around)
+    learned = "as in the fastest runs" if result.buffer_learned else "by rule of thumb"
+    order = "in order" if result.use_ordered else "as they are ready"
+    notes = [*plan.notes, f"at most {result.buffer_size:,} items at once, {learned}; results come {order}"]
+    return replace(streamed, notes=notes)
