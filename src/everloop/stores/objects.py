@@ -48,10 +48,12 @@ class MemoryArtifacts:
 class FolderArtifacts:
     """The `ArtifactStore` port in a folder, which may be shared by several processes."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises StoreUnavailable if the folder cannot be made."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Raises StoreUnavailable if the folder cannot be made (`read_only`: is not made)."""
         self._path = Path(path)
         self._lock = threading.Lock()
+        if read_only:
+            return
         with _unavailable(f"cannot use {self._path} for artifacts"):
             self._path.mkdir(parents=True, exist_ok=True)
 
@@ -99,6 +101,10 @@ class FolderArtifacts:
     def digests(self) -> list[str]:
         with _unavailable("cannot list artifacts"):
             return sorted(file.name for file in self._path.glob("??/*") if _DIGEST.match(file.name))
+
+    def path_of(self, digest: str) -> Path:
+        """The file that holds an artifact, for another process to read (and to verify)."""
+        return self._place(digest)
 
     def _place(self, digest: str) -> Path:
         if not _DIGEST.match(digest):  # also keeps a forged digest from leaving the folder

@@ -32,16 +32,17 @@ _decode_history = msgspec.json.Decoder(list[int]).decode
 class SqliteCatalog:
     """The `Catalog` port in a file that other processes may share."""
 
-    def __init__(self, path: Path, *, busy_timeout: float = 5.0) -> None:
-        """Raises StoreUnavailable for a file that is foreign, damaged or from the future."""
+    def __init__(self, path: Path, *, busy_timeout: float = 5.0, read_only: bool = False) -> None:
+        """`read_only`: the file must be there and is never changed. Raises StoreUnavailable for a file that is foreign, damaged or
+        from the future."""
         import sqlalchemy as sa
 
         self._path = Path(path)
-        prepare(self._path, busy_timeout=busy_timeout)
+        prepare(self._path, busy_timeout=busy_timeout, read_only=read_only)
         self._sa = sa
         self._engine = sa.create_engine(
             "sqlite://",
-            creator=lambda: connect(self._path, busy_timeout=busy_timeout),
+            creator=lambda: connect(self._path, busy_timeout=busy_timeout, read_only=read_only),
             poolclass=sa.pool.QueuePool,
             pool_size=2,
             max_overflow=8,

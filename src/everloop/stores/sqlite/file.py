@@ -7,6 +7,7 @@ a foreign one, `user_version` tells which layout it has; a newer one is refused,
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -168,11 +169,18 @@ def store_errors(path: Path, doing: str) -> Iterator[None]:
         raise unavailable(path, doing, error) from error
 
 
-def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
+def connect(path: Path, *, busy_timeout: float, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, usable from any one thread at a time."""
     connection = sqlite3.connect(
-        path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, cached_statements=400
+        _read_only_uri(path) if read_only else path,
+        timeout=busy_timeout,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=400,
+        uri=read_only,
     )
+    if read_only:
+        return connection
     try:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
@@ -182,8 +190,22 @@ def connect(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def prepare(path: Path, *, busy_timeout: float = 5.0) -> None:
+def _read_only_uri(path: Path) -> str:
+    """In a folder that nobody may write, the write-ahead log cannot be opened: the file is then taken as one that does not change."""
+    frozen = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if frozen else ''}"
+
+
+def prepare(path: Path, *, busy_timeout: float = 5.0, read_only: bool = False) -> None:
     """Create the file if it is not there, and make sure that it is ours and of a layout we know. Raises StoreUnavailable."""
+    if read_only:
+        with (
+            store_errors(path, "open"),
+            contextlib.closing(connect(path, busy_timeout=busy_timeout, read_only=True)) as found,
+        ):
+            if not _recognised(path, found):
+                raise StoreUnavailable(f"{path} holds no models")
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

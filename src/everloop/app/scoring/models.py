@@ -1,0 +1,232 @@
+"""What MODEL means: a file, a registered model, or a function. Each is a small description that travels to the workers, which load it
+there, once; what they load is verified to be what was meant when the run began.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, ModelUntrained
+from everloop.core.hashing import artifact_digest
+from everloop.runtime.artifact import Trust, load_session, read_model_file
+
+if TYPE_CHECKING:
+    from everloop.app.scoring.predicting import Predictor
+    from everloop.stores.ports import Manifest
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+_VERSIONED = re.compile(r"(?P<name>[^@]+)@(?P<version>[1-9][0-9]*)\Z")
+MODEL_ENDINGS = frozenset({".onnx", ".skops", ".pkl", ".pickle", ".joblib"})
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A version or a file: bytes on the disk, named by their digest."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+    trust: Trust
+    name: str
+    version: int | None = None
+
+    @property
+    def identity(self) -> str:
+        version = f" version {self.version}" if self.version is not None else ""
+        return f"{self.name}{version}, sha256 {self.digest[:16]}"
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What is told beside each prediction."""
+        return {"model_version": self.version} if self.version is not None else {"model_digest": self.digest[:12]}
+
+    def columns(self, available: Sequence[str], chosen: Sequence[str], *, closed: bool) -> tuple[str, ...]:
+        """Where each field of the model is found: `chosen` by the caller in the model's order, by name, or by position.
+
+        `closed`: the input has no other columns than the `available` ones. Raises InvalidInput naming what is missing."""
+        schema = self.manifest.schema
+        if chosen:
+            if len(chosen) != len(schema.fields):
+                raise InvalidInput(
+                    f"--features: {self.name} takes {len(schema.fields)} features ({_some(schema.names)}), these are {len(chosen)}",
+                    field="features",
+                )
+            _all_there(chosen, available, "--features")
+            return tuple(chosen)
+        missing = [field.name for field in schema.fields if field.name not in available]
+        needed = [field.name for field in schema.fields if not field.nullable and field.name in missing]
+        if not missing or (not closed and schema.named and not needed):
+            return schema.names
+        if not schema.named and len(available) == len(schema.fields):
+            return tuple(available)
+        if not schema.named:
+            raise InvalidInput(
+                f"{self.name} takes {len(schema.fields)} features without names, and the input has {len(available)} columns "
+                f"({_some(available)}): say which, in order, with --features A,B,…",
+                field="features",
+            )
+        raise InvalidInput(
+            f"the input has no column {', '.join(map(repr, (needed or missing)[:6]))}{' …' if len(missing) > 6 else ''}, which "
+            f"{self.name} takes; it has {_some(available)}",
+            field="features",
+        )
+
+    def load(self, columns: Sequence[str], *, scores: bool) -> Predictor:
+        """Raises ArtifactCorrupt if the bytes are others now."""
+        from everloop.app.scoring.predicting import SessionPredictor
+
+        try:
+            payload = self.path.read_bytes()
+        except OSError as error:
+            raise ArtifactCorrupt(f"{self.path} cannot be read any more: {error.strerror or error}") from error
+        if artifact_digest(payload) != self.digest:
+            raise ArtifactCorrupt(
+                f"{self.path} is not what it was when the run began: sha256 {self.digest[:16]} is expected"
+            )
+        return SessionPredictor(load_session(self.manifest, payload, trust=self.trust), columns, scores=scores)
+
+
+@dataclass(frozen=True)
+class FunctionModel:
+    """`module:function`, imported where it is used."""
+
+    target: str
+    batch: bool
+    digest: str
+    """Of the source file of its module."""
+
+    @property
+    def name(self) -> str:
+        return self.target
+
+    @property
+    def identity(self) -> str:
+        return f"{self.target}{' --batch' if self.batch else ''}, source sha256 {self.digest[:16]}"
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return {}
+
+    def columns(self, available: Sequence[str], chosen: Sequence[str], *, closed: bool) -> tuple[str, ...]:  # noqa: ARG002
+        """A function is given every column."""
+        if chosen:
+            raise InvalidInput("--features is for models; a function is given every column, by name", field="features")
+        return tuple(available)
+
+    def load(self, columns: Sequence[str], *, scores: bool) -> Predictor:  # noqa: ARG002 - as a model's
+        from everloop.app.scoring.predicting import BatchPredictor, FunctionPredictor
+
+        function = import_function(self.target)
+        return BatchPredictor(function) if self.batch else FunctionPredictor(function)
+
+
+def find_model(text: str, *, data_dir: Path, trust: Trust, batch: bool) -> FittedModel | FunctionModel:
+    """Raises InvalidInput, ModelNotFound, VersionNotFound, ModelUntrained, and what reading a model file raises."""
+    path = Path(text).expanduser()
+    if not path.exists() and _FUNCTION.match(text):
+        function = import_function(text)
+        return FunctionModel(text, batch, source_digest(function))
+    if batch:
+        raise InvalidInput(
+            "--batch is for functions (module:function); models are always run on many rows at once", field="batch"
+        )
+    if path.is_file() or path.suffix.lower() in MODEL_ENDINGS or "/" in text:
+        manifest, payload = read_model_file(path, trust=trust)
+        return FittedModel(path.absolute(), artifact_digest(payload), manifest, trust, path.name)
+    return registered_model(text, data_dir, trust)
+
+
+def registered_model(text: str, data_dir: Path, trust: Trust) -> FittedModel:
+    """`NAME` (the version that serves) or `NAME@VERSION`. The folder is only read, also while a server runs on it."""
+    from everloop.stores.objects import FolderArtifacts
+    from everloop.stores.sqlite import SqliteCatalog
+
+    database = data_dir / "everloop.db"
+    if not database.is_file():
+        raise InvalidInput(
+            f"{text}: there is no such file, and no data folder {data_dir} with registered models; say a path (./{text}), a function "
+            "(module:function), or where the models are with --data-dir",
+            field="model",
+        )
+    match = _VERSIONED.match(text)
+    name, wanted = (match["name"], int(match["version"])) if match else (text, None)
+    catalog = SqliteCatalog(database, read_only=True)
+    try:
+        record = catalog.get_model(name)
+        number = wanted if wanted is not None else record.live_version
+        if number is None:
+            raise ModelUntrained(f"{name} has no version yet: it has not seen enough labelled examples")
+        version = catalog.get_version(name, number)
+    finally:
+        catalog.close()
+    artifacts = FolderArtifacts(data_dir / "artifacts", read_only=True)
+    artifacts.get(version.digest)
+    return FittedModel(
+        artifacts.path_of(version.digest).absolute(), version.digest, version.manifest, trust, name, number
+    )
+
+
+def import_function(text: str) -> Callable[..., Any]:
+    """Raises InvalidInput for a module that is not there or fails, and for what it does not have, with near names."""
+    import difflib
+
+    name, _, attribute = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:  # as `python -m` would have it
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise InvalidInput(f"{text}: there is no module {name} here ({here})", field="model") from error
+        raise InvalidInput(
+            f"{text}: {name} needs the module {error.name}, which is not installed", field="model"
+        ) from error
+    except EverloopError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        raise InvalidInput(
+            f"{text}: importing {name} failed: {type(error).__name__}: {error}", field="model"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InvalidInput(f"{text}: {name} has no {part}{hint}", field="model")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InvalidInput(f"{text} is a {type(found).__name__}, not a function", field="model")
+    return found  # type: ignore[no-any-return]
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """What tells two states of a function's module apart; of a function without a source file, its name."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:
+        file = None
+    if file is None or not Path(file).is_file():
+        return hashlib.sha256(repr(getattr(function, "__qualname__", function)).encode()).hexdigest()
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _all_there(names: Sequence[str], available: Sequence[str], option: str) -> None:
+    import difflib
+
+    for name in names:
+        if name not in available:
+            near = difflib.get_close_matches(name, available, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {_some(available)}"
+            raise InvalidInput(f"{option}: the input has no column {name!r}{hint}", field=option.lstrip("-"))
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

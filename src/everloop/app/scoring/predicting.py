@@ -1,0 +1,191 @@
+"""Rows in, answers out: by a session, batch first, or by a function. A row that fails never spoils its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from everloop.app.scoring.decoding import Rows
+from everloop.app.scoring.kinds import short
+from everloop.app.scoring.rows import RowError
+from everloop.core.errors import ModelFailed, explain
+from everloop.core.schema import plain
+from everloop.runtime.session import Matrix, Session
+
+
+@dataclass
+class Answers:
+    """One for each row of the block; None for those that `rows.errors` names."""
+
+    values: list[Any]
+    scores: list[list[float] | None] | None = None
+    """Probabilities, in the order of the model's classes."""
+
+
+class Predictor(Protocol):
+    def predict(self, rows: Rows, *, first_only: bool) -> Answers:
+        """Adds what goes wrong to `rows.errors`; with `first_only` the rest of the block does not matter then."""
+
+    def close(self) -> None: ...
+
+
+class SessionPredictor:
+    def __init__(self, session: Session, columns: Sequence[str], *, scores: bool) -> None:
+        """`columns`: where each field of the session's schema is found."""
+        self._session = session
+        self._columns = columns
+        self._scores = scores
+
+    def predict(self, rows: Rows, *, first_only: bool) -> Answers:
+        X = self._matrix(rows)
+        good = [i for i in range(len(rows)) if i not in rows.errors]
+        answers = Answers([None] * len(rows), [None] * len(rows) if self._scores else None)
+        if good and not (first_only and rows.errors):
+            self._run(X if len(good) == len(rows) else X[good], good, rows, answers, first_only=first_only)
+        return answers
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _matrix(self, rows: Rows) -> Matrix:
+        schema = self._session.schema
+        columns: list[Any] = []
+        for field, name in zip(schema.fields, self._columns, strict=True):
+            if field.kind == "number":
+                numbers = rows.numbers(name)
+                missing = np.flatnonzero(np.isnan(numbers)).tolist()
+                columns.append(numbers)
+            else:
+                texts = rows.texts(name)
+                missing = [i for i, text in enumerate(texts) if text is None]
+                columns.append(texts)
+            if not field.nullable:
+                for i in missing:
+                    rows.errors.setdefault(i, RowError(rows.lines[i], name, "a value is required, it is missing"))
+        if schema.numeric:
+            with np.errstate(over="ignore"):
+                return np.column_stack(columns).astype(self._session.dtype, copy=False)
+        X = np.empty((len(rows), len(columns)), object)
+        for i, column in enumerate(columns):
+            if isinstance(column, list):
+                X[:, i] = column
+            else:
+                X[:, i] = [None if value != value else value for value in column.tolist()]
+        return X
+
+    def _run(self, X: Matrix, good: list[int], rows: Rows, answers: Answers, *, first_only: bool) -> None:
+        """Halves what fails until the row is found that does."""
+        try:
+            found = self._session.run(X)
+            scores = self._session.scores(X) if self._scores else None
+        except Exception as error:
+            if len(good) == 1:
+                rows.errors[good[0]] = RowError(rows.lines[good[0]], None, f"the model failed: {explain(error)}")
+                return
+            middle = len(good) // 2
+            self._run(X[:middle], good[:middle], rows, answers, first_only=first_only)
+            if not (first_only and rows.errors):
+                self._run(X[middle:], good[middle:], rows, answers, first_only=first_only)
+            return
+        listed = found.tolist()
+        whole = found.dtype.kind == "f" and self._session.target.kind == "integer"
+        for i, value in zip(good, listed, strict=True):
+            answers.values[i] = int(value) if whole and value.is_integer() else value
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            for at in np.flatnonzero(~np.isfinite(found)):
+                i = good[at]
+                answers.values[i] = None
+                rows.errors[i] = RowError(rows.lines[i], None, f"the model answered {listed[at]}")
+        if scores is not None and answers.scores is not None:
+            for i, row in zip(good, scores.tolist(), strict=True):
+                answers.scores[i] = row
+
+
+class FunctionPredictor:
+    """`function(row)`: a dict in, anything that the output can hold back."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], Any]) -> None:
+        self._function = function
+
+    def predict(self, rows: Rows, *, first_only: bool) -> Answers:
+        mappings = rows.mappings()
+        answers = Answers([None] * len(rows))
+        if first_only and rows.errors:
+            return answers
+        for i, mapping in enumerate(mappings):
+            if i in rows.errors:
+                continue
+            try:
+                answers.values[i] = usable(self._function(mapping))
+            except Exception as error:
+                rows.errors[i] = RowError(rows.lines[i], None, explain(error))
+                if first_only:
+                    break
+        return answers
+
+    def close(self) -> None:
+        """A function holds nothing of ours."""
+
+
+class BatchPredictor:
+    """`function(rows)`: a list of dicts in, as many answers back. A batch that raises is tried again in halves."""
+
+    def __init__(self, function: Callable[[list[dict[str, Any]]], Any]) -> None:
+        self._function = function
+
+    def predict(self, rows: Rows, *, first_only: bool) -> Answers:
+        mappings = rows.mappings()
+        answers = Answers([None] * len(rows))
+        good = [i for i in range(len(rows)) if i not in rows.errors]
+        if good and not (first_only and rows.errors):
+            self._run(mappings, good, rows, answers, first_only=first_only)
+        return answers
+
+    def close(self) -> None:
+        """A function holds nothing of ours."""
+
+    def _run(
+        self, mappings: list[dict[str, Any]], good: list[int], rows: Rows, answers: Answers, *, first_only: bool
+    ) -> None:
+        try:
+            found = self._function([mappings[i] for i in good])
+        except Exception as error:
+            if len(good) == 1:
+                rows.errors[good[0]] = RowError(rows.lines[good[0]], None, explain(error))
+                return
+            middle = len(good) // 2
+            self._run(mappings, good[:middle], rows, answers, first_only=first_only)
+            if not (first_only and rows.errors):
+                self._run(mappings, good[middle:], rows, answers, first_only=first_only)
+            return
+        listed = found.tolist() if hasattr(found, "tolist") else found
+        if not isinstance(listed, (list, tuple)) or len(listed) != len(good):
+            told = f"{len(listed)}" if isinstance(listed, (list, tuple)) else f"a {type(listed).__name__}"
+            raise ModelFailed(
+                f"--batch: the function was given {len(good)} rows and answered {told}, not one answer a row"
+            )
+        for i, value in zip(good, listed, strict=True):
+            try:
+                answers.values[i] = usable(value)
+            except ValueError as error:
+                rows.errors[i] = RowError(rows.lines[i], None, str(error))
+
+
+def usable(value: Any) -> Any:
+    """A function's answer in plain types; NaN is a missing answer. Raises ValueError for what no file can hold."""
+    value = plain(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        if value != value:
+            return None
+        if value - value != 0.0:
+            raise ValueError(f"the function answered {value}")
+    elif not isinstance(value, (int, str, bool, list, dict, tuple)) and value is not None:
+        raise ValueError(
+            f"the function answered {short(value)}, a {type(value).__name__}: a number, a text, a list or a dict is needed"
+        )
+    return value
