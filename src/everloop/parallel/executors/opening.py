@@ -44,7 +44,7 @@ def open_executor(
         threads = blas_threads or blas_threads_of(workers)
         return ProcessExecutor(func, workers, pool or PoolManager(), blas_threads=threads, owns_pool=pool is None)
     if kind == "ray":
-        from everloop.parallel.executors.ray_tasks import RayExecutor
+        from everloop.parallel.executors.ray_actors import RayExecutor
 
         return RayExecutor(func, workers)
     raise InvalidInput(f"executor: {kind!r} is not one of {', '.join(KINDS)}", field="executor")

@@ -24,8 +24,9 @@ from everloop.parallel.executors import frames
 from everloop.parallel.executors.frames import Frame
 from everloop.parallel.executors.handle import Worker, last_words
 from everloop.parallel.executors.pacing import Pace
+from everloop.parallel.executors.packing import unpack
 from everloop.parallel.pool import PoolManager
-from everloop.parallel.work import Chunk, Done, ExecutorKind, ItemFailure
+from everloop.parallel.work import Chunk, Done, ExecutorKind
 
 _PER_BYTE = 1e-9
 """Seconds that a byte takes to be pickled, sent and unpickled, about."""
@@ -255,16 +256,7 @@ class ProcessExecutor:
     def _done(self, seat: _Seat, parcel: _Parcel, frame: Frame) -> Done:
         chunk, (seconds, squares, cpu_seconds) = parcel.chunk, frame.numbers
         self._pace.note(seconds + (parcel.size + frame.size) * _PER_BYTE)
-        failures = payload.load_failures(frame.parts.pop()) if frame.flags & frames.FAILURES else []
-        try:
-            if frame.flags & frames.SEPARATE:
-                values, unreadable = payload.load_each(frame.payload, "the result")
-                failures = failures + unreadable
-            else:
-                values = payload.load(frame.payload, frame.parts)
-        except Exception as error:  # the pickle of all of them is broken by one
-            values, failures = _unreadable(frame.count, failures, error)
-        found = [ItemFailure(i, error, text, item=chunk.items[i]) for i, error, text in failures] if failures else []
+        values, failures = unpack(chunk, frame.count, frame.flags, frame.payload, frame.parts)
         return Done(
             chunk,
             values,
@@ -275,7 +267,7 @@ class ProcessExecutor:
             parcel.size,
             frame.size,
             seat.worker.pid,
-            found,
+            failures,
         )
 
     def _send_separately(self, parcel: _Parcel) -> None:
@@ -351,11 +343,3 @@ class ProcessExecutor:
             raise WorkerDied(f"worker processes die while they start ({status}); what they said is on stderr")
         for fresh in self._pool.lease(1, self._blas_threads):
             self._seat(fresh)
-
-
-def _unreadable(count: int, failures: payload.Failures, error: Exception) -> tuple[list[Any], payload.Failures]:
-    from everloop.core.errors import explain
-
-    known = {index for index, _, _ in failures}
-    failed = NotPicklable(f"the results of this chunk cannot be unpickled again: {explain(error)}")
-    return [None] * count, failures + [(index, failed, "") for index in range(count) if index not in known]

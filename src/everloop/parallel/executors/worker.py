@@ -19,22 +19,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from everloop.parallel import nesting, payload
 from everloop.parallel.executors import frames
 from everloop.parallel.executors.frames import Bytes, Frame, Outbox, Reader, pieces
-from everloop.parallel.executors.running import Tally, run
+from everloop.parallel.executors.packing import Alarm, Unreadable, run_packed
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _STALE = 0.02
 """Seconds a chunk may take before those that wait behind it are handed back: some other worker may have nothing to do."""
 _LAST_ORDERS = 5.0
 """Seconds that the functions' own exit handlers may take."""
-
-
-class _TimeUp(BaseException):
-    """Raised by the timer in the middle of an item; no `except Exception` of the function's swallows it."""
 
 
 def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> NoReturn:
@@ -69,14 +66,15 @@ class _Worker:
         self._blas = blas
         self._func: Callable[[Any], Any] | None = None
         self._raw = False
-        self._armed = False
-        signal.signal(signal.SIGALRM, self._ring)
+        self._alarm = Alarm()
+        self._put_off: Frame | None = None
+        """Read, and still to be done."""
 
     def serve(self) -> None:
         """Until the parent says QUIT, or nothing more."""
         self._say(frames.HELLO, numbers=(time.monotonic(), 0.0, 0.0))
         while True:
-            frame = self._reader.next()
+            frame, self._put_off = self._put_off or self._reader.next(), None
             if frame is None:
                 if not self._reader.fill():
                     return
@@ -116,58 +114,29 @@ class _Worker:
         self._say(frames.LOADED, frame.number, numbers=(time.perf_counter() - begun, 0.0, 0.0))
 
     def _run(self, frame: Frame) -> None:
-        if self._func is None:
-            self._say(frames.BACK, frame.number)
-            return
-        number, (slice_seconds, timeout, _) = frame.number, frame.numbers
-        separate = bool(frame.flags & frames.SEPARATE)
-        try:
-            items = self._items(frame)
-        except BaseException:  # which of them it was shows when they come one by one
-            self._say(frames.UNREADABLE, number)
-            return
-        del frame  # the items as they came need no more memory from here
-        func = self._func
-        if timeout > 0:
-            func = self._limited(func, number, timeout)
-        if separate:
-            func = _readable(func)
-        begun = time.perf_counter()
-        tally = Tally(slice_seconds)
-        run(func, items, tally)
-        del items
-        self._answer(number, tally)
-        del tally
-        if time.perf_counter() - begun > _STALE:
-            self._hand_back()
-
-    def _items(self, frame: Frame) -> list[Any]:
-        if self._raw:
-            return [frame.payload]
-        if not frame.flags & frames.SEPARATE:
-            items: list[Any] = payload.load(frame.payload, frame.parts)
-            return items
-        items, unreadable = payload.load_each(frame.payload, "the item")
-        for index, error, _ in unreadable:
-            items[index] = _Unreadable(error)
-        return items
-
-    def _answer(self, number: int, tally: Tally) -> None:
-        values, failures, flags = tally.values, tally.failures, 0
-        parts: list[memoryview] = []
-        if self._raw:
-            body: Bytes = values[0] or b""
+        func, number, (slice_seconds, timeout, _) = self._func, frame.number, frame.numbers
+        if func is None:
+            self._say(frames.BACK, number)
+        elif self._raw:
+            self._say(frames.RESULT, number, func(frame.payload), count=1)
         else:
+            if timeout > 0:
+                func = self._alarm.limit(func, timeout, partial(self._beat, number))
+            begun = time.perf_counter()
             try:
-                body, parts = payload.dump(values, from_main=False)
-            except Exception:
-                body, unsent = payload.dump_each(values, from_main=False)
-                failures, flags = failures + unsent, frames.SEPARATE
-        if failures:
-            parts.append(memoryview(payload.dump_failures(failures)))
-            flags |= frames.FAILURES
-        numbers = (tally.seconds, tally.squares, tally.cpu_seconds)
-        self._say(frames.RESULT, number, body, parts, flags=flags, count=len(values), numbers=numbers)
+                tally, flags, body, parts = run_packed(
+                    func, frame.payload, frame.parts, flags=frame.flags, slice_seconds=slice_seconds
+                )
+            except Unreadable:
+                self._say(frames.UNREADABLE, number)
+                return
+            numbers = (tally.seconds, tally.squares, tally.cpu_seconds)
+            self._say(frames.RESULT, number, body, parts, flags=flags, count=len(tally.values), numbers=numbers)
+            if time.perf_counter() - begun > _STALE:
+                self._hand_back()
+
+    def _beat(self, number: int, index: int) -> None:
+        self._say(frames.BEAT, number, count=index, numbers=(time.monotonic(), 0.0, 0.0))
 
     def _hand_back(self) -> None:
         """What was sent ahead while the chunk before it was thought to be short."""
@@ -175,36 +144,12 @@ class _Worker:
 
         while True:
             while (frame := self._reader.next()) is not None:
+                if frame.kind != frames.CHUNK:  # the run is over, or the next one has begun
+                    self._put_off = frame
+                    return
                 self._say(frames.BACK, frame.number)
             if not select.select([self._inbox], [], [], 0)[0] or not self._reader.fill():
                 return
-
-    def _limited(self, func: Callable[[Any], Any], number: int, timeout: float) -> Callable[[Any], Any]:
-        index = 0
-
-        def limited(item: Any) -> Any:
-            nonlocal index
-            self._say(frames.BEAT, number, count=index, numbers=(time.monotonic(), 0.0, 0.0))
-            index += 1
-            try:
-                self._armed = True
-                signal.setitimer(signal.ITIMER_REAL, timeout)
-                try:
-                    return func(item)
-                finally:
-                    self._armed = False
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except _TimeUp as up:
-                from everloop.core.errors import ItemTimeout
-
-                raise ItemTimeout(f"the item took longer than {timeout:g} s") from up
-
-        return limited
-
-    def _ring(self, *_: object) -> None:
-        if self._armed:
-            self._armed = False
-            raise _TimeUp
 
 
 class _Blas:
@@ -225,17 +170,3 @@ class _Blas:
             import threadpoolctl
 
             threadpoolctl.threadpool_limits(threads)
-
-
-class _Unreadable:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def _readable(func: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def of_readable(item: Any) -> Any:
-        if isinstance(item, _Unreadable):
-            raise item.error
-        return func(item)
-
-    return of_readable
