@@ -30,9 +30,10 @@ def observed(known: Probe, report: RunReport) -> Probe:
     pickled = spread > 0 and report.bytes_out > 0
     return replace(
         known,
-        items=max(known.items, report.items),
+        items=known.items or report.items,
         item_seconds=each,
-        coefficient_of_variation=report.coefficient_of_variation,
+        # A busy machine makes equal items unequal: what an undisturbed sample said is better than what workers say.
+        coefficient_of_variation=known.coefficient_of_variation if known.items > 2 else report.coefficient_of_variation,
         cpu_share=share,
         item_bytes=report.bytes_in // spread if pickled else known.item_bytes,
         result_bytes=report.bytes_out // spread if pickled else known.result_bytes,

@@ -228,7 +228,9 @@ class Planner:
         elapsed = probe.items * probe.item_seconds
         tiny = remaining is not None and remaining * probe.item_seconds < TINY
         if tiny and self.wishes.executor is None and self.wishes.n_jobs is None and not self.wishes.streaming:
-            left = duration(remaining * probe.item_seconds) if remaining else "nothing"
+            gained = (
+                f"only {duration(remaining * probe.item_seconds)} of work is left" if remaining else "all of it is done"
+            )
             return Plan(
                 executor="serial",
                 n_jobs=1,
@@ -236,7 +238,7 @@ class Planner:
                 adaptive=bounds(self.wishes),
                 item_seconds=probe.item_seconds,
                 source=source,
-                reason=f"{left} of work is left: nothing can be gained",
+                reason=f"{gained} after the first items: nothing can be gained",
             )
         return self._verified(probe, remaining, source=source, elapsed=elapsed).plan
 

@@ -41,17 +41,31 @@ SHORT = 0.06
 """Seconds: a first item that took less is followed by a second one whatever it costs, since the first may have paid for imports."""
 NAP = 0.0005
 """Seconds that the calling thread sleeps at a time while the trial runs, to see how soon it gets the GIL again."""
+MOST = 40
+"""Times `sample_size` items, at most, where they are tiny and their results are kept."""
 PATIENCE = 0.05
 """Share of the whole work that the dry run may take before it ends with fewer items than it was to run."""
 
 
+def _queued() -> float:
+    """Seconds that this thread could have run and had to wait for a core; 0 where the system does not tell (Linux does, in the second
+    field of `schedstat`: Documentation/scheduler/sched-stats.rst)."""
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as file:  # noqa: PTH123 - a third of the time that a Path takes
+            return int(file.read().split()[1]) * 1e-9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 @dataclass(frozen=True)
 class Timers:
-    """Seconds of the wall clock, of this thread's CPU time and of the whole process's."""
+    """Seconds of the wall clock, of this thread's CPU time, of the whole process's, and those that this thread queued for a core: a
+    function that others keep from running does not wait for anything."""
 
     wall: Callable[[], float] = time.perf_counter
     thread: Callable[[], float] = time.thread_time
     process: Callable[[], float] = time.process_time
+    queued: Callable[[], float] = _queued
 
 
 @dataclass(frozen=True)
@@ -181,10 +195,10 @@ class _Subject:
         ran = _Ran(first=0)
         reading = 0.0
         resident = _peak_memory()
-        thread, process, began = timers.thread(), timers.process(), clock()
+        queued, thread, process, began = timers.queued(), timers.thread(), timers.process(), clock()
         before = began
         # Tiny items are too short to time five of them; where results are kept, more of them cost nothing.
-        most = min(limit, 40 * size)
+        most = min(limit, MOST * size)
         while taken := self.source.take(1):
             item = taken[0]
             started = clock()
@@ -196,23 +210,26 @@ class _Subject:
                 break
             if count == 1 and spent < SHORT:
                 continue
-            if spent >= SETTLED and spent > PATIENCE * self.at_best(
-                total, spent / count, (timers.thread() - thread) / count, cores
-            ):
+            if spent < SETTLED:
+                continue
+            at_work = timers.thread() - thread + timers.queued() - queued
+            if spent > PATIENCE * self.at_best(total, spent / count, at_work / spent, cores):
                 break
         if not ran.items:
             return DryRun(Probe(items=0, item_seconds=0.0))
         ran.cpu, busy, wall = timers.thread() - thread, timers.process() - process, before - began
-        working = max(wall - reading, 1e-9)
-        mean, variation = steady(ran.times)
+        disturbed = min(timers.queued() - queued, wall - ran.cpu)
+        alone = max(wall - disturbed, 1e-9)
+        mean, variation = steady(sorted(ran.times)[:-1] if disturbed > 0.1 * wall and len(ran.times) > 2 else ran.times)
+        each = min(mean, alone / len(ran.items))
         probe = Probe(
             items=len(ran.items),
-            item_seconds=mean,
+            item_seconds=each,
             coefficient_of_variation=variation,
-            cpu_share=min(1.0, ran.cpu / working),
+            cpu_share=min(1.0, ran.cpu / max(alone - reading, ran.cpu, 1e-9)),
             # The clock of processes ticks slowly: nothing short can be told by it.
-            cores_used=max(1.0, busy / working) if working > 0.005 else 1.0,
-            read_seconds=reading / len(ran.items),
+            cores_used=max(1.0, busy / alone) if alone > 0.005 else 1.0,
+            read_seconds=max(0.0, min(reading, alone - each * len(ran.items))) / len(ran.items),
             memory_bytes=max(0, _peak_memory() - resident),
             failure=ran.failed,
             seconds=wall,
@@ -220,12 +237,11 @@ class _Subject:
         return DryRun(probe, [ran.done()])
 
     @staticmethod
-    def at_best(total: int | None, each: float, cpu: float, cores: Callable[[], int]) -> float:
-        """Seconds that the whole work could take if all of it went well."""
+    def at_best(total: int | None, each: float, at_work: float, cores: Callable[[], int]) -> float:
+        """Seconds that the whole work could take if all of it went well. `at_work`: the share of its time that it computes."""
         if total is None:
             return 1.0
-        waits = cpu < 0.5 * each
-        return total * each / min(total, MAX_IO_THREADS if waits else cores())
+        return total * each / min(total, cores() if at_work > 0.5 else MAX_IO_THREADS)
 
     def run(self, ran: _Ran, item: Any) -> None:
         began = self.timers.wall()
