@@ -49,15 +49,8 @@ class _Actor:
             tally, flags, body, parts = run_packed(func, items, [], flags=flags, slice_seconds=slice_seconds)
         except Unreadable:
             return b""
-        answer = (
-            len(tally.values),
-            tally.seconds,
-            tally.squares,
-            tally.cpu_seconds,
-            flags,
-            body,
-            list(map(bytes, parts)),
-        )
+        buffers = [bytearray(part) for part in parts]  # arrays over them can be written to, over bytes they cannot
+        answer = (len(tally.values), tally.seconds, tally.squares, tally.cpu_seconds, flags, body, buffers)
         return payload.dump_one(answer, from_main=False)
 
 
