@@ -22,8 +22,6 @@ class RunReport:
     recent_item_seconds: float | None = None
     """What an item takes lately: the running estimate that chunks are cut by."""
     squares: float = 0.0
-    recent_item_seconds: float | None = None
-    """The running estimate of one item's time when another plan was last asked for."""
     cpu_seconds: float = 0.0
     sampled: int = 0
     """Items that a dry run of this very run did on the caller's thread, with their results kept."""

@@ -1,0 +1,193 @@
+"""What becomes of everything that comes back: results are kept and placed where they wait to be handed out, failed items are tried
+again or given up, what was lost with its worker or handed back goes to the backlog. Each item ends in exactly one of these."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from everloop.core.clock import Clock
+from everloop.core.errors import ItemTimeout, WorkerDied
+from everloop.parallel.buffer import Buffer
+from everloop.parallel.failures import Failures
+from everloop.parallel.options import RunOptions
+from everloop.parallel.ordering import Segment, Waiting
+from everloop.parallel.report import RunReport
+from everloop.parallel.retrying import Backlog, Piece, after_death, one_by_one
+from everloop.parallel.source import Source
+from everloop.parallel.work import Chunk, Done, ItemFailure
+
+if TYPE_CHECKING:
+    from everloop.parallel.checkpoint import Checkpoint
+
+
+class Settlement:
+    def __init__(
+        self,
+        options: RunOptions,
+        report: RunReport,
+        clock: Clock,
+        *,
+        source: Source,
+        backlog: Backlog,
+        buffer: Buffer,
+        waiting: Waiting,
+        failures: Failures,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.fault: ItemFailure | None = None
+        """The item that ends the run: of those that do, the one with the lowest index."""
+        self._options = options
+        self._report = report
+        self._source = source
+        self._backlog = backlog
+        self._buffer = buffer
+        self._waiting = waiting
+        self._failures = failures
+        self._clock = clock
+        self._checkpoint = checkpoint
+
+    def take_in(self, done: Done) -> None:
+        chunk, count = done.chunk, done.count
+        if done.lost is not None:
+            self._lost(chunk, done.lost, late=done.late)
+            return
+        size = self._measure(done)
+        items = chunk.items
+        if count < len(items):
+            self._backlog.add(Piece(chunk.first + count, items[count:], chunk.attempt, chunk.deaths))
+            items = items[:count]
+        if not done.failures:
+            self._deliver(chunk.first, items, done.values, {}, size)
+            return
+        holes: list[int] = []
+        failed: dict[int, ItemFailure] = {}
+        for failure in done.failures:
+            local, known = failure.index, _completed(failure, chunk)
+            if self._ends_here(known, chunk):
+                failed[known.index] = known
+            else:
+                holes.append(local)
+        for start, end in _between(holes, count):
+            first, last = chunk.first + start, chunk.first + end
+            here = {index: known for index, known in failed.items() if first <= index < last}
+            self._deliver(first, items[start:end], done.values[start:end], here, size * (end - start) // count)
+
+    def cannot_travel(self, chunk: Chunk, error: BaseException) -> None:
+        """It could not be sent: of several items, only the one that is to blame shall fail."""
+        if len(chunk.items) == 1:
+            self.take_in(Done(chunk, [None], 1, failures=[ItemFailure(0, error)]))
+            return
+        for piece in one_by_one(chunk):
+            self._backlog.add(piece)
+
+    def kept(self, first: int, count: int) -> tuple[bool, int]:
+        """How many of the `count` items from `first` on may be taken together, and whether the checkpoint has these."""
+        return self._checkpoint.kept(first, count) if self._checkpoint is not None else (False, count)
+
+    def resume(self, first: int, count: int, items: list[Any]) -> None:
+        """Take over what the checkpoint has. Raises CheckpointMismatch if these are not the items it was made from."""
+        assert self._checkpoint is not None
+        values, failed = self._checkpoint.load(first, count, items)
+        self._report.resumed += count
+        if self._options.on_error != "raise":
+            self._place(first, values, failed, 0)
+            return
+        for index in failed:  # skipped by an earlier run; before it ends this one it is tried again
+            self._backlog.add(Piece(index, [items[index - first]], attempt=1, deaths=0))
+        for start, end in _between((index - first for index in failed), count):
+            self._place(first + start, values[start:end], {}, 0)
+
+    def _measure(self, done: Done) -> int:
+        """Into the report. Gives the bytes that the results take, where somebody counts them."""
+        report = self._report
+        report.items += done.count
+        report.item_seconds += done.seconds
+        report.squares += done.squares
+        report.cpu_seconds += done.cpu_seconds
+        report.bytes_in += done.bytes_in
+        report.bytes_out += done.bytes_out
+        report.chunks += 1
+        if not self._buffer.counts_bytes or not done.values:
+            return 0
+        size = done.bytes_out or len(done.values) * _size_of(done.values[0])
+        self._buffer.measured(len(done.values), size)
+        return size
+
+    def _lost(self, chunk: Chunk, how: str, *, late: bool) -> None:
+        self._report.deaths += 1
+        if late and len(chunk.items) == 1:
+            error = ItemTimeout(f"timeout: not over after {chunk.timeout} s; its worker was {how}")
+            self.take_in(Done(chunk, [None], 1, failures=[ItemFailure(0, error)]))
+            return
+        pieces = one_by_one(chunk) if late else after_death(self._options, chunk)
+        for piece in pieces:
+            if piece.deaths > 1:  # whatever kills workers may pass
+                self._backlog.add_later(self._clock.monotonic() + self._failures.pause(piece.deaths - 1), piece)
+            else:
+                self._backlog.add(piece)
+        if not pieces:
+            died = WorkerDied(f"{chunk.deaths + 1} workers died with this item alone; the last one was {how}")
+            self.take_in(Done(chunk, [None], 1, failures=[ItemFailure(0, died)]))
+
+    def _ends_here(self, failure: ItemFailure, chunk: Chunk) -> bool:
+        """Whether the failure is this item's outcome; else it is tried again, or it ends the run."""
+        wait = self._failures.wait_for_retry(failure)
+        if wait is not None:
+            again = Piece(failure.index, [failure.item], chunk.attempt + 1, chunk.deaths)
+            self._backlog.add_later(self._clock.monotonic() + wait, again)
+            return False
+        if self._options.on_error != "raise":
+            return True
+        if self.fault is None or failure.index < self.fault.index:
+            self.fault = failure
+            self._source.stop()
+            self._backlog.drop_from(failure.index)
+        return False
+
+    def _deliver(
+        self, first: int, items: list[Any], values: list[Any], failed: dict[int, ItemFailure], size: int
+    ) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.record(first, items, values, failed)
+        self._place(first, values, failed, size)
+
+    def _place(self, first: int, values: list[Any], failed: dict[int, ItemFailure], size: int) -> None:
+        span = len(values)
+        if failed:
+            put = {index - first: failure for index, failure in failed.items()}
+            if self._options.on_error == "return":
+                values = [put.get(i, value) for i, value in enumerate(values)]
+            else:
+                values = [value for i, value in enumerate(values) if i not in put]
+        if span:
+            self._waiting.add(first, Segment(span, values, size))
+
+
+def _completed(failure: ItemFailure, chunk: Chunk) -> ItemFailure:
+    """With what only the parent knows. Tries end with a failure or with the worker; only the former are the item's own."""
+    return replace(
+        failure,
+        index=chunk.first + failure.index,
+        attempts=chunk.attempt - chunk.deaths,
+        item=chunk.items[failure.index],
+    )
+
+
+def _between(holes: Iterable[int], end: int) -> Iterator[tuple[int, int]]:
+    """The spans of [0, end) that are left where `holes` are taken out."""
+    start = 0
+    for hole in sorted(holes):
+        if hole > start:
+            yield start, hole
+        start = hole + 1
+    if end > start:
+        yield start, end
+
+
+def _size_of(value: Any) -> int:
+    """Bytes that a result takes, roughly: nothing pickles it, so nobody knows better."""
+    size = getattr(value, "nbytes", None)
+    return size if isinstance(size, int) else sys.getsizeof(value)
