@@ -32,7 +32,7 @@ from everloop.parallel.hooks import ChunkDone, Ended, ExecutionHooks, Started
 from everloop.parallel.options import RunOptions
 from everloop.parallel.ordering import AsTheyCome, InOrder, Segment, Waiting
 from everloop.parallel.plan import Plan
-from everloop.parallel.progress import Ticker
+from everloop.parallel.progress import Ticker, bar_for
 from everloop.parallel.replanning import Doubts
 from everloop.parallel.report import RunReport
 from everloop.parallel.retrying import Backlog
@@ -187,6 +187,9 @@ class Run:
         )
         if options.memory_threshold is not None:
             self._gate = Gate(options.memory_threshold, self._memory_in_use or _memory_in_use())
+        bar = bar_for(options.progress)
+        if bar is not None:
+            self._announcer.add(bar)
         if self._announcer.listens("on_progress"):
             self._ticker = Ticker(self.label, self._total, self._started)
         if self._announcer:
