@@ -312,9 +312,9 @@ def _outlined(setting: Setting, kernel: Kernel, cell: Cell, kind: bool | None) -
 
 
 def raw_confidence(deviation: float, freedom: float) -> float:
-    """Mass of Student's t within the tolerance (normal approximation of its CDF: Abramowitz & Stegun 26.7.8)."""
+    """Mass of Student's t within the tolerance (Wallace's normal approximation, Annals of Mathematical Statistics 30, 1959)."""
     t = _LOG_TOLERANCE / deviation
-    z = t * (1.0 - 1.0 / (4.0 * freedom)) / math.sqrt(1.0 + t * t / (2.0 * freedom))
+    z = math.sqrt(freedom * math.log1p(t * t / freedom)) * (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0)
     return math.erf(z / math.sqrt(2.0))
 
 

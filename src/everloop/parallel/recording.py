@@ -4,8 +4,7 @@
 workers (the GIL among threads, shared cores and caches among processes), so their sum flatters. In order of trust: items that this very run
 did alone on the caller's thread; a serial run itself; the function's remembered serial item time; the items' CPU time and waiting.
 A measurement within a factor 1.5 (or three standard errors) of the remembered one is the same work under noise, and the remembered one
-stands: two runs of the same
-work are then compared by their wall clocks alone.
+stands: two runs of the same work are then compared by their wall clocks alone.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from everloop.parallel.probe import Probe
 
 _SAME_WORK = math.log(1.5)
+_A_CORE_BUSY = 0.7
 _FAILED_TOO_OFTEN = 0.1
 _PAUSED_TOO_LONG = 0.1
 
@@ -75,7 +75,7 @@ def record_run(
         if serial is None or abs(math.log(serial) - own.item.mean) < tolerance:
             serial = math.exp(own.item.mean)
     if serial is None:
-        serial = _estimated_serially(report, executor, cpu_share)
+        serial = _estimated_serially(report, executor)
     pickle_size = probe.result_bytes if probe is not None else None
     if report.bytes_out and spread > 0:
         pickle_size = max(1, report.bytes_out // spread)
@@ -240,10 +240,10 @@ def _measured_serially(report: RunReport, probe: Probe | None, executor: str, wa
     return None, 0
 
 
-def _estimated_serially(report: RunReport, executor: str, cpu_share: float | None) -> float:
+def _estimated_serially(report: RunReport, executor: str) -> float:
     """Seconds of an item, from what disturbed ones took."""
-    if executor == "thread" and cpu_share is not None and cpu_share * report.plan.n_jobs > 1:
-        # Threads that compute hold each other up: what they waited is not the item's.
+    if executor == "thread" and report.cpu_seconds > _A_CORE_BUSY * report.wall_seconds:
+        # Threads that compute hold each other up: most of what they waited is not the item's.
         return report.cpu_seconds / report.items
     return report.mean_item_seconds
 

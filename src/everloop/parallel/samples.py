@@ -122,6 +122,11 @@ def check(sample: TrainingData) -> None:
     ):
         if share is not None and not (math.isfinite(share) and share >= 0):
             raise ValueError(f"{name}: a number of at least 0 is needed, this is {share!r}")
+    bounds = sample.adaptive
+    if bounds is not None and not (
+        0 < bounds.target_duration < math.inf and 0 < bounds.adaptation_rate <= 1 <= bounds.smallest
+    ):
+        raise ValueError(f"adaptive: these are no bounds of adaptive chunking: {bounds!r}")
     if sample.executor_type is not None and sample.executor_type not in KINDS:
         raise ValueError(f"executor_type: {sample.executor_type!r} is none of {', '.join(KINDS)}")
 
