@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.parallel import workloads
 
 from everloop.core.errors import ItemFailed, ItemTimeout, NotPicklable
 from everloop.parallel.executors.base import Executor
 from everloop.parallel.executors.opening import open_executor
 from everloop.parallel.work import KINDS, Chunk, Done, ExecutorKind
-from tests.parallel import workloads
 
 Open = Callable[..., Executor]
 PICKLING = ("process", "ray")

@@ -6,6 +6,7 @@ it, and killing it takes the processes that a function has started along.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -29,8 +30,9 @@ _BOOT = (
 class Worker:
     """Used by one thread at a time, except `kill` and `alive`."""
 
-    def __init__(self, *, blas_threads: int = 1, niceness: int = 0, stderr: int | None = None) -> None:
-        """`stderr`: as for `subprocess.Popen`; None: the parent's own. Raises OSError where no process can be started."""
+    def __init__(self, *, blas_threads: int = 1, niceness: int = 0, captured: bool = False) -> None:
+        """`captured`: what it prints comes to `output`, not to where the parent's goes. Raises OSError where no process can be
+        started."""
         self.opened = 0
         """How often it was given a function; LOADED tells of which."""
         self.spawn_seconds: float | None = None
@@ -55,7 +57,8 @@ class Worker:
             self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
                 [sys.executable, "-P", "-c", _BOOT, json.dumps(start)],
                 stdin=subprocess.DEVNULL,
-                stderr=stderr,
+                stdout=subprocess.PIPE if captured else None,
+                stderr=subprocess.STDOUT if captured else None,
                 pass_fds=(theirs_in, theirs_out),
                 start_new_session=True,
             )
@@ -85,11 +88,16 @@ class Worker:
         return self._pipes[1]
 
     @property
-    def stderr(self) -> IO[bytes] | None:
-        return self._process.stderr
+    def output(self) -> IO[bytes] | None:
+        """What it prints; whoever reads it closes it."""
+        return self._process.stdout
 
     @property
     def alive(self) -> bool:
+        """A dead one is not reaped by asking: until then its process group is surely its own, and `kill` safe."""
+        if self._process.returncode is None and hasattr(os, "waitid"):
+            with contextlib.suppress(ChildProcessError):
+                return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         return self._process.poll() is None
 
     def open(self, function: Packed, *, blas_threads: int | None = None, flags: int = 0) -> bool:
@@ -127,14 +135,12 @@ class Worker:
         self.outbox.put(pieces(QUIT))
 
     def reap(self, timeout: float = 0.0) -> int:
-        """Wait for its end, kill it where it does not come, free everything. Its exit status, negative: a signal."""
+        """Wait for its end, kill it where it does not come, close the pipes. Its exit status, negative: a signal. Idempotent."""
         try:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             status = self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
         self._close_pipes()
         return status
 

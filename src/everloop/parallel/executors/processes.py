@@ -326,6 +326,7 @@ class ProcessExecutor:
             self._selector.unregister(worker.outlet)
         self._pool.remove(worker)
         pid = worker.pid
+        worker.kill()  # what it has started does not stay
         status = last_words(worker.reap(5.0))
         self._running -= len(seat.queue)
         for place, parcel in enumerate(seat.queue):

@@ -13,6 +13,7 @@ is the parent's to kill, which is told by a BEAT whenever such an item begins.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us in its own order
     os.set_inheritable(inbox, False)
     os.set_inheritable(outbox, False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # we live long, and may die suddenly
     if niceness:
         os.nice(niceness)
     blas = _Blas(threads)
@@ -118,7 +121,7 @@ class _Worker:
         if func is None:
             self._say(frames.BACK, number)
         elif self._raw:
-            self._say(frames.RESULT, number, func(frame.payload), count=1)
+            self._call(func, number, bytes(frame.payload))
         else:
             if timeout > 0:
                 func = self._alarm.limit(func, timeout, partial(self._beat, number))
@@ -134,6 +137,15 @@ class _Worker:
             self._say(frames.RESULT, number, body, parts, flags=flags, count=len(tally.values), numbers=numbers)
             if time.perf_counter() - begun > _STALE:
                 self._hand_back()
+
+    def _call(self, func: Callable[[Any], Any], number: int, data: bytes) -> None:
+        from everloop.core.errors import explain
+
+        try:
+            answer, flags = bytes(func(data)), 0
+        except BaseException as error:
+            answer, flags = explain(error).encode(errors="replace"), frames.FAILURES
+        self._say(frames.RESULT, number, answer, count=1, flags=flags)
 
     def _beat(self, number: int, index: int) -> None:
         self._say(frames.BEAT, number, count=index, numbers=(time.monotonic(), 0.0, 0.0))
