@@ -233,11 +233,11 @@ def _measured_serially(report: RunReport, probe: Probe | None, executor: str, wa
     """Seconds of an item that nobody disturbed, and how many items say so; None where every item had company."""
     if executor == "serial":
         return wall, report.items
+    if not report.sampled:
+        return None, 0  # a probe is then one of an earlier run
     if probe is not None and probe.item_seconds > 0:
         return probe.item_seconds, probe.items  # without the first item's imports, and without the trial of the GIL
-    if report.sampled and report.sampled_seconds > 0:
-        return report.sampled_seconds / report.sampled, report.sampled
-    return None, 0
+    return report.sampled_seconds / report.sampled, report.sampled
 
 
 def _estimated_serially(report: RunReport, executor: str) -> float:
