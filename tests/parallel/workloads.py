@@ -141,3 +141,22 @@ def blas_threads(item: object) -> list[str | None]:
 def talk(item: int) -> int:
     print(f"item {item}", flush=True)
     return item
+
+
+def answer(question: bytes) -> bytes:
+    """For calls of bytes: does what it is told."""
+    what, _, path = question.partition(b" ")
+    if what == b"raise":
+        raise ValueError("no such")
+    if what == b"sleep":
+        print("going to sleep", flush=True)
+        time.sleep(60)
+    if what == b"die":
+        print("farewell", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == b"hang":
+        Path(path.decode()).touch()
+        time.sleep(60)
+    if what == b"nice":
+        return str(os.nice(0)).encode()
+    return str(os.getpid()).encode() if what == b"pid" else question.upper()

@@ -60,7 +60,7 @@ class Caller:
                     selector.register(self._worker.outlet, selectors.EVENT_WRITE)
                 frame = self._answer(selector, until)
         except BaseException:
-            self.kill()
+            self.close()
             raise
         self.idle_since = time.monotonic()
         if frame.flags & FAILURES:
@@ -86,7 +86,7 @@ class Caller:
                     raise NotPicklable(f"the function cannot be loaded in its process: {str(frame.payload, 'utf-8')}")
             left = until - time.monotonic()
             if left <= 0:
-                self.kill()
+                self.close()
                 raise ItemTimeout(f"the call took longer than its limit and was stopped{self._last_words()}")
             ready = selector.select(min(left, _LOOK))
             if not ready and not self.alive:
