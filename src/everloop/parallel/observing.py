@@ -7,25 +7,25 @@ from dataclasses import replace
 from everloop.parallel.probe import Probe
 from everloop.parallel.report import RunReport
 
-_WAITS = 0.5
+_SURELY_WAITS = 0.2
+"""CPU time over wall time: what has less waits for something that is no core."""
 
 
 def observed(known: Probe, report: RunReport) -> Probe:
     """`known` brought up to date by `report`.
 
-    Workers stretch each other's wall times: threads by the GIL, processes by sharing cores. Of items that compute, the CPU time is what they
-    cost; only of those that wait does the wall clock tell."""
+    Workers stretch each other's wall times, threads by the GIL and processes by sharing cores, and so do other programs. The dry run could
+    tell that from waiting, a run cannot: what it found out stays."""
     if not report.items:
         return known
     wall = max(report.recent_item_seconds or report.mean_item_seconds, 1e-9)
+    measured = min(1.0, report.cpu_seconds / report.item_seconds) if report.item_seconds > 0 else known.cpu_share
     share = known.cpu_share
-    measured = report.cpu_seconds / report.item_seconds if report.item_seconds > 0 else share
-    alone = report.plan.executor == "serial" or report.plan.n_jobs == 1
-    if alone or not known.items or measured < 0.5 * _WAITS:
-        share = min(1.0, measured)
-    each = wall
-    if not alone and share >= _WAITS:
-        each = wall * min(1.0, measured) / share
+    if not known.items:
+        # A busy machine keeps work from its cores for half of the time, hardly for most of it.
+        share = measured if measured < _SURELY_WAITS else 1.0
+    # What computes costs its CPU time; of what waits, only the wall clock tells.
+    each = wall * measured / share if share >= 0.5 and measured < share else wall
     spread = report.items - report.sampled
     pickled = spread > 0 and report.bytes_out > 0
     return replace(
