@@ -97,7 +97,7 @@ def test_a_child_is_used_again_and_its_talk_is_not_ours(fitter: Fitter, capfd: p
         fitting.result()
     assert len(fitter._children) == 1
     assert capfd.readouterr() == ("", "")
-    child = psutil.Process(fitter._children[0]._process.pid)
+    child = psutil.Process(fitter._children[0].pid)
     assert child.nice() == 10
     fitter._idle = 0.0
     fitter.tidy()
@@ -228,7 +228,7 @@ def test_a_child_does_not_outlive_its_parent(how: str, tmp_path: Path) -> None:
                 if act is None:
                     fitting.wait()
                     fitting.result()
-                    print(fitter._children[0]._process.pid, flush=True)
+                    print(fitter._children[0].pid, flush=True)
             time.sleep(1.0)
             {"sys.exit()" if how == "exit" else "os.kill(os.getpid(), 9)"}
             """

@@ -7,8 +7,8 @@
                                           └──────┬──────┘
     trainer.step <── fitting.done, .result() ────┘              and `wake` is called
 
-A child is kept for the next fit and closed when it was idle for a while. It gets its own session (Ctrl-C in a terminal is
-not for it), a low priority, few threads, and a time limit; if it dies, the fit fails and nothing else. What cannot travel
+A child, a worker process of the parallel engine, is kept for the next fit and closed when it was idle for a while. It gets a low
+priority, few threads, and a time limit; if it dies, the fit fails and nothing else. What cannot travel
 there, because it cannot be pickled or imported, is fitted on the thread after all. One at a time, but who takes long, and may
 hang, does not hold up the others' models.
 """
@@ -16,30 +16,21 @@ hang, does not hold up the others' models.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import TypeAlias
 
 import msgspec
 
-from everloop.core.errors import EverloopError, FitFailed, explain
+from everloop.core.errors import EverloopError, FitFailed, ItemFailed, NotPicklable, explain
 from everloop.learning.challenge import FitJob, FitResult, run_fit
-from everloop.learning.child import Reply, read_frame, write_frame
+from everloop.learning.child import Reply, fit_pickled
 from everloop.learning.learners.base import Learner
+from everloop.parallel.executors.calling import Caller
 
-_BOOT = (
-    "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a['path']; "
-    "from everloop.learning.child import main; main(a['nice'], a['threads'], a['parent'])"
-)
-_TAIL = 4000
 _GRACE = 5.0
 """Seconds past the time limit: a child's end is its own affair, and tells more."""
 _OVERTAKERS = 3
@@ -155,7 +146,7 @@ class Fitter:
         self._niceness = niceness
         self._slots = {True: _Slots(processes, patience), False: _Slots(threads, patience)}
         self._lock = threading.Lock()
-        self._children: list[_Child] = []
+        self._children: list[Caller] = []
         self._busy: dict[Fitting, float] = {}
         self._closed = False
 
@@ -230,10 +221,13 @@ class Fitter:
         child = self._child()
         fitting.on_cancel(child.kill)
         try:
-            reply = child.fit(payload, self._time_limit)
+            answer = child.call(payload, self._time_limit)
+        except (ItemFailed, NotPicklable) as error:
+            raise FitFailed(f"the fit failed: {error.message}") from error
         finally:
             fitting.on_cancel(None)
             self._give_back(child)
+        reply = msgspec.msgpack.decode(answer, type=Reply)
         if reply.unreadable:
             return run_fit(job)
         if reply.result is None:
@@ -241,116 +235,24 @@ class Fitter:
         result = msgspec.msgpack.decode(reply.result, type=FitResult)
         return msgspec.structs.replace(result, where="process"), None
 
-    def _child(self) -> _Child:
+    def _child(self) -> Caller:
         with self._lock:
             while self._children:
                 child = self._children.pop()
                 if child.alive:
                     return child
                 child.close()
-        return _Child(self._niceness)
+        try:
+            return Caller(fit_pickled, niceness=self._niceness, blas_threads=max(1, (os.cpu_count() or 1) // 2))
+        except OSError as error:
+            raise FitFailed(f"no process can be started for the fit: {error}") from error
 
-    def _give_back(self, child: _Child) -> None:
+    def _give_back(self, child: Caller) -> None:
         with self._lock:
             if child.alive and not self._closed:
-                child.idle_since = time.monotonic()
                 self._children.append(child)
                 return
         child.close()
-
-
-class _Child:
-    """The parent's end of one fitting process. Used by one thread at a time, except `kill`."""
-
-    def __init__(self, niceness: int) -> None:
-        cores = os.cpu_count() or 1
-        start = {
-            "path": [entry or str(Path.cwd()) for entry in sys.path],
-            "nice": niceness,
-            "threads": max(1, cores // 2),
-            "parent": os.getpid(),
-        }
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-                [sys.executable, "-P", "-c", _BOOT, json.dumps(start)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except (OSError, ValueError, TypeError) as error:
-            raise FitFailed(f"no child process can be started for the fit: {error}") from error
-        self.idle_since = time.monotonic()
-        self._said = b""
-        self._listener = threading.Thread(target=self._listen, name="everloop-fit-stderr", daemon=True)
-        self._listener.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def fit(self, payload: bytes, time_limit: float) -> Reply:
-        """Raises FitFailed if the process died, or was killed because its time was up."""
-        stdin, stdout = self._pipes()
-        timer = threading.Timer(time_limit, self.kill)
-        timer.daemon = True
-        timer.start()
-        answer: bytes | None
-        try:
-            write_frame(stdin, payload)
-            answer = read_frame(stdout)
-        except (OSError, ValueError):  # the pipe broke, or was closed while we waited
-            answer = None
-        finally:
-            late = not timer.is_alive()
-            timer.cancel()
-            timer.join()
-        if answer is not None:
-            return msgspec.msgpack.decode(answer, type=Reply)
-        self.kill()
-        status = self._process.wait()
-        self._listener.join(1.0)
-        if late:
-            raise FitFailed(f"the fit took longer than {time_limit:g} s and was stopped{self._last_words()}")
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        raise FitFailed(f"the fitting process died ({how}){self._last_words()}")
-
-    def kill(self) -> None:
-        """At once, with whatever processes it started itself."""
-        if self._process.poll() is not None:
-            return
-        try:
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        except ProcessLookupError:
-            return
-
-    def close(self) -> None:
-        self.kill()
-        self._process.wait()
-        self._listener.join(1.0)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:  # what was buffered for it has nowhere to go
-                    continue
-
-    def _pipes(self) -> tuple[BinaryIO, BinaryIO]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        return cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
-
-    def _listen(self) -> None:
-        assert self._process.stderr is not None
-        while piece := os.read(self._process.stderr.fileno(), 4096):
-            self._said = (self._said + piece)[-_TAIL:]
-
-    def _last_words(self) -> str:
-        said = self._said.decode(errors="replace").strip()
-        return f"; it last said: {said[-500:]}" if said else ""
 
 
 def _pickled(job: FitJob) -> bytes | None:

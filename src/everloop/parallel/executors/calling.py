@@ -44,6 +44,10 @@ class Caller:
         self._listener.start()
 
     @property
+    def pid(self) -> int:
+        return self._worker.pid
+
+    @property
     def alive(self) -> bool:
         return self._worker.alive
 
@@ -51,14 +55,13 @@ class Caller:
         """Raises ItemFailed with what `func` raised, in words; ItemTimeout after `time_limit` seconds; WorkerDied with its last
         words; NotPicklable where the process cannot load `func`. After all but ItemFailed it is dead."""
         self._number += 1
-        until = time.monotonic() + time_limit
         self._worker.send(self._number, (data, []), math.inf, 0.0)
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._worker.inbox, selectors.EVENT_READ)
                 if self._worker.outbox:
                     selector.register(self._worker.outlet, selectors.EVENT_WRITE)
-                frame = self._answer(selector, until)
+                frame = self._answer(selector, time_limit)
         except BaseException:
             self.close()
             raise
@@ -76,7 +79,8 @@ class Caller:
         self.kill()
         self._end()
 
-    def _answer(self, selector: selectors.BaseSelector, until: float) -> Frame:
+    def _answer(self, selector: selectors.BaseSelector, time_limit: float) -> Frame:
+        until = time.monotonic() + time_limit
         reader, outbox = self._worker.reader, self._worker.outbox
         while True:
             while (frame := reader.next()) is not None:
@@ -87,7 +91,7 @@ class Caller:
             left = until - time.monotonic()
             if left <= 0:
                 self.close()
-                raise ItemTimeout(f"the call took longer than its limit and was stopped{self._last_words()}")
+                raise ItemTimeout(f"it took longer than {time_limit:g} s and was stopped{self._last_words()}")
             ready = selector.select(min(left, _LOOK))
             if not ready and not self.alive:
                 raise WorkerDied(f"its process {last_words(self._end())}{self._last_words()}")
