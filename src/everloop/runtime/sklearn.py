@@ -152,7 +152,7 @@ def unpickle(payload: bytes, trust: Trust, what: str) -> Any:
             f"this {what} model is a pickle, and loading one runs whatever its writer put in: pass trust_pickle=True (--trust-pickle) "
             "if you know where it comes from"
         )
-    import joblib  # type: ignore[import-untyped]
+    import joblib
 
     return joblib.load(BytesIO(payload))  # reads plain pickles, too, and the arrays that it keeps beside them
 
