@@ -81,6 +81,7 @@ def outcomes_of(confidence: float, hits: int, misses: int) -> list[Outcome]:
 def test_the_threshold_stays_until_there_is_something_to_go_by() -> None:
     assert moved_threshold(0.7, []) == 0.7
     assert moved_threshold(0.7, outcomes_of(0.9, 0, 19)) == 0.7
+    assert moved_threshold(0.7, outcomes_of(0.3, 0, 100)) == 0.7, "of what was never let through nothing is known"
 
 
 def test_the_threshold_rises_where_predictions_came_true_too_seldom() -> None:

@@ -11,7 +11,7 @@ The threshold moves by itself: to where, of the predictions that it lets through
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,7 +101,7 @@ def isotonic(values: Sequence[float], weights: Sequence[float]) -> list[float]:
     return [value for value, _, length in blocks for _ in range(length)]
 
 
-def moved_threshold(asked: float, outcomes: Sequence[Outcome]) -> float:
+def moved_threshold(asked: float, outcomes: Collection[Outcome]) -> float:
     """The lowest threshold near `asked` above which at least that share came true; `asked` itself while little is known.
 
     At most 0.1 lower and 0.2 higher (never above 0.95 unless that was asked for). A prior of ten outcomes at `asked` keeps it calm.
@@ -109,14 +109,18 @@ def moved_threshold(asked: float, outcomes: Sequence[Outcome]) -> float:
     if len(outcomes) < _ENOUGH_TO_MOVE:
         return asked
     highest = max(asked, min(0.95, asked + _MOST_UP))
-    steps = round((highest - asked + _MOST_DOWN) / 0.02)
-    for step in range(steps + 1):
-        threshold = min(highest, asked - _MOST_DOWN + 0.02 * step)
-        through = [outcome.hit for outcome in outcomes if outcome.confidence >= threshold]
-        if (sum(through) + 10.0 * asked) / (len(through) + 10.0) >= asked:
-            # With nothing let through the prior alone speaks, and it speaks for what was asked.
-            return threshold if through else max(threshold, asked)
-    return highest
+    falling = sorted(((outcome.confidence, outcome.hit) for outcome in outcomes), reverse=True)
+    if falling[0][0] < asked - _MOST_DOWN:
+        return asked  # nothing was let through, so nothing is known about what is
+    found, hits = highest, 0
+    for count, (confidence, hit) in enumerate(falling, 1):
+        hits += hit
+        if confidence < asked - _MOST_DOWN:
+            break
+        last = count == len(falling) or falling[count][0] < confidence
+        if last and confidence <= highest and (hits + 10.0 * asked) / (count + 10.0) >= asked:
+            found = confidence
+    return found
 
 
 def calibration_error(told: Sequence[float], hits: Sequence[bool], bins: int = BINS) -> float:

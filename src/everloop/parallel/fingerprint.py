@@ -108,7 +108,7 @@ def _cpu_model() -> str:
     return platform.processor()[:40] or "unknown"
 
 
-def measure_memory_bandwidth(megabytes: int = 32, times: int = 3) -> float:
+def measure_memory_bandwidth(megabytes: int = 32, times: int = 1) -> float:
     """GB/s, read and written counted: the best of some copies of a block that no cache holds."""
     source = bytearray(megabytes << 20)
     target = memoryview(bytearray(len(source)))

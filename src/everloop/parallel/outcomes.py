@@ -30,6 +30,8 @@ class Outcomes:
         self._rows: deque[Outcome] = deque(maxlen=NEWEST)
         self._calibrators: dict[Basis, Calibrator] = {}
         self._thresholds: dict[float, float] = {}
+        self._asked_bases: set[Basis] = set()
+        self._asked_thresholds: set[float] = set()
 
     def add(self, outcome: Outcome) -> None:
         line = json.dumps(
@@ -54,6 +56,11 @@ class Outcomes:
                 self._shorten()
             except OSError:  # a folder that cannot be written: `History` has said so; this process remembers
                 self._take([outcome])
+            # Here, after a run, rather than in the prediction that comes next.
+            for basis in self._asked_bases:
+                self._calibrator(basis)
+            for asked in self._asked_thresholds:
+                self._threshold(asked)
 
     def load(self) -> list[Outcome]:
         """The newest, the oldest of them first."""
@@ -64,20 +71,28 @@ class Outcomes:
     def calibrated(self, raw: float, basis: Basis) -> float:
         with self._lock:
             self._refresh()
-            calibrator = self._calibrators.get(basis)
-            if calibrator is None:
-                calibrator = Calibrator((row.raw, row.hit) for row in self._rows if row.basis == basis)
-                self._calibrators[basis] = calibrator
-            return calibrator(raw)
+            self._asked_bases.add(basis)
+            return self._calibrator(basis)(raw)
 
     def threshold(self, asked: float) -> float:
         """Where the caller's threshold stands by what has come true."""
         with self._lock:
             self._refresh()
-            moved = self._thresholds.get(asked)
-            if moved is None:
-                moved = self._thresholds[asked] = moved_threshold(asked, list(self._rows))
-            return moved
+            self._asked_thresholds.add(asked)
+            return self._threshold(asked)
+
+    def _calibrator(self, basis: Basis) -> Calibrator:
+        calibrator = self._calibrators.get(basis)
+        if calibrator is None:
+            calibrator = Calibrator((row.raw, row.hit) for row in self._rows if row.basis == basis)
+            self._calibrators[basis] = calibrator
+        return calibrator
+
+    def _threshold(self, asked: float) -> float:
+        moved = self._thresholds.get(asked)
+        if moved is None:
+            moved = self._thresholds[asked] = moved_threshold(asked, self._rows)
+        return moved
 
     def _refresh(self) -> None:
         try:
