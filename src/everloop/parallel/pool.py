@@ -55,8 +55,6 @@ class PoolManager:
 
     def lease(self, count: int, blas_threads: int = 1) -> list[Worker]:
         """`count` workers, used ones first, some of them perhaps still starting. Raises OSError where none can be started."""
-        from everloop.parallel.executors.handle import Worker
-
         self._forget_after_fork()
         with self._lock:
             if self._max_workers is not None:
@@ -67,20 +65,30 @@ class PoolManager:
                 worker = self._idle.pop()
                 (leased if worker.alive else dead).append(worker)
             self._reused += len(leased)
-            while len(leased) < count:
-                try:
-                    leased.append(Worker(blas_threads=blas_threads))
-                except OSError:
-                    if not leased:
-                        raise
-                    break  # fewer will do
-                self._started += 1
-                atexit.unregister(self._at_exit)
-                atexit.register(self._at_exit)
+            try:
+                self._fill(leased, count, blas_threads)
+            except BaseException:
+                dead += leased
+                _end(dead, wait=False)
+                raise
             self._busy.update(leased)
         for worker in dead:
             worker.reap()
         return leased
+
+    def _fill(self, leased: list[Worker], count: int, blas_threads: int) -> None:
+        from everloop.parallel.executors.handle import Worker
+
+        while len(leased) < count:
+            try:
+                leased.append(Worker(blas_threads=blas_threads))
+            except OSError:
+                if not leased:
+                    raise
+                return  # fewer will do
+            self._started += 1
+            atexit.unregister(self._at_exit)
+            atexit.register(self._at_exit)
 
     def give_back(self, worker: Worker) -> None:
         """It has nothing to do and owes no answer."""

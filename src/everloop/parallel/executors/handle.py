@@ -105,7 +105,7 @@ class Worker:
         self.opened += 1
         settings = {
             "path": _search_path(),
-            "folder": str(Path.cwd()),
+            "folder": _folder(),
             "depth": nesting.depth() + 1,
             "threads": self._blas_threads if blas_threads is None else blas_threads,
         }
@@ -156,7 +156,16 @@ class Worker:
 
 
 def _search_path() -> list[str]:
-    return [entry or str(Path.cwd()) for entry in sys.path]
+    here = _folder()
+    return [str(entry) or here for entry in sys.path]
+
+
+def _folder() -> str:
+    """ "" where somebody has deleted it."""
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        return ""
 
 
 def last_words(status: int) -> str:

@@ -102,12 +102,17 @@ class ProcessExecutor:
         """An exception (Ctrl-C, mostly) has left a call half done: what the pipes hold is not known."""
         self._stillborn = 0
         self._looked = time.monotonic()
+        self._limited = False
+        """Some chunk has had a timeout."""
         self._closed = False
         self.startup = Startup()
+        leased = pool.lease(workers, blas_threads)
         try:
-            for worker in pool.lease(workers, blas_threads):
+            for worker in leased:
                 self._seat(worker)
         except BaseException:
+            self._torn = True
+            self._seats += [_Seat(worker) for worker in leased[len(self._seats) :]]
             self.close(kill=True)
             raise
         self.workers = len(self._seats)
@@ -122,6 +127,7 @@ class ProcessExecutor:
 
     def submit(self, chunk: Chunk) -> None:
         parcel = _Parcel(chunk, payload.dump_items(chunk.items, chunk.first))
+        self._limited = self._limited or chunk.timeout is not None
         self._torn = True
         self._running += 1
         self._waiting.append(parcel)
@@ -295,21 +301,18 @@ class ProcessExecutor:
     # --- deaths ---
 
     def _patience(self, until: float) -> float:
-        now = time.monotonic()
-        wait = min(_LOOK, until - now)
-        for seat in self._seats:
-            if seat.beat is not None:
-                wait = min(wait, self._overdue(seat) - now)
-        return max(0.0, wait)
+        earliest = min(map(self._overdue, self._seats), default=math.inf) if self._limited else math.inf
+        return max(0.0, min(_LOOK, min(until, earliest) - time.monotonic()))
 
     def _overdue(self, seat: _Seat) -> float:
-        assert seat.beat is not None
+        if seat.beat is None:
+            return math.inf
         return seat.beat[0] + (seat.queue[0].chunk.timeout or math.inf) + self._grace
 
     def _look_at_silent_ones(self, now: float, done: list[Done]) -> None:
-        for seat in [seat for seat in self._seats if seat.beat is not None and now > self._overdue(seat)]:
-            seat.worker.kill()
-            self._bury(seat, done, late=True)
+        if self._limited:
+            for seat in [seat for seat in self._seats if now > self._overdue(seat)]:
+                self._bury(seat, done, late=True)
         if now - self._looked > _LOOK:
             self._looked = now
             for seat in [seat for seat in self._seats if not seat.worker.alive]:

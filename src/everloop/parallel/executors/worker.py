@@ -13,6 +13,7 @@ is the parent's to kill, which is told by a BEAT whenever such an item begins.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -105,7 +106,8 @@ class _Worker:
         try:
             settings = payload.load(frame.parts.pop())
             sys.path[:] = settings["path"]
-            os.chdir(settings["folder"])
+            with contextlib.suppress(OSError):  # deleted meanwhile, or not ours to enter
+                os.chdir(settings["folder"])
             nesting.enter(settings["depth"], whole_process=True)
             self._blas.limit(settings["threads"])
             self._func = payload.load(frame.payload, frame.parts)
