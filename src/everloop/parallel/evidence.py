@@ -8,8 +8,9 @@ further runs of the function), so what has changed is forgotten. A prediction lo
 size of results, variation, share of CPU), times the similarity of its machine. Closeness reduces the weight, and distance adds variance:
 a run with ten times the work is evidence, but not sure evidence.
 
-**Choice.** Per setting, the mean log speedup is drawn toward the mean over all settings by one run's weight (James-Stein in spirit): a
-setting that was lucky once does not win over one that was good often. The highest wins: what was fast, not what was used most.
+**Choice.** Per setting, the mean log speedup is drawn toward the mean over all settings, the more so the more runs scatter within a setting
+and the less settings differ (empirical Bayes; Efron & Morris, JASA 70, 1975): a setting that was lucky once does not win over one that was
+good often. The highest wins: what was fast, not what was used most.
 
 **Confidence.** The predictive distribution is Student's t with a prior of two runs of spread `kernel.spread` (normal-inverse-gamma model;
 Gelman et al., Bayesian Data Analysis, 3rd ed., 3.3). The raw confidence is its mass within 25 % of the predicted time. `calibration.py`
@@ -32,7 +33,6 @@ TOLERANCE = 0.25
 _LOG_TOLERANCE = math.log(1 + TOLERANCE)
 _GROWTH = 1.0 / 0.98
 _PRIOR_RUNS = 2.0
-_SHRINKAGE = 1.0
 _HALF_DECADE = math.log(10) / 2
 _REACH = 3.0
 """Widths of the kernel beyond which a cell says nothing."""
@@ -203,6 +203,8 @@ class Evidence:
     """The same, drawn toward the mean of all settings."""
     _shift: list[float] = field(default_factory=list)
     _doubt: float = 0.0
+    scatter: float = 0.0
+    """Weighted sum of the squared deviations within the cells, of the log speedup."""
 
     def add(self, cell: Cell, runs: float, shift: float, doubt: float) -> None:
         """`shift`: what translation to this machine adds to the log speedup; `doubt`: variance that distance adds."""
@@ -212,6 +214,7 @@ class Evidence:
         self.runs += cell.runs
         self.speedup += runs * (cell.speedup.mean + shift)
         self._doubt += runs * doubt
+        self.scatter += runs * cell.speedup.squares / cell.speedup.weight
 
     def wall(self) -> float:
         """Mean log wall time per item, as it was on these runs."""
@@ -263,14 +266,24 @@ def weigh(
             if evidence is None:
                 evidence = found[setting] = Evidence(setting)
             evidence.add(cell, runs, shift, doubt + (1.0 - likeness) ** 2 / 4)
+    return _ranked(list(found.values()), kernel)
+
+
+def _ranked(found: list[Evidence], kernel: Kernel) -> list[Evidence]:
+    """By score, the best first."""
     if not found:
         return []
-    everything = sum(each.weight for each in found.values())
-    centre = sum(each.speedup for each in found.values()) / everything
-    for each in found.values():
-        each.score = (each.speedup + _SHRINKAGE * centre) / (each.weight + _SHRINKAGE)
+    everything = sum(each.weight for each in found)
+    centre = sum(each.speedup for each in found) / everything
+    for each in found:
         each.speedup /= each.weight
-    return sorted(found.values(), key=lambda each: -each.score)
+    between = sum(each.weight * (each.speedup - centre) ** 2 for each in found) / everything
+    within = (_PRIOR_RUNS * kernel.spread**2 + sum(each.scatter for each in found)) / (_PRIOR_RUNS + everything)
+    # As many runs' weight has the mean of all settings: one at most, and less where settings really differ.
+    pull = min(1.0, within / between) if between > 0 else 1.0
+    for each in found:
+        each.score = (each.weight * each.speedup + pull * centre) / (each.weight + pull)
+    return sorted(found, key=lambda each: -each.score)
 
 
 def _distance(cell: Cell, workload: Workload, kernel: Kernel) -> tuple[float, float]:

@@ -2,8 +2,8 @@
 
 Past runs of a function are found by it, so it must change when the work changes and stay when only the address does. It covers the
 qualified name, the bytecode and constants, the functions of the same module that it calls (bounded), and the outline of what is bound to
-it: a `partial`'s or closure's numbers and containers count by their order of magnitude, since `partial(render, seed=17)` is the same
-work as with seed 18, while `partial(work, n=10_000_000)` is not that with 10.
+it: a `partial`'s or closure's numbers and containers count by their octave, since `partial(render, seed=17)` is the same work as with seed
+18, while `partial(work, n=10_000_000)` is not that with 10.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def _outline(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return str(value)
     if isinstance(value, int):
-        return f"int~{int(value.bit_length() * math.log10(2))}"
+        return f"int~{value.bit_length()}"
     if isinstance(value, float):
-        return f"float~{math.floor(math.log10(abs(value))) if 0 < abs(value) < math.inf else value}"
+        return f"float~{math.frexp(value)[1] if math.isfinite(value) else value}"
     if isinstance(value, str) and len(value) <= _LONGEST_WORD:
         return value
     if callable(value):

@@ -24,7 +24,17 @@ from everloop.parallel.constants import (
     MIN_TRAINING_SAMPLES,
     STREAMING_BUFFER_MEMORY_FRACTION,
 )
-from everloop.parallel.evidence import ACROSS, OWN, Evidence, Experience, Workload, merged, raw_confidence, weigh
+from everloop.parallel.evidence import (
+    ACROSS,
+    OWN,
+    Evidence,
+    Experience,
+    Setting,
+    Workload,
+    merged,
+    raw_confidence,
+    weigh,
+)
 from everloop.parallel.fingerprint import get_fingerprint
 from everloop.parallel.history import History, get_history
 from everloop.parallel.identity import func_hash
@@ -115,6 +125,8 @@ class Query:
     chunksize: int | None = None
     buffer_size: int | None = None
     prefer_ordered: bool | None = None
+    exactly: Setting | None = None
+    """Only this setting, as far as functions can be compared by it: what a run that was done with it should have taken."""
 
 
 def predict(query: Query, history: History) -> StreamingPredictionResult | PredictionResult | None:
@@ -232,7 +244,9 @@ def _of(
     if own is not None and (own.streams if query.streaming else own.runs - own.streams) >= MIN_TRAINING_SAMPLES:
         kind = query.streaming
     ranked = [
-        each for each in weigh(experiences, workload, kernel, get_fingerprint(), kind=kind) if _allowed(each, query)
+        each
+        for each in weigh(experiences, workload, kernel, get_fingerprint(), kind=kind)
+        if _allowed(each, query, own=own is not None)
     ]
     if not ranked:
         return None
@@ -293,8 +307,12 @@ def _beyond(query: Query, workload: Workload, experiences: list[Experience]) -> 
     return False
 
 
-def _allowed(evidence: Evidence, query: Query) -> bool:
-    setting = evidence.setting
+def _allowed(evidence: Evidence, query: Query, *, own: bool) -> bool:
+    setting, exactly = evidence.setting, query.exactly
+    if exactly is not None and (setting.executor, setting.n_jobs) != (exactly.executor, exactly.n_jobs):
+        return False
+    if exactly is not None and own and (setting.chunk, setting.target) != (exactly.chunk, exactly.target):
+        return False
     if query.executors is not None and setting.executor not in query.executors:
         return False
     if query.n_jobs is not None and setting.n_jobs != query.n_jobs:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel.calibration import Outcome
-from everloop.parallel.evidence import TOLERANCE
+from everloop.parallel.evidence import TOLERANCE, setting_of
 from everloop.parallel.features import WorkloadFeatures
 from everloop.parallel.fingerprint import get_fingerprint
 from everloop.parallel.history import History, get_history
@@ -260,10 +260,7 @@ def _expected(sample: TrainingData, history: History) -> PredictionResult | None
         pickle_size=features.pickle_size,
         coefficient_of_variation=features.coefficient_of_variation,
         cpu_share=sample.cpu_share,
-        executors=(sample.executor_type or "process",),
-        n_jobs=sample.n_jobs,
-        chunksize=None if sample.adaptive is not None else sample.chunksize,
-        buffer_size=sample.buffer_size,
         prefer_ordered=sample.use_ordered,
+        exactly=setting_of(sample),
     )
     return predict(query, history)
