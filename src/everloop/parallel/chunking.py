@@ -19,7 +19,7 @@ from everloop.parallel.plan import ChunkBounds, Plan
 
 FIRST_SLICE = 0.02
 """Seconds: until the first chunk is back nothing is known."""
-SLICES = 3.0
+SLICES = 2.0
 """A slice is this many target durations: it is for surprises, not for ordinary variation."""
 FIXED_SLICE = 1.0
 """Seconds, where the caller fixed the chunk size: sharing out what is left of so long a chunk costs next to nothing."""
@@ -27,6 +27,8 @@ REGIME = 4.0
 """An item time that is off by more than this factor is no noise: the items are others now."""
 GROWTH = 4
 """From one chunk to the next."""
+AHEAD = 0.005
+"""Seconds of work that may be queued at a worker so that it need not wait for more; what is queued waits out its neighbours' surprises."""
 TAIL = 2
 """Chunks for each worker that the remaining items are cut into, at least."""
 SHORTEST = 0.002
@@ -73,10 +75,12 @@ class Chunking:
     def item_seconds(self) -> float | None:
         return self._time.seconds
 
-    @property
-    def chunk_seconds(self) -> float | None:
-        """What a chunk of the present size should take; None before anything is known."""
-        return None if self._time.seconds is None else self._time.seconds * self._size
+    def depth(self, remaining: int | None) -> int:
+        """Chunks that a worker may have at once. None is queued behind another where that would be long, or at the end, where the last
+        ones shall go to whoever is free."""
+        if self._time.seconds is None or (remaining is not None and remaining <= TAIL * self._workers * self._size):
+            return 1
+        return 1 + int(AHEAD / (self._time.seconds * self._size))
 
     def size(self, remaining: int | None = None) -> int:
         """Items of the next chunk, at least 1. `remaining`: how many are left to send, where that is known."""

@@ -41,9 +41,6 @@ from everloop.parallel.source import Source
 from everloop.parallel.telemetry import Announcer
 from everloop.parallel.work import Chunk, Done
 
-PREFETCH_BELOW = 0.02
-"""Seconds: shorter chunks are sent ahead of need, since waiting for the next one would cost a worker too large a share of its time. A
-longer one that is queued behind a surprise costs more."""
 PUMP_EVERY = 0.0005
 """Seconds between two looks at the workers while results are being handed out."""
 LONG_PAUSE = 0.001
@@ -233,9 +230,9 @@ class Run:
     def _patience(self) -> float | None:
         """Seconds until something has to be done even if nothing comes back; None for ever."""
         waits = []
-        due = self._backlog.due()
-        if due is not None:
-            waits.append(max(0.0, due - self._clock.monotonic()))
+        now, due = self._clock.monotonic(), self._backlog.due()
+        if due is not None and due > now:  # what is due already waits for room
+            waits.append(due - now)
         if self._gate is not None and self._gate.shut:
             waits.append(CHECK_EVERY)
         if not waits and not self._in_flight:
@@ -260,10 +257,11 @@ class Run:
         executor = self._executor
         if executor is None:
             return self._plan.n_jobs
-        room = executor.room
-        seconds = self._chunking.chunk_seconds
-        if (seconds is None or seconds > PREFETCH_BELOW) and self._last_pause < LONG_PAUSE:
-            room = min(room, executor.workers - self._in_flight)
+        depth = self._chunking.depth(self._feed.remaining)
+        if self._last_pause >= LONG_PAUSE:
+            room = max(depth, 2) * executor.workers - self._in_flight
+        else:
+            room = min(executor.room, depth * executor.workers - self._in_flight)
         return room if self._in_flight else max(1, room)
 
     def _send(self, chunk: Chunk) -> None:

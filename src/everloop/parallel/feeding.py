@@ -40,11 +40,12 @@ class Feed:
     @property
     def remaining(self) -> int | None:
         """Items left to send, where that is known."""
-        if self._source.ended:
-            return self._backlog.items
-        if self._total is None:
-            return None
-        return max(0, self._total - self._buffer.read) + self._backlog.items
+        left = self._source.left
+        if left is None:
+            if self._total is None:
+                return None
+            left = max(0, self._total - self._buffer.read)
+        return left + self._backlog.items
 
     def next_chunk(self, chunking: Chunking, now: float, in_flight: int, most: int | None = None) -> Chunk | None:
         """At most `most` items; None where there is nothing to send now."""

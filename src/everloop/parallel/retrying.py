@@ -36,10 +36,19 @@ class Piece:
 
     def cut(self, size: int) -> Piece:
         """Take the first `size` items off."""
-        taken = Piece(self.first, self.items[self.start : self.start + size], self.attempt, self.deaths)
+        taken = part(self.first, self.items[self.start : self.start + size], self.attempt, self.deaths)
         self.start += size
         self.first += size
+        if len(self) == 1:
+            self.attempt, self.deaths = self.attempt - self.deaths, 0
         return taken
+
+
+def part(first: int, items: list[Any], attempt: int, deaths: int) -> Piece:
+    """A part of a longer chunk with this past. Several items stay under suspicion; one that is alone now starts with a clean record."""
+    if len(items) > 1:
+        return Piece(first, items, attempt, deaths)
+    return Piece(first, items, attempt - deaths, 0)
 
 
 def wait_before(options: RunOptions, tries: int, rng: random.Random) -> float:
@@ -61,21 +70,28 @@ def after_death(options: RunOptions, chunk: Chunk) -> list[Piece]:
         return [Piece(chunk.first, items, attempt, deaths)]
     half = len(items) // 2
     return [
-        _alone_anew(chunk.first, items[:half], attempt, deaths),
-        _alone_anew(chunk.first + half, items[half:], attempt, deaths),
+        part(chunk.first, items[:half], attempt, deaths),
+        part(chunk.first + half, items[half:], attempt, deaths),
     ]
+
+
+def another_try(chunk: Chunk, index: int) -> Piece:
+    """One item of it alone, after it failed."""
+    if len(chunk.items) == 1:
+        return Piece(index, chunk.items, chunk.attempt + 1, chunk.deaths)
+    return part(index, [chunk.items[index - chunk.first]], chunk.attempt + 1, chunk.deaths)
+
+
+def rest_of(chunk: Chunk, count: int) -> Piece:
+    """What is left after its first `count` items; all of it keeps its past where nothing was run."""
+    if not count:
+        return Piece(chunk.first, chunk.items, chunk.attempt, chunk.deaths)
+    return part(chunk.first + count, chunk.items[count:], chunk.attempt, chunk.deaths)
 
 
 def one_by_one(chunk: Chunk) -> list[Piece]:
     """Each item alone: one of them is at fault, and which cannot be told."""
-    return [Piece(chunk.first + i, [item], chunk.attempt, chunk.deaths) for i, item in enumerate(chunk.items)]
-
-
-def _alone_anew(first: int, items: list[Any], attempt: int, deaths: int) -> Piece:
-    """Halves go on being cut at every further death; an item that is alone now starts with a clean record."""
-    if len(items) > 1:
-        return Piece(first, items, attempt, deaths)
-    return Piece(first, items, attempt - deaths, 0)
+    return [part(chunk.first + i, [item], chunk.attempt, chunk.deaths) for i, item in enumerate(chunk.items)]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from everloop.parallel.failures import Failures
 from everloop.parallel.options import RunOptions
 from everloop.parallel.ordering import Segment, Waiting
 from everloop.parallel.report import RunReport
-from everloop.parallel.retrying import Backlog, Piece, after_death, one_by_one
+from everloop.parallel.retrying import Backlog, Piece, after_death, another_try, one_by_one, rest_of
 from everloop.parallel.source import Source
 from everloop.parallel.work import Chunk, Done, ItemFailure
 
@@ -57,7 +57,7 @@ class Settlement:
         size = self._measure(done)
         items = chunk.items
         if count < len(items):
-            self._backlog.add(Piece(chunk.first + count, items[count:], chunk.attempt, chunk.deaths))
+            self._backlog.add(rest_of(chunk, count))
             items = items[:count]
         if not done.failures:
             self._deliver(chunk.first, items, done.values, {}, size)
@@ -136,8 +136,7 @@ class Settlement:
         """Whether the failure is this item's outcome; else it is tried again, or it ends the run."""
         wait = self._failures.wait_for_retry(failure)
         if wait is not None:
-            again = Piece(failure.index, [failure.item], chunk.attempt + 1, chunk.deaths)
-            self._backlog.add_later(self._clock.monotonic() + wait, again)
+            self._backlog.add_later(self._clock.monotonic() + wait, another_try(chunk, failure.index))
             return False
         if self._options.on_error != "raise":
             return True

@@ -20,6 +20,13 @@ class Source:
         self.ended = self._sliced is not None and not self._sliced
         self.error: Exception | None = None
 
+    @property
+    def left(self) -> int | None:
+        """Items not yet taken; None where only reading them would tell."""
+        if self.ended:
+            return 0
+        return None if self._sliced is None else len(self._sliced) - self._position
+
     def take(self, count: int) -> list[Any]:
         """At most `count` items; fewer only where the input ends."""
         if self.ended:
