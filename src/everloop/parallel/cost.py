@@ -22,16 +22,16 @@ from everloop.parallel.work import ExecutorKind
 class MachineCosts:
     """What it takes to have work done elsewhere. The defaults are those of an ordinary server; `costs.measure` puts this machine's."""
 
-    spawn_seconds: float = 0.12
+    spawn_seconds: float = 0.1
     """From the start of a worker process to its first readiness."""
     thread_seconds: float = 1e-4
     """The same of a thread."""
-    process_chunk: float = 1.5e-4
+    process_chunk: float = 6e-5
     """To send a chunk and take its results, without its items."""
-    process_item: float = 1.5e-6
+    process_item: float = 6e-7
     """For each small item of a chunk."""
-    thread_chunk: float = 4e-5
-    thread_item: float = 8e-7
+    thread_chunk: float = 2e-5
+    thread_item: float = 4e-7
     serial_item: float = 4e-7
     byte_seconds: float = 1e-9
     """To move a byte from one process to another, both sides together."""

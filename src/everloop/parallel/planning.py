@@ -3,7 +3,7 @@ streaming twins go together.
 
 Where the settings come from, the first that answers:
 
-1. the caller, where executor and number of workers are given: nothing is measured;
+1. the caller, where executor and number of workers are given, or processes asked for: nothing is measured;
 2. the history, if `use_ml_prediction`: by the function's own runs without running anything, else by those of others after a sample;
 3. this process's memory of an earlier dry run of the same function (`use_cache`);
 4. a dry run.
@@ -108,9 +108,10 @@ class Planner:
 
         Raises NotPicklable where processes are asked for and the function cannot be sent to one."""
         wishes = self.wishes
-        if wishes.settled:
-            if wishes.executor == "process":
-                self.check_travels()
+        if wishes.executor in ("process", "ray"):
+            self.check_travels()
+        # Who asks for processes may have reasons to keep the work out of this one: then not even a sample runs here.
+        if wishes.settled or (extend and wishes.executor in ("process", "ray")):
             return self._in_a_stream(self._settled(), Probe(items=0, item_seconds=0.0), total)
         if self.options.timeout is not None or self._resumes():
             start = Plan("serial", 1, 1, adaptive=bounds(wishes), reason="started small, to find settings on the way")
@@ -137,8 +138,8 @@ class Planner:
         was = self.run.probe if self.run is not None else Probe(items=0, item_seconds=0.0)
         probe = observed(was, report)
         if probe.item_bytes is None and self.run is not None and self.run.done:
-            chunk = self.run.done[0]
-            probe = measure_travel(probe, chunk.chunk.items[0], chunk.values[0])
+            first = self.run.done[0]
+            probe = measure_travel(probe, first.chunk.items, first.values)
         now = report.plan
         decision = self._verified(probe, remaining, elapsed=report.item_seconds)
         plan = decision.plan
@@ -181,9 +182,9 @@ class Planner:
     def _settled(self) -> Plan:
         wishes = self.wishes
         kind = wishes.executor or "serial"
-        n_jobs = 1 if kind == "serial" else (wishes.n_jobs or 1)
-        if n_jobs == -1:
-            n_jobs = machine.here().cores
+        n_jobs = 1 if kind == "serial" else wishes.n_jobs
+        if n_jobs is None or n_jobs == -1:
+            n_jobs = (kind == "ray" and _ray_cores()) or machine.here().cores
         return Plan(
             executor=kind,
             n_jobs=n_jobs,
@@ -191,7 +192,7 @@ class Planner:
             adaptive=bounds(wishes),
             source="caller",
             reason="as you said",
-            notes=["executor and workers are as you said: nothing had to be measured"],
+            notes=["the kind of worker is as you said: nothing was measured"],
         )
 
     def _in_a_stream(self, plan: Plan, probe: Probe, total: int | None) -> Plan:
@@ -240,7 +241,9 @@ class Planner:
                 source=source,
                 reason=f"{gained} after the first items: nothing can be gained",
             )
-        return self._verified(probe, remaining, source=source, elapsed=elapsed).plan
+        decision = self._verified(probe, remaining, source=source, elapsed=elapsed)
+        self.estimates = decision.estimates
+        return decision.plan
 
     def _verified(self, probe: Probe, remaining: int | None, *, source: Any = "dry run", elapsed: float) -> Decision:
         """A decision for processes only where the function can be sent to one."""
@@ -258,7 +261,6 @@ class Planner:
             self.warn(probe.obstacle)
         if self.run is not None:
             self.run.probe = probe
-        self.estimates = decision.estimates
         return decision
 
     def warn(self, text: str) -> None:

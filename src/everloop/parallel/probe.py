@@ -41,6 +41,7 @@ SHORT = 0.06
 """Seconds: a first item that took less is followed by a second one whatever it costs, since the first may have paid for imports."""
 NAP = 0.0005
 """Seconds that the calling thread sleeps at a time while the trial runs, to see how soon it gets the GIL again."""
+_SIDE_BY_SIDE = 64
 MOST = 40
 """Times `sample_size` items, at most, where they are tiny and their results are kept."""
 PATIENCE = 0.05
@@ -173,7 +174,7 @@ def examine(
         return
     began = timers.wall()
     first = run.done[0]
-    run.probe = measure_travel(probe, first.chunk.items[0], first.values[0], timers)
+    run.probe = measure_travel(probe, first.chunk.items, first.values, timers)
     if probe.cpu_share > 0.3 and (threads := min(cores(), 4)) > 1:
         trial = max(threads, math.ceil(TRIAL / max(probe.item_seconds, 1e-6)))
         if trial * probe.item_seconds < PATIENCE * left and trial <= limit - run.count:
@@ -366,21 +367,27 @@ def steady(times: list[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance) / mean
 
 
-def measure_travel(probe: Probe, item: Any, result: Any, timers: Timers | None = None) -> Probe:
-    """`probe` with what it takes to send `item` there and `result` back, or with what keeps them from it."""
+def measure_travel(probe: Probe, items: list[Any], results: list[Any], timers: Timers | None = None) -> Probe:
+    """`probe` with what it takes to send one of `items` there and one of `results` back, or with what keeps them from it."""
     from everloop.parallel import payload
 
-    clock = (timers or Timers()).wall
-    began = clock()
-    sizes = []
-    for what, value in (("item 0", item), ("its result", result)):
-        try:
-            packed, parts = payload.dump(value, from_main=True)
-            payload.load(packed, parts)
-        except Exception as error:
-            return replace(probe, obstacle=str(payload.not_picklable(what, value, error)))
-        sizes.append(len(packed) + sum(part.nbytes for part in parts))
-    return replace(probe, item_bytes=sizes[0], result_bytes=sizes[1], travel_seconds=clock() - began)
+    clock = (timers or Timers()).thread
+    sizes, seconds = [], 0.0
+    for what, values in (("item 0", items), ("its result", results)):
+        # The first alone shows whether it can be sent; small ones then show what they take side by side, as in a chunk.
+        for count in (1, min(len(values), _SIDE_BY_SIDE)):
+            began = clock()
+            try:
+                packed, parts = payload.dump(values[:count], from_main=True)
+                payload.load(packed, parts)
+            except Exception as error:
+                return replace(probe, obstacle=str(payload.not_picklable(what, values[0], error)))
+            took = clock() - began
+            if took > SETTLED:
+                break
+        sizes.append((len(packed) + sum(part.nbytes for part in parts)) // count)
+        seconds += took / count
+    return replace(probe, item_bytes=sizes[0], result_bytes=sizes[1], travel_seconds=seconds)
 
 
 def _failure(index: int, item: Any, error: BaseException) -> ItemFailure:
