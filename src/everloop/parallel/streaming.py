@@ -121,6 +121,9 @@ class Stream(Iterator[Any]):
     def close(self) -> None:
         self._run.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def __enter__(self) -> Stream:
         return self
 
