@@ -152,6 +152,8 @@ class Run:
     def _start(self) -> None:
         options, report, clock = self._options, self.report, self._clock
         self._source = self._items if isinstance(self._items, Source) else Source(self._items)
+        if self._total is None and self._source.left is not None:
+            self._total = self._source.left + sum(done.count for done in self._sampled)
         self._backlog = Backlog()
         self._waiting: Waiting = InOrder() if self._eager or self._plan.ordered else AsTheyCome()
         self._buffer = Buffer(self._plan, report, self._waiting)
