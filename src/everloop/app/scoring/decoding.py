@@ -12,6 +12,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -68,9 +69,8 @@ class CsvRows(Rows):
         self.names = names
         self.records: list[list[str]] = []
         """Cells as text, as many as there are columns."""
-        self._lines: list[int] = []
-        self.lines = self._lines
         self._kinds = kinds
+        self._numbers: dict[str, Floats] = {}
         self._position = {name: i for i, name in enumerate(names)}
         self._read(block, delimiter)
 
@@ -78,13 +78,15 @@ class CsvRows(Rows):
         return len(self.records)
 
     def numbers(self, name: str) -> Floats:
+        if name not in self._numbers:  # the model and the output may both want it
+            self._numbers[name] = self._read_numbers(name)
+        return self._numbers[name]
+
+    def _read_numbers(self, name: str) -> Floats:
         cells = self.cells(name)
         if not self._underscores:
-            try:
+            with suppress(ValueError):
                 found = np.fromiter(map(float, cells), np.float64, len(cells))
-            except ValueError:
-                pass
-            else:
                 if not np.isinf(found).any():
                     return found
         out = np.full(len(cells), np.nan)
@@ -104,6 +106,11 @@ class CsvRows(Rows):
         cells = self.cells(name)
         if kind == "text":
             return [cell or None for cell in cells]
+        if kind != "boolean" and not self._underscores:
+            with suppress(ValueError):
+                quick = list(map(int, cells)) if kind == "integer" else [_int_or_float(cell) for cell in cells]
+                if all(value - value == 0 for value in quick):
+                    return quick
         out: list[Any] = [None] * len(cells)
         for i, cell in enumerate(cells):
             try:
@@ -119,21 +126,38 @@ class CsvRows(Rows):
     def source(self, i: int) -> Any:
         return self._odd.get(i) or dict(zip(self.names, self.records[i], strict=True))
 
+    def is_float(self, name: str) -> bool:
+        """Whether its column holds numbers that need not be whole."""
+        return self._kinds[name] == "number"
+
     def cells(self, name: str) -> list[str]:
         position = self._position[name]
         return [record[position] for record in self.records]
 
     def _read(self, block: Block, delimiter: str) -> None:
+        self._odd: dict[int, Any] = {}
+        csv.field_size_limit(2 * LARGEST_ROW)
+        text = ""
         try:
             text = block.data.decode()
-        except UnicodeDecodeError:
-            text = block.data.decode(errors="surrogateescape")
+            self._underscores = "_" in text
+            records = list(csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True))
+        except (UnicodeDecodeError, csv.Error):
+            records = []
+        if len(records) == text.count("\n") and set(map(len, records)) == {len(self.names)}:
+            self.records = records
+            self.lines = range(block.line, block.line + len(records))
+        else:
+            self._read_carefully(block, delimiter)
+
+    def _read_carefully(self, block: Block, delimiter: str) -> None:
+        """Row by row: there are blank lines, cells with line ends in them, or bad rows."""
+        text = block.data.decode(errors="surrogateescape")
         self._underscores = "_" in text
-        self._odd: dict[int, Any] = {}
-        width = len(self.names)
-        csv.field_size_limit(LARGEST_ROW)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        encoded = text.isascii() or not any("\udc80" <= each <= "\udcff" for each in text)
+        self._lines: list[int] = []
+        self.lines = self._lines
+        encoded = not any("\udc80" <= each <= "\udcff" for each in text)
+        reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
         while True:
             line = block.line + reader.line_num
             try:
@@ -145,8 +169,8 @@ class CsvRows(Rows):
                 continue
             if not record:
                 continue
-            if len(record) != width:
-                self._odd_row(line, record, f"{len(record)} values, but the header names {width} columns")
+            if len(record) != len(self.names):
+                self._odd_row(line, record, f"{len(record)} values, but the header names {len(self.names)} columns")
                 continue
             self.records.append(record)
             self._lines.append(line)
@@ -162,6 +186,10 @@ class CsvRows(Rows):
         self.records.append((cells + [""] * width)[:width])
         self._lines.append(line)
         self.bad(len(self.records) - 1, None, message)
+
+
+def _int_or_float(cell: str) -> int | float:
+    return int(cell) if cell.isdigit() else float(cell)
 
 
 def _encodes(record: list[str]) -> bool:

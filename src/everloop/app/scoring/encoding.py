@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,17 +41,17 @@ class Layout:
     def added(self) -> tuple[str, ...]:
         return (self.prediction, *self.scores, *self.constants, *([self.error] if self.error else ()))
 
-    def answers(self, i: int, rows: Rows, answers: Answers) -> list[Any]:
-        """The values of the added columns in row `i`."""
-        values = [answers.values[i]]
-        if self.scores:
-            found = answers.scores[i] if answers.scores is not None else None
-            values += found if found is not None else [None] * len(self.scores)
-        values += self.constants.values()
+    def columns(self, rows: Rows, chosen: Sequence[int], answers: Answers) -> list[list[Any]]:
+        """The values of the added columns in the rows at the positions `chosen`."""
+        columns = [[answers.values[i] for i in chosen]]
+        for at in range(len(self.scores)):
+            column = answers.scores[at] if answers.scores is not None else [None] * len(rows)
+            columns.append([column[i] for i in chosen])
+        columns += [[value] * len(chosen) for value in self.constants.values()]
         if self.error:
-            error = rows.errors.get(i)
-            values.append(None if error is None else error.text())
-        return values
+            errors = rows.errors
+            columns.append([errors[i].text() if i in errors else None for i in chosen])
+        return columns
 
 
 class Encoder(ABC):
@@ -102,13 +102,19 @@ class CsvEncoder(Encoder):
                 for name in self._keep
             ]
             kept = list(zip(*columns, strict=True)) if columns else [()] * len(rows)
-        added = self._layout.answers
-        return self._text([[*kept[i], *map(as_cell, added(i, rows, answers))] for i in chosen])
+        added = [list(map(as_cell, column)) for column in self._layout.columns(rows, chosen, answers)]
+        return self._text([[*kept[i], *cells] for i, *cells in zip(chosen, *added, strict=True)])
 
     def _text(self, lines: Sequence[Sequence[str]]) -> bytes:
+        text = self._written(lines, csv.QUOTE_MINIMAL)
+        if "\r" in text:  # Python before 3.13 leaves these unquoted
+            text = self._written(lines, csv.QUOTE_ALL)
+        return _packed(text.encode(), gz=self._gz)
+
+    def _written(self, lines: Sequence[Sequence[str]], quoting: Literal[0, 1]) -> str:
         out = io.StringIO(newline="")
-        csv.writer(out, delimiter=self._delimiter, lineterminator="\n").writerows(lines)
-        return _packed(out.getvalue().encode(), gz=self._gz)
+        csv.writer(out, delimiter=self._delimiter, lineterminator="\n", quoting=quoting).writerows(lines)
+        return out.getvalue()
 
 
 class NdjsonEncoder(Encoder):
@@ -130,22 +136,22 @@ class NdjsonEncoder(Encoder):
                 rows.values(name)
 
     def encode(self, rows: Rows, prepared: Any, chosen: Sequence[int], answers: Answers) -> bytes:  # noqa: ARG002
-        keep, added = self._layout.keep, self._layout.added
+        keep, names = self._layout.keep, self._layout.added
+        added = [
+            dict(zip(names, row, strict=True)) for row in zip(*self._layout.columns(rows, chosen, answers), strict=True)
+        ]
         lines: list[bytes] = []
         if isinstance(rows, JsonRows) and keep is None:
-            for i in chosen:
-                found = dict(zip(added, self._layout.answers(i, rows, answers), strict=True))
-                lines.append(self._spliced(rows, i, found))
+            lines += [self._spliced(rows, i, found) for i, found in zip(chosen, added, strict=True)]
         else:
             columns = {name: rows.values(name) for name in keep or ()}
-            for i in chosen:
+            for i, found in zip(chosen, added, strict=True):
                 record = {name: column[i] for name, column in columns.items()}
                 if i in rows.errors and isinstance(rows, CsvRows):
                     record = dict(
                         zip(columns, (rows.records[i][rows.names.index(name)] for name in columns), strict=True)
                     )
-                record.update(zip(added, self._layout.answers(i, rows, answers), strict=True))
-                lines.append(self._encode(record))
+                lines.append(self._encode({**record, **found}))
         lines.append(b"")
         return _packed(b"\n".join(lines), gz=self._gz)
 
@@ -170,6 +176,8 @@ class ArrowEncoder(Encoder):
         self.types = types
 
     def prepare(self, rows: Rows) -> list[Any]:
+        import pyarrow as pa
+
         from everloop.app.scoring.arrow import ArrowRows, read_schema, to_array
 
         _refuse_further(rows, self._layout)
@@ -177,7 +185,11 @@ class ArrowEncoder(Encoder):
             return [rows.batch.column(name) for name in self._keep]
         inputs, columns = read_schema(self._inputs), []
         for name in self._keep:
-            array, wrong = to_array(rows.values(name), inputs.field(name).type)
+            kind = inputs.field(name).type
+            if isinstance(rows, CsvRows) and rows.is_float(name) and pa.types.is_floating(kind):
+                columns.append(pa.array(rows.numbers(name), from_pandas=True))  # NaN is a missing number
+                continue
+            array, wrong = to_array(rows.values(name), kind)
             for i, message in wrong.items():
                 rows.errors.setdefault(i, RowError(rows.lines[i], name, message))
             columns.append(array)
@@ -191,16 +203,11 @@ class ArrowEncoder(Encoder):
         assert self.types is not None
         types = read_schema(self.types)
         arrays = [column.take(pa.array(chosen, pa.int64())) for column in prepared]
-        added = [self._layout.answers(i, rows, answers) for i in chosen]
-        for at, name in enumerate(self._layout.added):
+        added = self._layout.columns(rows, chosen, answers)
+        for name, values in zip(self._layout.added, added, strict=True):
             kind = types.field(name).type
-            values = [row[at] for row in added]
-            if pa.types.is_string(kind):
-                values = [
-                    json.dumps(each, ensure_ascii=False) if isinstance(each, (dict, list, tuple)) else each
-                    for each in values
-                ]
-            array, wrong = to_array(values, kind)
+            texts = pa.types.is_string(kind)
+            array, wrong = to_array([_as_text(value) for value in values] if texts else values, kind)
             if wrong:
                 i, message = next(iter(wrong.items()))
                 raise Unfitting(RowError(rows.lines[chosen[i]], name, message), chosen[i])
@@ -241,6 +248,11 @@ class Unfitting(Exception):
         super().__init__(error.text())
         self.error = error
         self.i = i
+
+
+def _as_text(value: Any) -> Any:
+    """What has parts as JSON; anything else as it is."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else value
 
 
 def as_cell(value: Any) -> str:

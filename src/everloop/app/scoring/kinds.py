@@ -15,7 +15,9 @@ Kind = Literal["text", "number", "integer", "boolean"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """How files say that a number is missing, in any case of letters. A text is missing where its cell is empty."""
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z")
+_WHOLE = re.compile(r"[+-]?[0-9]+\Z")
+_LONGEST_NUMBER = 18
+"""Digits; what has more is a name: of an account, a card, a tweet."""
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
 _BOOLEANS = {"true": True, "false": False}
 
@@ -40,7 +42,7 @@ def read_cell(text: str, kind: Kind) -> Any:
         if value is None:
             raise BadCell(f"expected true or false, got {short(text)}")
         return value
-    if _WHOLE.match(text):
+    if _WHOLE.match(text) and (kind == "number" or -(2**63) <= int(text) < 2**63):
         return int(text)
     number = read_number(text)
     if kind == "integer":
@@ -87,7 +89,7 @@ def _kinds_of(text: str) -> set[Kind]:
     if _LEADING_ZERO.match(text):
         return set()
     if _WHOLE.match(text):
-        return {"integer", "number"}
+        return {"integer", "number"} if len(text.lstrip("+-")) <= _LONGEST_NUMBER else set()
     try:
         read_number(text)
     except BadCell:

@@ -68,6 +68,11 @@ class FileOutput:
         assert place.path is not None
         self._place = place
         self.path = place.path
+        for path in filter(None, (self.path, dead_letters)):
+            if path.is_dir():
+                raise InvalidInput(f"{path} is a folder; give the name of a file", field="output")
+            if not path.parent.is_dir():
+                raise InvalidInput(f"{path}: there is no folder {path.parent}", field="output")
         self.part = beside(self.path, ".part")
         self.state_path = beside(self.path, ".part.json")
         self._converted = beside(self.path, ".part.parquet")
@@ -78,11 +83,6 @@ class FileOutput:
         self._letters: IO[bytes] | None = None
         self._synced = time.monotonic()
         self._wait = SYNC_SECONDS
-        for path in filter(None, (self.path, dead_letters)):
-            if path.is_dir():
-                raise InvalidInput(f"{path} is a folder; give the name of a file", field="output")
-            if not path.parent.is_dir():
-                raise InvalidInput(f"{path}: there is no folder {path.parent}", field="output")
 
     def state(self) -> State | None:
         """Of an attempt before this one. Raises CheckpointMismatch."""
@@ -128,9 +128,8 @@ class FileOutput:
 
     def sync(self, state: State, *, force: bool = False) -> None:
         began = time.monotonic()
-        if not self._resumable or (not force and began - self._synced < self._wait):
+        if not self._resumable or self._file is None or (not force and began - self._synced < self._wait):
             return
-        assert self._file is not None
         try:
             for file in filter(None, (self._file, self._letters)):
                 file.flush()

@@ -21,8 +21,8 @@ class Answers:
     """One for each row of the block; None for those that `rows.errors` names."""
 
     values: list[Any]
-    scores: list[list[float] | None] | None = None
-    """Probabilities, in the order of the model's classes."""
+    scores: list[list[float | None]] | None = None
+    """Probabilities: a column for each of the model's classes."""
 
 
 class Predictor(Protocol):
@@ -42,7 +42,9 @@ class SessionPredictor:
     def predict(self, rows: Rows, *, first_only: bool) -> Answers:
         X = self._matrix(rows)
         good = [i for i in range(len(rows)) if i not in rows.errors]
-        answers = Answers([None] * len(rows), [None] * len(rows) if self._scores else None)
+        answers = Answers([None] * len(rows))
+        if self._scores:
+            answers.scores = [[None] * len(rows) for _ in self._session.classes or ()]
         if good and not (first_only and rows.errors):
             self._run(X if len(good) == len(rows) else X[good], good, rows, answers, first_only=first_only)
         return answers
@@ -100,8 +102,9 @@ class SessionPredictor:
                 answers.values[i] = None
                 rows.errors[i] = RowError(rows.lines[i], None, f"the model answered {listed[at]}")
         if scores is not None and answers.scores is not None:
-            for i, row in zip(good, scores.tolist(), strict=True):
-                answers.scores[i] = row
+            for column, shares in zip(answers.scores, scores.T.tolist(), strict=True):
+                for i, share in zip(good, shares, strict=True):
+                    column[i] = share
 
 
 class FunctionPredictor:

@@ -179,7 +179,7 @@ class _Attempt:
 
     def _keep(self, output: Output, error: BaseException) -> None:
         """Make durable what is there, and say how to go on."""
-        if not isinstance(output, FileOutput):
+        if not isinstance(output, FileOutput) or self._state.phase == "finished":
             return
         if not self._resumable or not self._state.rows:  # nothing to go on from
             output.close()

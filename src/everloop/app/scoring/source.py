@@ -90,11 +90,15 @@ def _csv(place: Place, reader: TextReader, delimiter: str | None, types: Mapping
         ) from None
     if "\x00" in text:
         raise InvalidInput(f"{place.name} is not a text file", field="input")
+    if "\r" in text.rstrip("\r\n"):
+        raise InvalidInput(
+            f"{place.name} has the line ends of old Macs; convert it first, e.g. tr '\\r' '\\n'", field="input"
+        )
     bare = re.sub(r'"[^"]*"', "", text)
-    reader.delimiter = delimiter or ("\t" if place.tabs else max(DELIMITERS, key=bare.count))
+    reader.split_by(delimiter or ("\t" if place.tabs else max(DELIMITERS, key=bare.count)))
     try:
         names = tuple(
-            name.strip() for name in next(csv.reader(io.StringIO(text, newline=""), delimiter=reader.delimiter))
+            name.strip() for name in next(csv.reader(io.StringIO(text, newline="\n"), delimiter=reader.delimiter))
         )
     except csv.Error as error:
         raise InvalidInput(f"{place.name}: the header is not CSV: {error}", field="input") from error

@@ -1,9 +1,12 @@
-"""The blocks over the machine's cores, in order, by `everloop.parallel`."""
+"""The blocks over the machine's cores, in order, by `everloop.parallel`, which learns from each run what is fastest for the next."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Generator, Iterator
 
+from everloop.app.scoring.models import FunctionModel
 from everloop.app.scoring.rows import Block, Scored
 from everloop.app.scoring.scorer import Scorer
 from everloop.parallel.work import ExecutorKind
@@ -14,9 +17,43 @@ class Spread:
         """None: as the engine finds best, from a dry run or from runs before this one."""
         self._wanted_workers = workers
         self._wanted_executor = executor
-        self.executor = "serial"
+        self.executor: ExecutorKind = "serial"
         self.workers = 1
 
     def run(self, scorer: Scorer, blocks: Iterator[Block]) -> Generator[Scored, None, None]:
-        for block in blocks:
-            yield scorer(block)
+        """One block at a time goes to each worker: `Pace` has made them large enough. An exception of the input comes when all that was
+        read before it has been scored."""
+        from everloop.parallel import PoolManager, stream
+
+        work = functools.partial(score_block, scorer=scorer, work=work_of(scorer))
+        with (
+            PoolManager() as pool,
+            stream(
+                work,
+                blocks,
+                prefer_ordered=True,
+                chunksize=1,
+                executor=self._wanted_executor,
+                n_jobs=self._wanted_workers,
+                prefer_threads_for_io=isinstance(scorer.model, FunctionModel),  # a model never waits for anybody
+                pool_manager=pool,
+                enable_ml_prediction=True,
+                progress=False,
+                label="score",
+            ) as results,
+        ):
+            try:
+                yield from results
+            finally:
+                self.executor, self.workers = results.plan.executor, results.plan.n_jobs
+
+
+def score_block(block: Block, *, scorer: Scorer, work: str) -> Scored:  # noqa: ARG001 - `work` names the run for the history
+    return scorer(block)
+
+
+def work_of(scorer: Scorer) -> str:
+    """A name for this kind of work, by which runs of the past are found: the next version of a model profits from them, too."""
+    model = getattr(scorer.model, "target", scorer.model.name)
+    parts = (model, scorer.decoder.format, type(scorer.encoder).__name__, str(scorer.scores), str(len(scorer.columns)))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
