@@ -184,8 +184,14 @@ class Outbox:
             if written == len(only):
                 return True
             buffers = [memoryview(only)[written:]]
-        self._waiting.extend(memoryview(buffer) for buffer in buffers if len(buffer))
+        self.hold(buffers)
         return self.flush()
+
+    def hold(self, buffers: list[Bytes]) -> None:
+        """To be written with what comes after it: waking the other side costs more than a short frame itself."""
+        for buffer in buffers:
+            if len(buffer):
+                self._waiting.append(memoryview(buffer))
 
     def flush(self) -> bool:
         """The same for what waits."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from everloop.parallel import nesting
-from everloop.parallel.executors.frames import CHUNK, FORGET, OPEN, QUIT, Outbox, Reader, pieces, widen
+from everloop.parallel.executors.frames import CHUNK, FORGET, OPEN, QUIT, Bytes, Outbox, Reader, pieces, widen
 from everloop.parallel.payload import Packed
 
 _BOOT = (
@@ -115,8 +115,11 @@ class Worker:
         )
 
     def send(self, number: int, items: Packed, slice_seconds: float, timeout: float, *, flags: int = 0) -> bool:
-        body, parts = items
-        return self.outbox.put(pieces(CHUNK, number, body, parts, flags=flags, numbers=(slice_seconds, timeout, 0.0)))
+        return self.outbox.put(_chunk(number, items, slice_seconds, timeout, flags))
+
+    def hold(self, number: int, items: Packed, slice_seconds: float, timeout: float, *, flags: int = 0) -> None:
+        """The same with the next flush of `outbox`."""
+        self.outbox.hold(_chunk(number, items, slice_seconds, timeout, flags))
 
     def forget(self) -> bool:
         """Let go of the function: it may be large."""
@@ -153,6 +156,11 @@ class Worker:
         for pipe in self._pipes:
             os.close(pipe)
         self._pipes = ()  # type: ignore[assignment]
+
+
+def _chunk(number: int, items: Packed, slice_seconds: float, timeout: float, flags: int) -> list[Bytes]:
+    body, parts = items
+    return pieces(CHUNK, number, body, parts, flags=flags, numbers=(slice_seconds, timeout, 0.0))
 
 
 def _search_path() -> list[str]:

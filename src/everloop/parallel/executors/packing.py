@@ -63,9 +63,6 @@ def unpack(
     chunk: Chunk, count: int, flags: int, body: Bytes, parts: list[Bytes]
 ) -> tuple[list[Any], list[ItemFailure]]:
     """In the caller's process: values and failures. What cannot be unpickled here is a failure, too."""
-    from everloop.core.errors import NotPicklable, explain
-    from everloop.parallel.work import ItemFailure
-
     failures = payload.load_failures(parts.pop()) if flags & FAILURES else []
     try:
         if flags & SEPARATE:
@@ -75,10 +72,21 @@ def unpack(
             values = payload.load(body, parts)
     except Exception as error:  # one has spoiled the pickle of all
         values = [None] * count
-        spoiled = NotPicklable(f"the chunk's results cannot be unpickled again: {explain(error)}")
-        known = {index for index, _, _ in failures}
-        failures += [(index, spoiled, "") for index in range(count) if index not in known]
-    return values, [ItemFailure(index, error, text, item=chunk.items[index]) for index, error, text in failures]
+        failures += _spoiled(count, {index for index, _, _ in failures}, error)
+    return values, _told(chunk, failures) if failures else []
+
+
+def _spoiled(count: int, known: set[int], error: Exception) -> payload.Failures:
+    from everloop.core.errors import NotPicklable, explain
+
+    failed = NotPicklable(f"the chunk's results cannot be unpickled again: {explain(error)}")
+    return [(index, failed, "") for index in range(count) if index not in known]
+
+
+def _told(chunk: Chunk, failures: payload.Failures) -> list[ItemFailure]:
+    from everloop.parallel.work import ItemFailure
+
+    return [ItemFailure(index, error, text, item=chunk.items[index]) for index, error, text in failures]
 
 
 class Alarm:

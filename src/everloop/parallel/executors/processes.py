@@ -30,6 +30,8 @@ from everloop.parallel.work import Chunk, Done, ExecutorKind
 
 _PER_BYTE = 1e-9
 """Seconds that a byte takes to be pickled, sent and unpickled, about."""
+_HELD, _SHORT = 16, 1 << 12
+"""So many chunks, of so many bytes at most, are written at once: waking a worker costs more than a short chunk itself."""
 _LOOK = 1.0
 """Seconds after which a silent worker is looked at: a process it has forked may keep its pipe open after its death."""
 _STILLBORN = 3
@@ -53,14 +55,15 @@ class _Parcel:
         self.chunk = chunk
         self.items: payload.Packed | None = items
         """None once it is sent."""
-        self.size = len(items[0]) + sum(part.nbytes for part in items[1])
+        body, parts = items
+        self.size = len(body) + (sum(part.nbytes for part in parts) if parts else 0)
         self.separate = separate
 
 
 class _Seat:
     """A leased worker and what it has been given."""
 
-    __slots__ = ("beat", "gone", "queue", "ready", "worker", "writing")
+    __slots__ = ("beat", "gone", "held", "queue", "ready", "worker", "writing")
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -68,6 +71,8 @@ class _Seat:
         self.ready = worker.spawn_seconds is not None
         self.writing = False
         self.gone = False
+        self.held = 0
+        """Short chunks that its outbox keeps until we wait for results: it has others to run meanwhile."""
         self.beat: tuple[float, int] | None = None
         """When the item that runs began (monotonic), and its index in its chunk; only of chunks with a timeout."""
 
@@ -139,6 +144,7 @@ class ProcessExecutor:
         done: list[Done] = []
         self._torn = True
         while self._running and not done:
+            self._send_held()
             for key, events in self._selector.select(self._patience(until)):
                 seat: _Seat = key.data
                 if seat.gone:
@@ -204,9 +210,21 @@ class ProcessExecutor:
         parcel.items = None
         flags = frames.SEPARATE if parcel.separate else 0
         timeout = chunk.timeout or 0.0
+        if len(seat.queue) > 1 and seat.held < _HELD and parcel.size < _SHORT:
+            seat.worker.hold(chunk.number, items, chunk.slice, timeout, flags=flags)
+            seat.held += 1
+            return
+        seat.held = 0
         seat.worker.send(chunk.number, items, chunk.slice, timeout, flags=flags)  # its death shows in collect
         if seat.worker.outbox:
             self._watch_outbox(seat)
+
+    def _send_held(self) -> None:
+        for seat in self._seats:
+            if seat.held:
+                seat.held = 0
+                seat.worker.outbox.flush()
+                self._watch_outbox(seat)
 
     def _watch_outbox(self, seat: _Seat) -> None:
         wanted = bool(seat.worker.outbox)
