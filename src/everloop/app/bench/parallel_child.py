@@ -88,7 +88,7 @@ class Killer(threading.Thread):
 
         me = psutil.Process()
         while len(self.killed) < self.times and not self.stop.wait(self.draw.uniform(0.02, 0.2)):
-            workers = me.children()
+            workers = [each for each in me.children() if each.pid not in self.killed]  # one may not be reaped yet
             if workers:
                 victim = self.draw.choice(workers)
                 victim.kill()
