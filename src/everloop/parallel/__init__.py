@@ -10,7 +10,50 @@ Everything named here is loaded when it is first used, so that the import is ins
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everloop.core.errors import CheckpointMismatch as CheckpointMismatch
+    from everloop.core.errors import ItemFailed as ItemFailed
+    from everloop.core.errors import ItemTimeout as ItemTimeout
+    from everloop.core.errors import NotPicklable as NotPicklable
+    from everloop.core.errors import WorkerDied as WorkerDied
+    from everloop.parallel.api import execute as execute
+    from everloop.parallel.api import optimize as optimize
+    from everloop.parallel.calibration import get_calibration_stats as get_calibration_stats
+    from everloop.parallel.calibration import track_prediction_accuracy as track_prediction_accuracy
+    from everloop.parallel.constants import DEFAULT_BUFFER_SIZE_MULTIPLIER as DEFAULT_BUFFER_SIZE_MULTIPLIER
+    from everloop.parallel.constants import HETEROGENEOUS_CV_THRESHOLD as HETEROGENEOUS_CV_THRESHOLD
+    from everloop.parallel.constants import LARGE_DATASET_THRESHOLD as LARGE_DATASET_THRESHOLD
+    from everloop.parallel.constants import MIN_TRAINING_SAMPLES as MIN_TRAINING_SAMPLES
+    from everloop.parallel.constants import STREAMING_BUFFER_MEMORY_FRACTION as STREAMING_BUFFER_MEMORY_FRACTION
+    from everloop.parallel.features import WorkloadFeatures as WorkloadFeatures
+    from everloop.parallel.fingerprint import get_fingerprint as get_fingerprint
+    from everloop.parallel.history import History as History
+    from everloop.parallel.history import TrainingData as TrainingData
+    from everloop.parallel.history import get_history as get_history
+    from everloop.parallel.history import load_ml_training_data as load_ml_training_data
+    from everloop.parallel.history import set_history_folder as set_history_folder
+    from everloop.parallel.hooks import ExecutionHooks as ExecutionHooks
+    from everloop.parallel.importance import feature_importance as feature_importance
+    from everloop.parallel.options import RunOptions as RunOptions
+    from everloop.parallel.plan import Plan as Plan
+    from everloop.parallel.pool import PoolManager as PoolManager
+    from everloop.parallel.pool import get_global_pool_manager as get_global_pool_manager
+    from everloop.parallel.predictor import PredictionResult as PredictionResult
+    from everloop.parallel.predictor import StreamingPredictionResult as StreamingPredictionResult
+    from everloop.parallel.predictor import predict_parameters as predict_parameters
+    from everloop.parallel.predictor import predict_streaming_parameters as predict_streaming_parameters
+    from everloop.parallel.recording import update_model_from_execution as update_model_from_execution
+    from everloop.parallel.recording import (
+        update_model_from_streaming_execution as update_model_from_streaming_execution,
+    )
+    from everloop.parallel.results import OptimizationResult as OptimizationResult
+    from everloop.parallel.results import StreamingOptimizationResult as StreamingOptimizationResult
+    from everloop.parallel.streaming import optimize_streaming as optimize_streaming
+    from everloop.parallel.streaming import stream as stream
+    from everloop.parallel.telemetry import PrometheusHooks as PrometheusHooks
+    from everloop.parallel.work import ItemFailure as ItemFailure
 
 _ERRORS = "everloop.core.errors"
 _HOMES = {
