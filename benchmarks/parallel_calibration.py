@@ -44,6 +44,8 @@ from everloop.parallel.recording import record_run
 
 BAR = 0.1
 FOLDS = 4
+FEWEST = 5
+"""Outcomes of a point that is drawn."""
 WORK_SECONDS = 0.03
 """That a run does, about."""
 
@@ -304,7 +306,7 @@ def draw(rows: list[Outcome], path: Path) -> None:
             (raw, ORANGE, "by the model alone"),
             (told, BLUE, "calibrated, functions held out"),
         ):
-            points = reliability(values, hits)
+            points = [point for point in reliability(values, hits) if point[3] >= FEWEST]
             error = calibration_error(values, hits)
             xs, ys = [p[1] for p in points], [p[2] for p in points]
             sizes = [8 + 90 * math.sqrt(p[3] / len(rows)) for p in points]

@@ -251,6 +251,15 @@ def test_parameters_of_adaptive_chunking_are_predicted(history: History) -> None
     assert fixed.adaptive_chunking_params == {}
 
 
+def test_the_adaptation_rate_that_was_fast_is_predicted(history: History) -> None:
+    recorded(history, 4, func_hash=NAME, adaptive=ChunkBounds(adaptation_rate=0.3), speedup=1.9)
+    recorded(history, 4, func_hash=NAME, adaptive=ChunkBounds(adaptation_rate=0.9), speedup=1.3)
+    found = predict_parameters(WORK, 1_000, 0.001, 0.5, history=history)
+    assert found is not None
+    assert found.adaptive is not None
+    assert found.adaptive.adaptation_rate == 0.3
+
+
 def test_a_new_machine_starts_with_what_another_has_learned(history: History) -> None:
     there = replace(HERE, cores=HERE.cores * 2, physical_cores=HERE.physical_cores * 2, cpu_model="A bigger one")
     recorded(history, 30, func_hash=NAME, n_jobs=there.cores, speedup=there.cores * 0.9, fingerprint=there)

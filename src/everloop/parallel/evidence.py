@@ -20,7 +20,7 @@ then holds it against what came true.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ class Setting(NamedTuple):
     """None where chunks adapt."""
     target: int | None
     """Of adaptive chunking: half octaves of the duration."""
+    rate: int | None
+    """Of adaptive chunking: tenths of the adaptation rate."""
     buffer: int | None
     ordered: bool | None
 
@@ -60,6 +62,7 @@ def setting_of(sample: TrainingData) -> Setting:
         n_jobs=sample.n_jobs,
         chunk=None if bounds is not None else round(math.log2(sample.chunksize)),
         target=None if bounds is None else round(2 * math.log2(bounds.target_duration)),
+        rate=None if bounds is None else round(10 * bounds.adaptation_rate),
         buffer=round(math.log2(sample.buffer_size)) if streaming and sample.buffer_size else None,
         ordered=sample.use_ordered if streaming else None,
     )
@@ -84,12 +87,16 @@ class Cell:
     """All logarithms are natural, of seconds, items and bytes."""
 
     __slots__ = (
-        "adaptive", "buffer", "chunk", "cpu", "item", "machine", "pickle", "runs", "setting", "speedup", "streaming",
-        "total", "variation", "wall",
+        "adaptive", "as_batch", "buffer", "chunk", "cpu", "elsewhere", "item", "machine", "pickle", "runs", "setting", "speedup",
+        "streaming", "total", "variation", "wall",
     )  # fmt: skip
 
     def __init__(self, setting: Setting, machine: Fingerprint | None, streaming: bool) -> None:
         self.setting, self.machine, self.streaming = setting, machine, streaming
+        self.as_batch = setting._replace(buffer=None, ordered=None)
+        """What batches and streams have in common."""
+        self.elsewhere = self.as_batch._replace(chunk=None)
+        """What functions have in common: chunks have their own size in each."""
         self.runs = 0
         self.adaptive: ChunkBounds | None = None
         self.speedup, self.wall = _Moments(), _Moments()
@@ -259,9 +266,8 @@ def weigh(
             runs = min(kernel.most_runs, cell.speedup.weight / experience.scale) * math.exp(-off) * likeness
             if runs < 1e-3:
                 continue
-            setting, shift = _translated(cell, here)
-            if kernel.features or kind is None:
-                setting = _outlined(setting, kernel, cell, kind)
+            setting = cell.elsewhere if kernel.features else cell.as_batch if kind is None else cell.setting
+            setting, shift = _translated(setting, cell.machine, here)
             evidence = found.get(setting)
             if evidence is None:
                 evidence = found[setting] = Evidence(setting)
@@ -307,21 +313,13 @@ def _distance(cell: Cell, workload: Workload, kernel: Kernel) -> tuple[float, fl
     return off / 2, doubt
 
 
-def _translated(cell: Cell, here: Fingerprint) -> tuple[Setting, float]:
-    """The cell's setting on this machine, and what that adds to its log speedup. As many workers per core; threads that outnumber the
-    cores wait for something else than cores, and stay."""
-    setting, there = cell.setting, cell.machine
+def _translated(setting: Setting, there: Fingerprint | None, here: Fingerprint) -> tuple[Setting, float]:
+    """A setting of another machine on this one, and what that adds to its log speedup. As many workers per core; threads that outnumber
+    the cores wait for something else than cores, and stay."""
     if there is None or there.cores == here.cores or setting.n_jobs == 1 or setting.n_jobs > there.cores:
         return setting, 0.0
     n_jobs = max(1, round(setting.n_jobs * here.cores / there.cores))
     return setting._replace(n_jobs=n_jobs), _CPU_EFFICIENCY * math.log(n_jobs / setting.n_jobs)
-
-
-def _outlined(setting: Setting, kernel: Kernel, cell: Cell, kind: bool | None) -> Setting:
-    """What is comparable between functions: chunks have their own size in each. Between batches and streams: no buffer, no order."""
-    if kernel.features:
-        setting = setting._replace(chunk=None, target=setting.target if cell.adaptive else None)
-    return setting._replace(buffer=None, ordered=None) if kernel.features or kind is None else setting
 
 
 def raw_confidence(deviation: float, freedom: float) -> float:
@@ -340,8 +338,3 @@ def merged(evidence: Evidence, of: str) -> float:
             weight += runs
             total += runs * moments.mean
     return total / weight if weight else math.nan
-
-
-def cells_of(experiences: Iterable[Experience]) -> Iterator[Cell]:
-    for experience in experiences:
-        yield from experience.cells.values()

@@ -311,7 +311,7 @@ def _allowed(evidence: Evidence, query: Query, *, own: bool) -> bool:
     setting, exactly = evidence.setting, query.exactly
     if exactly is not None and (setting.executor, setting.n_jobs) != (exactly.executor, exactly.n_jobs):
         return False
-    if exactly is not None and own and (setting.chunk, setting.target) != (exactly.chunk, exactly.target):
+    if exactly is not None and own and setting[2:5] != exactly[2:5]:  # chunks, or their adaptation
         return False
     if query.executors is not None and setting.executor not in query.executors:
         return False
