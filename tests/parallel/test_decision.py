@@ -180,7 +180,7 @@ def test_a_streams_result_has_what_callers_look_for() -> None:
     decision = decide(MS, None, Wishes(streaming=True), AROUND)
     result = StreamingOptimizationResult(decision.plan, facts=Profile(MS, AROUND, (), 0.0))
     assert result.use_adaptive_chunking
-    assert result.adaptive_chunking_params is decision.plan.adaptive
+    assert result.adaptive_chunking_params["target_chunk_duration"] == 0.2
     assert result.buffer_size == decision.plan.buffer_size
     assert result.estimated_item_time == 0.001
     assert result.pickle_size == 8

@@ -94,8 +94,7 @@ def test_what_is_asked_for_stands() -> None:
     )
     assert (result.buffer_size, result.use_ordered) == (17, False)
     assert result.use_adaptive_chunking
-    assert result.adaptive_chunking_params is not None
-    assert result.adaptive_chunking_params.adaptation_rate == 0.7
+    assert result.adaptive_chunking_params["adaptation_rate"] == 0.7
     fixed = optimize_streaming(square, range(100), executor="thread", n_jobs=3, chunksize=5)
     assert (fixed.n_jobs, fixed.chunksize, fixed.executor_type) == (3, 5, "thread")
     assert not fixed.use_adaptive_chunking

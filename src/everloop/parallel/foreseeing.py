@@ -9,6 +9,7 @@ from everloop.core.errors import NotPicklable
 from everloop.parallel import machine, nesting
 from everloop.parallel.constants import MIN_TRAINING_SAMPLES
 from everloop.parallel.decision import as_stream, bounds
+from everloop.parallel.exploration import explore
 from everloop.parallel.identity import func_hash
 from everloop.parallel.plan import Plan
 from everloop.parallel.predictor import (
@@ -52,8 +53,38 @@ def predicted_plan(planner: Planner, history: History, total: int | None, run: D
             result = _ask(planner, history, total, run, _IN_THIS_PROCESS)
     if result is None:
         return None
+    if planner.foresight.explore and known is not None:
+        result = _explored(planner, result, known.seconds)
     planner.prediction = result
     return _plan(planner, result, total, run)
+
+
+def _explored(planner: Planner, result: PredictionResult, past_seconds: float) -> PredictionResult:
+    """Once in a while a neighbour of what was predicted, in what the caller left open."""
+    wishes = planner.wishes
+    fixed = {
+        "executor": wishes.executor,
+        "n_jobs": wishes.n_jobs,
+        "chunksize": wishes.chunksize,
+        "buffer_size": wishes.buffer_size,
+        "use_ordered": wishes.ordered,
+    }
+    other = explore(
+        result,
+        rng=planner.rng,
+        cores=machine.here().cores,
+        past_seconds=past_seconds,
+        free={name for name, value in fixed.items() if value is None},
+        executors=_IN_THIS_PROCESS if planner.warnings else (*_IN_THIS_PROCESS, "process"),
+    )
+    if other is None:
+        return result
+    if other.executor_type == "process" != result.executor_type:
+        try:
+            planner.check_travels()
+        except NotPicklable:
+            return result
+    return other
 
 
 def _ask(
@@ -118,7 +149,7 @@ def _plan(planner: Planner, result: PredictionResult, total: int | None, run: Dr
         predicted_seconds=result.predicted_seconds,
         predicted_speedup=result.predicted_speedup,
         confidence=result.confidence,
-        source="history",
+        source="exploration" if result.explored else "history",
         reason=result.reason,
         notes=[result.reason],
     )

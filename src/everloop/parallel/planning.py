@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class Foresight:
     item_seconds: float | None = None
     """The caller's estimate."""
     learn: bool = False
-    explore: bool = True
+    explore: bool = False
     verbose: bool = False
 
 
@@ -74,6 +75,8 @@ class Planner:
     history: History | None = None
     first: Any = None
     """The first item, where it can be looked at without taking it: what a dry run is remembered by."""
+    rng: random.Random = field(default_factory=random.Random)
+    """Decides when to explore."""
     warnings: list[str] = field(default_factory=list)
     run: DryRun | None = None
     prediction: PredictionResult | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from everloop.parallel.constants import DEFAULT_BUFFER_SIZE_MULTIPLIER
 from everloop.parallel.cost import Estimate
 from everloop.parallel.decision import Surroundings
-from everloop.parallel.plan import ChunkBounds, Plan
+from everloop.parallel.plan import Plan
 from everloop.parallel.probe import Probe
 from everloop.parallel.report import RunReport
 from everloop.parallel.wording import duration, size_of, workers_of
@@ -190,9 +190,18 @@ class StreamingOptimizationResult(OptimizationResult):
         return self.plan.adaptive is not None
 
     @property
-    def adaptive_chunking_params(self) -> ChunkBounds | None:
-        """None where chunks have one size."""
-        return self.plan.adaptive
+    def adaptive_chunking_params(self) -> dict[str, Any]:
+        """As of a prediction; empty where chunks have one size."""
+        bounds = self.plan.adaptive
+        if bounds is None:
+            return {}
+        return {
+            "initial_chunksize": self.plan.chunksize,
+            "target_chunk_duration": bounds.target_duration,
+            "adaptation_rate": bounds.adaptation_rate,
+            "min_chunksize": bounds.smallest,
+            "max_chunksize": bounds.largest,
+        }
 
 
 def _row(label: str, text: str) -> str:
