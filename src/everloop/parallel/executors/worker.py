@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -135,10 +136,11 @@ class _Worker:
             except Unreadable:
                 self._say(frames.UNREADABLE, number)
                 return
+            stale = self._stale() if time.perf_counter() - begun > _STALE else []
             numbers = (tally.seconds, tally.squares, tally.cpu_seconds)
             self._say(frames.RESULT, number, body, parts, flags=flags, count=len(tally.values), numbers=numbers)
-            if time.perf_counter() - begun > _STALE:
-                self._hand_back()
+            for other in stale:
+                self._say(frames.BACK, other)
 
     def _call(self, func: Callable[[Any], Any], number: int, data: bytes) -> None:
         from everloop.core.errors import explain
@@ -152,18 +154,17 @@ class _Worker:
     def _beat(self, number: int, index: int) -> None:
         self._say(frames.BEAT, number, count=index, numbers=(time.monotonic(), 0.0, 0.0))
 
-    def _hand_back(self) -> None:
-        """What was sent ahead while the chunk before it was thought to be short."""
-        import select
-
+    def _stale(self) -> list[int]:
+        """Chunks that have come while this one ran: they were sent ahead when it was thought to be short, and are not begun."""
+        found: list[int] = []
         while True:
             while (frame := self._reader.next()) is not None:
-                if frame.kind != frames.CHUNK:  # the run is over, or the next one has begun
+                if frame.kind != frames.CHUNK:  # the function, once more
                     self._put_off = frame
-                    return
-                self._say(frames.BACK, frame.number)
+                    return found
+                found.append(frame.number)
             if not select.select([self._inbox], [], [], 0)[0] or not self._reader.fill():
-                return
+                return found
 
 
 class _Blas:
