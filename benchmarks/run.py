@@ -1,11 +1,12 @@
 """Every benchmark of this repository, one table of every bar, and the pictures of the README: `make bench`.
 
-    python benchmarks/run.py                 all of it, some twenty minutes
-    python benchmarks/run.py --quick         all of it, noisy, some two minutes
+    python benchmarks/run.py                 all of it, some thirty-five minutes
+    python benchmarks/run.py --quick         all of it, noisy, some six minutes
     python benchmarks/run.py http swaps      only these
 
 What a user can rerun without this repository is in `everloop.app.bench` (`everloop bench`); here it is joined by what is too
-long for them: drift on a hundred streams, recovery on some, and crashes of the journal alone. Exit code 1 if a bar was missed.
+long for them: drift on a hundred streams, recovery on some, crashes of the journal alone, and how well the parallel engine knows how sure
+it may be. Exit code 1 if a bar was missed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 from everloop.app.bench.rows import Context, Result, Row, counted
 from everloop.app.bench.runner import SUBJECTS, Subject, as_table, run_bench
@@ -22,14 +24,14 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 
-def of_rows(module: str) -> Subject:
-    """A file beside this one whose `run(quick)` gives rows {what, bar, measured, ratio, pass, detail}."""
+def of_rows(module: str, **more: Any) -> Subject:
+    """A file beside this one whose `run(quick, **more)` gives rows {what, bar, measured, ratio, pass, detail}."""
 
     def measure(context: Context, folder: Path) -> Result:
         from importlib import import_module
 
         context.say(f"{module}: this takes a while")
-        found = import_module(module).run(quick=context.quick)
+        found = import_module(module).run(quick=context.quick, **more)
         rows = [
             Row(
                 subject=module,
@@ -67,20 +69,22 @@ def journal_crash(context: Context, folder: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    subjects = {
-        **SUBJECTS,
-        "journal_crash": journal_crash,
-        "drift": of_rows("drift"),
-        "recovery": of_rows("recovery"),
-        "parallel_calibration": of_rows("parallel_calibration"),
-    }
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(subjects)}")
+    here = ("journal_crash", "drift", "recovery", "parallel_calibration")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join((*SUBJECTS, *here))}")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"
     )
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the JSON goes")
     arguments = parser.parse_args()
     figures = None if arguments.quick or arguments.names else HERE.parent / "docs" / "figures"
+    curve = (figures or arguments.out / "figures") / "calibration.png"
+    subjects = {
+        **SUBJECTS,
+        "journal_crash": journal_crash,
+        "drift": of_rows("drift"),
+        "recovery": of_rows("recovery"),
+        "parallel_calibration": of_rows("parallel_calibration", figure=curve),
+    }
     report = run_bench(
         arguments.names,
         quick=arguments.quick,
