@@ -26,7 +26,7 @@ def kind(request: pytest.FixtureRequest) -> Iterator[ExecutorKind]:
     if request.param == "ray":
         import ray
 
-        ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, _node_ip_address="127.0.0.1")
+        open_executor("ray", workloads.same, 1).close()  # which starts a local Ray
         yield "ray"
         ray.shutdown()
     else:
