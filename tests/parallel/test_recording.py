@@ -84,18 +84,33 @@ def test_a_run_that_the_dry_run_finished_was_serial(history: History) -> None:
 
 def test_noise_in_the_dry_run_does_not_make_one_run_look_better_than_another(history: History) -> None:
     first = recorded(history, report())
-    again = recorded(history, report(sampled_seconds=0.0065))  # 1.3 times as long: the same work
+    again = recorded(history, report(sampled_seconds=0.0125))  # 2.5 times as long, with as much CPU time: the same work
     assert again.speedup == pytest.approx(first.speedup)
-    other = recorded(history, report(sampled_seconds=0.02, wall_seconds=2.2, item_seconds=4.0))  # really other items
-    assert other.features.estimated_item_time == pytest.approx(0.004)
+    other = recorded(history, report(sampled_seconds=0.02, wall_seconds=2.2, item_seconds=4.4, cpu_seconds=4.4))
+    assert other.features.estimated_item_time == pytest.approx(0.004), "really other items"
     assert other.speedup == pytest.approx(first.speedup, rel=0.01)
+
+
+def test_a_busy_machine_does_not_favour_serial_runs(history: History) -> None:
+    """All walls twice as long, the CPU time the same: settings keep their order."""
+    recorded(history, report())
+    serial = report("serial", 1, items=1_000, sampled=0, sampled_seconds=0.0, wall_seconds=2.0, item_seconds=2.0)
+    spread = report(items=1_000, sampled=0, sampled_seconds=0.0, wall_seconds=1.1, item_seconds=2.2)
+    assert recorded(history, serial).speedup == pytest.approx(0.5)
+    assert recorded(history, spread).speedup == pytest.approx(1 / 1.1)
+
+
+def test_work_that_waits_is_known_by_its_wall_time(history: History) -> None:
+    first = recorded(history, report("thread", 8, cpu_seconds=0.005))
+    other = recorded(history, report("thread", 8, cpu_seconds=0.002, sampled_seconds=0.05, wall_seconds=5.5))
+    assert other.features.estimated_item_time == pytest.approx(10 * first.features.estimated_item_time)
 
 
 def test_few_items_of_unequal_length_do_not_either(history: History) -> None:
     mean = 0.001
-    varied = {"squares": 1_005 * (mean**2) * (1 + 1.5**2), "item_seconds": 1_005 * mean}
-    first = recorded(history, report(**varied))
-    again = recorded(history, report(**varied, sampled_seconds=0.0125))
+    varied = {"squares": 1_005 * (mean**2) * (1 + 1.5**2), "item_seconds": 1_005 * mean, "cpu_seconds": 0.005}
+    first = recorded(history, report("thread", **varied))
+    again = recorded(history, report("thread", **varied, sampled_seconds=0.0125))
     assert again.speedup == pytest.approx(first.speedup)
 
 

@@ -88,7 +88,7 @@ GOOD = json.loads(encode(run()))
         {"n_jobs": 0}, {"n_jobs": "4"}, {"n_jobs": True}, {"chunksize": 1.5}, {"speedup": 0}, {"speedup": math.nan},
         {"speedup": None}, {"timestamp": math.inf}, {"features": {}}, {"features": []}, {"features": None},
         {"executor_type": "rocket"}, {"fingerprint": "x|y"}, {"fingerprint": 3}, {"adaptive": [1, 2]}, {"buffer_size": -1},
-        {"item_seconds": -1.0}, {"cpu_share": -0.1},
+        {"item_seconds": -1.0}, {"cpu_share": -0.1}, {"cpu_item_seconds": math.nan},
     ],
     ids=str,
 )  # fmt: skip

@@ -134,6 +134,8 @@ class Experience:
         """Weight of the newest run: a cell's effective number of runs is its weight over this."""
         self.cells: dict[tuple[Setting, Fingerprint | None, bool, int], Cell] = {}
         self.item = _Moments()
+        self.cpu = _Moments()
+        """Log CPU time per item."""
         self.size = _Moments()
         self.pickle = _Moments()
         self.variation = _Moments()
@@ -155,6 +157,8 @@ class Experience:
         size, item = math.log(features.data_size), math.log(features.estimated_item_time)
         self.size.add(size, self.scale)
         self.item.add(item, self.scale)
+        if sample.cpu_item_seconds:
+            self.cpu.add(math.log(sample.cpu_item_seconds), self.scale)
         if features.pickle_size:
             self.pickle.add(math.log(features.pickle_size), self.scale)
         if features.coefficient_of_variation is not None:

@@ -1,10 +1,11 @@
 """What a run teaches: its measured speed, kept in the history, after it was held against what had been predicted for it.
 
 **Speedup is serial time over wall time, and the serial time has to be honest.** Items measured inside workers are slowed by the other
-workers (the GIL among threads, shared cores and caches among processes), so their sum flatters. In order of trust: items that this very run
-did alone on the caller's thread; a serial run itself; the function's remembered serial item time; the items' CPU time and waiting.
-A measurement within a factor 1.5 (or three standard errors) of the remembered one is the same work under noise, and the remembered one
-stands: two runs of the same work are then compared by their wall clocks alone.
+workers (the GIL among threads, shared cores and caches among processes), so their sum flatters. The first run of a function takes what it
+can get, in order of trust: a serial run itself, items that the dry run did alone, the items' CPU time and waiting. From then on that
+time stands as the function's reference, whatever mood the machine is in: two runs of the same work are compared by their wall clocks
+alone, serial ones as well. Only where the items really are others is the reference scaled. Work that computes says so by its CPU time
+per item, which hardly depends on who else wants the cores; a factor of 1.5 (or three standard errors, where items vary) is no other work.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel.calibration import Outcome
-from everloop.parallel.evidence import TOLERANCE, setting_of
+from everloop.parallel.evidence import TOLERANCE, Experience, setting_of
 from everloop.parallel.features import WorkloadFeatures
 from everloop.parallel.fingerprint import get_fingerprint
 from everloop.parallel.history import History, get_history
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from everloop.parallel.probe import Probe
 
 _SAME_WORK = math.log(1.5)
+_COMPUTES = math.log(3)
+"""Work whose CPU time is at least a third of its time is known by that."""
 _A_CORE_BUSY = 0.7
 _FAILED_TOO_OFTEN = 0.1
 _PAUSED_TOO_LONG = 0.1
@@ -68,14 +71,7 @@ def record_run(
     if wall <= 0:
         return None
     variation = report.coefficient_of_variation if report.items > 1 else None
-    serial, seen = _measured_serially(report, probe, executor, wall)
-    if own is not None:
-        # A mean of few items of unequal length is off by chance: three standard errors are no other work.
-        tolerance = max(_SAME_WORK, 3 * (variation or 0.0) / math.sqrt(max(1, seen)))
-        if serial is None or abs(math.log(serial) - own.item.mean) < tolerance:
-            serial = math.exp(own.item.mean)
-    if serial is None:
-        serial = _estimated_serially(report, executor)
+    serial = _serial_item_seconds(report, probe, executor, wall, own)
     pickle_size = probe.result_bytes if probe is not None else None
     if report.bytes_out and spread > 0:
         pickle_size = max(1, report.bytes_out // spread)
@@ -86,13 +82,14 @@ def record_run(
         chunksize=max(1, (report.last_chunksize or plan.chunksize) if adaptive else plan.chunksize),
         speedup=serial / wall,
         timestamp=history.clock.now(),
-        buffer_size=plan.buffer_size if streaming else None,
+        buffer_size=_buffer(report) if streaming else None,
         use_ordered=plan.ordered if streaming else None,
         is_streaming=streaming,
         executor_type=executor,
         func_hash=name,
         item_seconds=wall,
         cpu_share=cpu_share,
+        cpu_item_seconds=report.cpu_seconds / report.items or None,
         fingerprint=get_fingerprint(),
         adaptive=adaptive,
     )
@@ -102,6 +99,14 @@ def record_run(
         prediction = None  # the run was another: it is held against what its own settings promised
     learn(sample, history, prediction)
     return sample
+
+
+def _buffer(report: RunReport) -> int | None:
+    """As large as it was, where it grew."""
+    plan = report.plan
+    if plan.buffer_size is None or not plan.buffer_grows:
+        return plan.buffer_size
+    return max(plan.buffer_size, report.most_in_flight)
 
 
 def learn(sample: TrainingData, history: History, prediction: PredictionResult | None = None) -> bool:
@@ -227,6 +232,24 @@ def _telling(report: RunReport, total: int | None) -> bool:
     if total is not None and report.items + report.resumed < total * (1 - _FAILED_TOO_OFTEN):
         return False  # ended early
     return report.paused_seconds <= _PAUSED_TOO_LONG * report.wall_seconds
+
+
+def _serial_item_seconds(
+    report: RunReport, probe: Probe | None, executor: str, wall: float, own: Experience | None
+) -> float:
+    """What one of this run's items takes alone, in seconds."""
+    measured, seen = _measured_serially(report, probe, executor, wall)
+    if own is None:
+        return measured or _estimated_serially(report, executor)
+    cpu = report.cpu_seconds / report.items
+    if own.cpu.weight and cpu > 0 and own.cpu.mean > own.item.mean - _COMPUTES:
+        ratio, seen = math.log(cpu) - own.cpu.mean, report.items
+    elif measured is not None:
+        ratio = math.log(measured) - own.item.mean
+    else:
+        return math.exp(own.item.mean)
+    tolerance = max(_SAME_WORK, 3 * report.coefficient_of_variation / math.sqrt(max(1, seen)))
+    return math.exp(own.item.mean + (ratio if abs(ratio) > tolerance else 0.0))
 
 
 def _measured_serially(report: RunReport, probe: Probe | None, executor: str, wall: float) -> tuple[float | None, int]:

@@ -37,6 +37,8 @@ class TrainingData:
     """Wall time of the whole run per item."""
     cpu_share: float | None = None
     """CPU time over the items' own time, in [0, 1]: small for work that waits."""
+    cpu_item_seconds: float | None = None
+    """CPU time per item: what the items are, however busy the machine was."""
     fingerprint: Fingerprint | None = None
     """Of the machine; None where it is not known."""
     adaptive: ChunkBounds | None = None
@@ -62,6 +64,7 @@ def encode(sample: TrainingData) -> bytes:
         "executor_type": sample.executor_type,
         "item_seconds": _short(sample.item_seconds),
         "cpu_share": _short(sample.cpu_share),
+        "cpu_item_seconds": _short(sample.cpu_item_seconds),
         "fingerprint": None if sample.fingerprint is None else sample.fingerprint.line(),
     }
     if sample.adaptive is not None:
@@ -90,6 +93,7 @@ def decode(payload: bytes, func_hash: str | None = None) -> TrainingData:
             func_hash=func_hash or row.get("func_hash"),
             item_seconds=row.get("item_seconds"),
             cpu_share=row.get("cpu_share"),
+            cpu_item_seconds=row.get("cpu_item_seconds"),
             fingerprint=None if line is None else Fingerprint.of_line(line),
             adaptive=None if adaptive is None else ChunkBounds(*adaptive),
         )
@@ -118,6 +122,7 @@ def check(sample: TrainingData) -> None:
         raise ValueError(f"timestamp: a number is needed, this is {sample.timestamp!r}")
     for name, share in (
         ("cpu_share", sample.cpu_share),
+        ("cpu_item_seconds", sample.cpu_item_seconds),
         ("coefficient_of_variation", features.coefficient_of_variation),
     ):
         if share is not None and not (math.isfinite(share) and share >= 0):
