@@ -24,9 +24,9 @@ PICKLING = ("process", "ray")
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Iterator[ExecutorKind]:
     if request.param == "ray":
+        open_executor("ray", workloads.same, 1).close()  # which starts a local Ray
         import ray
 
-        open_executor("ray", workloads.same, 1).close()  # which starts a local Ray
         yield "ray"
         ray.shutdown()
     else:

@@ -18,9 +18,9 @@ from everloop.parallel.work import Chunk, Done
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """The one that is started where none runs."""
+    open_executor("ray", workloads.same, 1).close()
     import ray
 
-    open_executor("ray", workloads.same, 1).close()
     yield ray
     ray.shutdown()
 
@@ -32,7 +32,7 @@ def collect(executor: RayExecutor, count: int) -> list[Done]:
     return found
 
 
-def test_a_cluster_of_its_own_has_no_dashboard_and_tells_nobody(cluster: Any) -> None:
+def test_a_ray_of_its_own_is_for_this_machine_only_and_tells_nobody(cluster: Any) -> None:
     from ray._common.usage import usage_lib
 
     assert cluster.is_initialized()

@@ -80,10 +80,7 @@ class RayExecutor:
 
     def __init__(self, func: Callable[[Any], Any], workers: int, *, grace: float = _GRACE) -> None:
         """Fewer workers than asked for where the cluster has fewer CPUs. Raises NotPicklable, MissingExtra."""
-        try:
-            import ray
-        except ImportError as error:
-            raise MissingExtra.of("ray", "executor='ray'") from error
+        ray = _imported()
         self._func = func
         self._by_value = False
         self._grace = grace
@@ -248,16 +245,41 @@ class RayExecutor:
         self._start_one()
 
 
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # What Ray will do by itself, and warns of until then.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # One machine, on its loopback address: Ray's way on macOS and Windows, hence the name, and all that a local one needs anywhere.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+"""For the Ray that we start; what the user has set counts for more, and so does a Ray that runs. Some of it is read at the import."""
+
+
+def _imported() -> Any:
+    import sys
+
+    if "ray" not in sys.modules:
+        _settle()
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra.of("ray", "executor='ray'") from error
+    return ray
+
+
+def _settle() -> None:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+
+
 def _start(ray: Any, workers: int) -> None:
     if ray.is_initialized():
         return
     from everloop.parallel.machine import here
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # what Ray will do by itself, and warns of until then
+    _settle()
     ray.init(
+        address="local",
         num_cpus=max(workers, here().cores),
         include_dashboard=False,
         configure_logging=False,
