@@ -300,10 +300,12 @@ class _Subject:
         start.wait()
         began = clock()
         try:
-            asleep = began
-            while not over.wait(NAP):
-                late.append(clock() - asleep - NAP)
+            ended = False
+            while not ended:
                 asleep = clock()
+                ended = over.wait(NAP)
+                if clock() - asleep > NAP:
+                    late.append(clock() - asleep - NAP)
             wall = max(clock() - began, 1e-9)
             for worker in workers:
                 worker.join()
@@ -312,7 +314,7 @@ class _Subject:
                 continue
         ran.cpu = sum(used)
         ran.failures.sort(key=lambda failure: failure.index)
-        return ran.cpu / wall, sorted(late)[len(late) // 2] if late else 0.0
+        return ran.cpu / wall, sorted(late)[len(late) // 2] if late else sys.getswitchinterval()
 
 
 @dataclass
