@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -203,6 +204,26 @@ def test_a_function_whose_module_no_worker_can_import_goes_by_value() -> None:
         assert values == [[6]]
     finally:
         del sys.modules[module.__name__]
+
+
+def test_an_old_worker_runs_the_code_that_the_caller_has_reloaded(
+    pool: PoolManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = tmp_path / "edited_in_a_notebook.py"
+    source.write_text("def work(item):\n    return helper(item)\ndef helper(item):\n    return item\n")
+    module = importlib.import_module(source.stem)
+    try:
+        for expected in ([2], [20]):
+            with opened(module.work, 1, pool) as executor:
+                executor.submit(Chunk(0, 0, [2]))
+                assert [done.values for done in with_retries(executor)] == [expected]
+            source.write_text(source.read_text().replace("return item", "return item * 10"))
+            importlib.reload(module)
+        assert pool.stats()["reused"] == 1
+    finally:
+        del sys.modules[source.stem]
 
 
 def test_a_function_that_no_worker_can_load_is_refused_with_the_reason() -> None:

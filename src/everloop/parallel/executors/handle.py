@@ -100,12 +100,13 @@ class Worker:
                 return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         return self._process.poll() is None
 
-    def open(self, function: Packed, *, blas_threads: int | None = None, flags: int = 0) -> bool:
-        """Give it a function. False, here and below, where it is dead."""
+    def open(self, function: Packed, *, blas_threads: int | None = None, code: str = "", flags: int = 0) -> bool:
+        """Give it a function. False, here and below, where it is dead. `code`: what `identity.func_hash` has to say of it there."""
         self.opened += 1
         settings = {
             "path": _search_path(),
             "folder": _folder(),
+            "code": code,
             "depth": nesting.depth() + 1,
             "threads": self._blas_threads if blas_threads is None else blas_threads,
         }

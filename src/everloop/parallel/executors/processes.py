@@ -189,8 +189,16 @@ class ProcessExecutor:
         seat = _Seat(worker)
         self._seats.append(seat)
         self._selector.register(worker.inbox, selectors.EVENT_READ, seat)
-        worker.open(self._function, blas_threads=self._blas_threads)
+        worker.open(self._function, blas_threads=self._blas_threads, code=self._code() if worker.opened else "")
         self._watch_outbox(seat)
+
+    def _code(self) -> str:
+        """ "" where the function travels with its code."""
+        if self._by_value or b"cloudpickle" in self._function[0]:
+            return ""
+        from everloop.parallel.identity import func_hash
+
+        return func_hash(self._func)
 
     def _hand_out(self) -> None:
         """Each waiting parcel to the worker with the least to do, while there is one with too little."""
@@ -301,7 +309,7 @@ class ProcessExecutor:
         self._waiting.appendleft(_Parcel(chunk, (singles, []), separate=True))
 
     def _open_by_value(self, why: str) -> None:
-        """The function's module cannot be imported there (it was made at run time, or is not on the path)."""
+        """The function's module cannot be imported there (it was made at run time), or is another one there (it was reloaded here)."""
         if not self._by_value:
             self._by_value = True
             try:

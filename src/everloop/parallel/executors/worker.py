@@ -112,9 +112,11 @@ class _Worker:
             nesting.enter(settings["depth"], whole_process=True)
             self._blas.limit(settings["threads"])
             self._func = payload.load(frame.payload, frame.parts)
+            _check(self._func, settings["code"])
         except BaseException as error:
             from everloop.core.errors import explain
 
+            self._func = None
             self._say(frames.LOADED, frame.number, explain(error).encode(), flags=frames.BROKEN)
             return
         self._say(frames.LOADED, frame.number, numbers=(time.perf_counter() - begun, 0.0, 0.0))
@@ -165,6 +167,15 @@ class _Worker:
                 found.append(frame.number)
             if not select.select([self._inbox], [], [], 0)[0] or not self._reader.fill():
                 return found
+
+
+def _check(func: Callable[[Any], Any] | None, code: str) -> None:
+    """An old worker may have imported a module that the caller has changed and reloaded since."""
+    if code and func is not None:
+        from everloop.parallel.identity import func_hash
+
+        if func_hash(func) != code:
+            raise ImportError("its module has changed since it was imported")
 
 
 class _Blas:
