@@ -38,6 +38,7 @@ def run(
     adaptive: ChunkBounds | None = None,
     item_seconds: float | None = None,
     cpu_share: float | None = None,
+    warm: bool | None = None,
     features: dict[str, Any] | None = None,
     **streaming: Any,
 ) -> TrainingData:
@@ -53,6 +54,7 @@ def run(
         adaptive=adaptive,
         item_seconds=item_seconds,
         cpu_share=cpu_share,
+        warm=warm,
         **streaming,
     )
 

@@ -260,6 +260,25 @@ def test_the_adaptation_rate_that_was_fast_is_predicted(history: History) -> Non
     assert found.adaptive.adaptation_rate == 0.3
 
 
+def test_workers_that_must_be_started_first_are_counted(history: History) -> None:
+    """0.1 s of work: two warm workers halve it, cold ones double it."""
+    work: dict[str, Any] = {"func_hash": NAME, "data_size": 100}
+    recorded(history, 5, executor="serial", n_jobs=1, speedup=1.0, **work)
+    recorded(history, 5, speedup=1.9, warm=True, **work)
+    warm = predict_parameters(WORK, 100, 0.001, 0.0, warm=True, history=history)
+    cold = predict_parameters(WORK, 100, 0.001, 0.0, warm=False, spawn_seconds=0.2, history=history)
+    assert warm is not None
+    assert cold is not None
+    assert (warm.executor_type, cold.executor_type) == ("process", "serial")
+
+
+def test_and_left_out_of_what_a_cold_run_taught_once_they_are_warm(history: History) -> None:
+    recorded(history, 5, func_hash=NAME, data_size=1_000, speedup=1.25, warm=False)
+    found = predict_parameters(WORK, 1_000, 0.001, 0.0, warm=True, spawn_seconds=0.3, history=history)
+    assert found is not None
+    assert found.predicted_speedup == pytest.approx(2.0, rel=0.01)
+
+
 def test_a_new_machine_starts_with_what_another_has_learned(history: History) -> None:
     there = replace(HERE, cores=HERE.cores * 2, physical_cores=HERE.physical_cores * 2, cpu_model="A bigger one")
     recorded(history, 30, func_hash=NAME, n_jobs=there.cores, speedup=there.cores * 0.9, fingerprint=there)

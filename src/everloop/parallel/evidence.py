@@ -6,7 +6,8 @@ further runs of the function), so what has changed is forgotten. A prediction lo
 
 **Kernel.** For a query, each cell counts by its closeness: Gaussian in the logarithms of total work and item time (and, across functions,
 size of results, variation, share of CPU), times the similarity of its machine. Closeness reduces the weight, and distance adds variance:
-a run with ten times the work is evidence, but not sure evidence.
+a run with ten times the work is evidence, but not sure evidence. Runs that had to start their worker processes are translated to workers
+that are there, and the reverse.
 
 **Choice.** Per setting, the mean log speedup is drawn toward the mean over all settings, the more so the more runs scatter within a setting
 and the less settings differ (empirical Bayes; Efron & Morris, JASA 70, 1975): a setting that was lucky once does not win over one that was
@@ -20,7 +21,7 @@ then holds it against what came true.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -88,11 +89,13 @@ class Cell:
 
     __slots__ = (
         "adaptive", "as_batch", "buffer", "chunk", "cpu", "elsewhere", "item", "machine", "pickle", "runs", "setting", "speedup",
-        "streaming", "total", "variation", "wall",
+        "streaming", "total", "variation", "wall", "warm",
     )  # fmt: skip
 
-    def __init__(self, setting: Setting, machine: Fingerprint | None, streaming: bool) -> None:
-        self.setting, self.machine, self.streaming = setting, machine, streaming
+    def __init__(self, setting: Setting, sample: TrainingData) -> None:
+        """Empty, for runs like `sample`."""
+        self.setting, self.machine, self.streaming = setting, sample.fingerprint, sample.is_streaming
+        self.warm = sample.warm
         self.as_batch = setting._replace(buffer=None, ordered=None)
         """What batches and streams have in common."""
         self.elsewhere = self.as_batch._replace(chunk=None)
@@ -132,7 +135,7 @@ class Experience:
         """Wall time of all runs: exploration is paid from it."""
         self.scale = 1.0
         """Weight of the newest run: a cell's effective number of runs is its weight over this."""
-        self.cells: dict[tuple[Setting, Fingerprint | None, bool, int], Cell] = {}
+        self.cells: dict[tuple[Hashable, ...], Cell] = {}
         self.item = _Moments()
         self.cpu = _Moments()
         """Log CPU time per item."""
@@ -149,10 +152,10 @@ class Experience:
         self.seconds += sample.wall_per_item * features.data_size
         self.scale *= _GROWTH
         setting, total = setting_of(sample), math.log(features.total_seconds)
-        key = (setting, sample.fingerprint, sample.is_streaming, round(total / _HALF_DECADE))
+        key = (setting, sample.fingerprint, sample.is_streaming, sample.warm, round(total / _HALF_DECADE))
         cell = self.cells.get(key)
         if cell is None:
-            cell = self.cells[key] = Cell(setting, sample.fingerprint, sample.is_streaming)
+            cell = self.cells[key] = Cell(setting, sample)
         cell.add(sample, self.scale)
         size, item = math.log(features.data_size), math.log(features.estimated_item_time)
         self.size.add(size, self.scale)
@@ -197,6 +200,10 @@ class Workload:
     pickle: float | None = None
     variation: float | None = None
     cpu: float | None = None
+    warm: bool | None = None
+    """Worker processes are there already."""
+    spawn_seconds: float = 0.15
+    """What their start takes, not in logarithms."""
 
 
 @dataclass(slots=True)
@@ -272,6 +279,10 @@ def weigh(
                 continue
             setting = cell.elsewhere if kernel.features else cell.as_batch if kind is None else cell.setting
             setting, shift = _translated(setting, cell.machine, here)
+            if cell.warm is not None and workload.warm is not None and cell.warm is not workload.warm:
+                starting = _starting(cell, workload)
+                shift += starting
+                doubt += (starting / 2) ** 2
             evidence = found.get(setting)
             if evidence is None:
                 evidence = found[setting] = Evidence(setting)
@@ -324,6 +335,15 @@ def _translated(setting: Setting, there: Fingerprint | None, here: Fingerprint) 
         return setting, 0.0
     n_jobs = max(1, round(setting.n_jobs * here.cores / there.cores))
     return setting._replace(n_jobs=n_jobs), _CPU_EFFICIENCY * math.log(n_jobs / setting.n_jobs)
+
+
+def _starting(cell: Cell, workload: Workload) -> float:
+    """What it adds to the cell's log speedup that workers need not be started now, or must be."""
+    total = cell.total.mean if workload.total is None else workload.total
+    wall = math.exp(total - cell.speedup.mean)
+    if workload.warm:
+        return -math.log(max(0.25, 1.0 - workload.spawn_seconds / wall))
+    return -math.log1p(workload.spawn_seconds / wall)
 
 
 def raw_confidence(deviation: float, freedom: float) -> float:

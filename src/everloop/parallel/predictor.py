@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from everloop.core.errors import InvalidInput
@@ -125,6 +125,10 @@ class Query:
     chunksize: int | None = None
     buffer_size: int | None = None
     prefer_ordered: bool | None = None
+    warm: bool | None = None
+    """Worker processes are there already (True), or must be started first."""
+    spawn_seconds: float | None = None
+    """What their start takes here, where that was measured."""
     exactly: Setting | None = None
     """Only this setting, as far as functions can be compared by it: what a run that was done with it should have taken."""
 
@@ -153,6 +157,8 @@ def predict_parameters(  # noqa: PLR0917 - the order is an agreed interface
     executors: Collection[str] | None = None,
     n_jobs: int | None = None,
     chunksize: int | None = None,
+    warm: bool | None = None,
+    spawn_seconds: float | None = None,
     history: History | None = None,
 ) -> PredictionResult | None:
     """Settings for `data_size` items, or None where the history is not sure enough (the threshold moves with what has come true, see
@@ -167,6 +173,8 @@ def predict_parameters(  # noqa: PLR0917 - the order is an agreed interface
         executors=executors,
         n_jobs=n_jobs,
         chunksize=chunksize,
+        warm=warm,
+        spawn_seconds=spawn_seconds,
     )
     return _sure(query, confidence_threshold, verbose, history or get_history())
 
@@ -186,6 +194,8 @@ def predict_streaming_parameters(  # noqa: PLR0917 - the order is an agreed inte
     n_jobs: int | None = None,
     chunksize: int | None = None,
     buffer_size: int | None = None,
+    warm: bool | None = None,
+    spawn_seconds: float | None = None,
     history: History | None = None,
 ) -> StreamingPredictionResult | None:
     """As `predict_parameters`, with the buffer and the ordering. `data_size=None` for a stream without a known end."""
@@ -202,6 +212,8 @@ def predict_streaming_parameters(  # noqa: PLR0917 - the order is an agreed inte
         chunksize=chunksize,
         buffer_size=buffer_size,
         prefer_ordered=prefer_ordered,
+        warm=warm,
+        spawn_seconds=spawn_seconds,
     )
     result = _sure(query, confidence_threshold, verbose, history or get_history())
     assert result is None or isinstance(result, StreamingPredictionResult)
@@ -296,7 +308,10 @@ def _workload(query: Query, own: Experience | None) -> tuple[Workload, bool]:
     pickle = math.log(query.pickle_size) if query.pickle_size else None
     # Own item times that differ from run to run are spread of the outcome, not distance from it.
     near = None if remembered else item
-    return Workload(total, near, pickle, query.coefficient_of_variation, query.cpu_share), remembered
+    workload = Workload(total, near, pickle, query.coefficient_of_variation, query.cpu_share, query.warm)
+    if query.spawn_seconds:
+        workload = replace(workload, spawn_seconds=query.spawn_seconds)
+    return workload, remembered
 
 
 def _beyond(query: Query, workload: Workload, experiences: list[Experience]) -> bool:

@@ -46,10 +46,11 @@ def record_run(
     streaming: bool = False,
     probe: Probe | None = None,
     prediction: PredictionResult | None = None,
+    warm: bool | None = None,
     history: History | None = None,
 ) -> TrainingData | None:
     """Learn from a run that has ended. `total`: items of the whole input, where known; `probe`: its dry run, if there was one;
-    `prediction`: what it was planned by, if it was.
+    `prediction`: what it was planned by, if it was; `warm`: no worker process had to be started for it.
 
     None, and nothing learned, where the run says little about its settings: nothing ran, a tenth of the items failed, workers died, or
     a tenth of its time was spent waiting for memory.
@@ -90,6 +91,7 @@ def record_run(
         item_seconds=wall,
         cpu_share=cpu_share,
         cpu_item_seconds=report.cpu_seconds / report.items or None,
+        warm=warm if executor == "process" else None,
         fingerprint=get_fingerprint(),
         adaptive=adaptive,
     )
@@ -284,6 +286,7 @@ def _expected(sample: TrainingData, history: History) -> PredictionResult | None
         coefficient_of_variation=features.coefficient_of_variation,
         cpu_share=sample.cpu_share,
         prefer_ordered=sample.use_ordered,
+        warm=sample.warm,
         exactly=setting_of(sample),
     )
     return predict(query, history)

@@ -39,6 +39,8 @@ class TrainingData:
     """CPU time over the items' own time, in [0, 1]: small for work that waits."""
     cpu_item_seconds: float | None = None
     """CPU time per item: what the items are, however busy the machine was."""
+    warm: bool | None = None
+    """Every worker process was there already; False where the run also paid for their start; None where that is not known, or no matter."""
     fingerprint: Fingerprint | None = None
     """Of the machine; None where it is not known."""
     adaptive: ChunkBounds | None = None
@@ -65,6 +67,7 @@ def encode(sample: TrainingData) -> bytes:
         "item_seconds": _short(sample.item_seconds),
         "cpu_share": _short(sample.cpu_share),
         "cpu_item_seconds": _short(sample.cpu_item_seconds),
+        "warm": sample.warm,
         "fingerprint": None if sample.fingerprint is None else sample.fingerprint.line(),
     }
     if sample.adaptive is not None:
@@ -94,6 +97,7 @@ def decode(payload: bytes, func_hash: str | None = None) -> TrainingData:
             item_seconds=row.get("item_seconds"),
             cpu_share=row.get("cpu_share"),
             cpu_item_seconds=row.get("cpu_item_seconds"),
+            warm=row.get("warm"),
             fingerprint=None if line is None else Fingerprint.of_line(line),
             adaptive=None if adaptive is None else ChunkBounds(*adaptive),
         )
