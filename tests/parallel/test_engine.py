@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.parallel.scripted import Scripted, Unsendable
-from tests.parallel.workloads import square
+from tests.parallel.workloads import sleep_and_square, square
 
 from everloop.core.errors import Closed, NotPicklable, WorkerDied
 from everloop.parallel.engine import Run
@@ -388,6 +397,72 @@ def test_poison_is_found_and_its_neighbours_live() -> None:
     assert isinstance(poison.error, WorkerDied)
     assert results == [item * item for item in range(64) if item != 21]
     assert bench.report.deaths <= 2 + 4 + 3  # the chunk twice, its halves, and three times alone
+
+
+class Killer(ExecutionHooks):
+    """Kills the worker whose chunk has just come back, which runs the next one by now; `times` times in all."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+        self.lost = 0
+
+    def on_chunk(self, event: ChunkDone) -> None:
+        self.lost += event.lost is not None
+        if self.left and event.lost is None and event.first % 5 == 0:
+            self.left -= 1
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(event.worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("chunksize", [1, 5])
+def test_twenty_killed_workers_cost_nobody_a_result(chunksize: int, pool: PoolManager) -> None:
+    killer = Killer(20)
+    run = Run(
+        sleep_and_square,
+        range(400),
+        Plan("process", 2, chunksize, buffer_size=60),
+        RunOptions(backoff=0.01),
+        open_executor=lambda plan: open_executor("process", sleep_and_square, plan.n_jobs, pool=pool),
+        hooks=(killer,),
+    )
+    assert list(run) == [item * item for item in range(400)]
+    assert killer.left == 0
+    assert run.report.deaths == killer.lost > 0
+
+
+PROGRAM = """
+import sys
+from everloop.parallel.engine import Run
+from everloop.parallel.executors.opening import open_executor
+from everloop.parallel.hooks import ExecutionHooks
+from everloop.parallel.options import RunOptions
+from everloop.parallel.plan import Plan
+from tests.parallel.workloads import sleep
+
+class Tell(ExecutionHooks):
+    def on_chunk(self, event):
+        print(event.worker, flush=True)
+
+opened = lambda plan: open_executor("process", sleep, plan.n_jobs)
+run = Run(sleep, [0.001] * 4 + [60.0] * 4, Plan("process", 2, 1), RunOptions(), open_executor=opened, hooks=[Tell()])
+run.results()
+"""
+
+
+def test_ctrl_c_leaves_no_process() -> None:
+    root = Path(__file__).parents[2]
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+    )
+    assert program.stdout is not None
+    workers = {int(program.stdout.readline()) for _ in range(4)}
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+    until = time.monotonic() + 10
+    while alive := [pid for pid in workers if psutil.pid_exists(pid)]:
+        assert time.monotonic() < until, f"{alive} go on"
+        threading.Event().wait(0.01)
 
 
 # -- keeping the workers busy, in virtual time

@@ -63,7 +63,9 @@ def test_who_is_alone_begins_with_a_clean_record() -> None:
 def test_an_item_is_poison_after_max_deaths() -> None:
     options = RunOptions(max_deaths=2)
     assert after_death(options, Chunk(1, 0, [0]))
-    assert after_death(options, Chunk(1, 0, [0], attempt=2, deaths=1)) == []
+    last = Chunk(1, 0, [0], attempt=2, deaths=1)
+    assert after_death(options, last) == []
+    assert after_death(options, last, innocent=1), "workers die with others, too: it may be none of its fault"
 
 
 @given(pieces=st.lists(st.integers(1, 8), min_size=1, max_size=20), sizes=st.lists(st.integers(1, 5), min_size=1))

@@ -23,6 +23,11 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def sleep_and_square(item: int) -> int:
+    time.sleep(0.002)
+    return item * item
+
+
 class Refused(Exception):
     def __init__(self, item: object, reason: str) -> None:
         super().__init__(f"{item} refused: {reason}")

@@ -84,7 +84,7 @@ class Chunking:
 
     def size(self, remaining: int | None = None) -> int:
         """Items of the next chunk, at least 1. `remaining`: how many are left to send, where that is known."""
-        if remaining is None or self._fixed:
+        if remaining is None or self._fixed or self._workers == 1:
             return self._size
         share = math.ceil(remaining / (TAIL * self._workers))
         if share >= self._size:

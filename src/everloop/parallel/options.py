@@ -33,7 +33,8 @@ class RunOptions:
     timeout: float | None = None
     """Seconds that one item may take. Its process is ended if need be; a thread cannot be ended and is abandoned."""
     max_deaths: int = 3
-    """An item alone in its chunk that has killed this many workers is poison."""
+    """An item alone in its chunk that has killed this many workers is poison. Where somebody else kills workers, too (which shows in
+    items that lost one and went well later), it takes as many more."""
     checkpoint: str | Path | None = None
     """A file that finished chunks are kept in: the same call after a crash goes on where it was."""
     checkpoint_interval: float = 1.0

@@ -61,11 +61,12 @@ def worth_another_try(options: RunOptions, error: BaseException, tries: int) -> 
     return tries <= options.retries and isinstance(error, options.retry_on)
 
 
-def after_death(options: RunOptions, chunk: Chunk) -> list[Piece]:
-    """What to send out after a worker died with this chunk; nothing where its single item is poison."""
+def after_death(options: RunOptions, chunk: Chunk, innocent: int = 0) -> list[Piece]:
+    """What to send out after a worker died with this chunk; nothing where its single item is poison. `innocent`: workers that died in
+    this run with an item alone which then went well, so that something else must have killed them."""
     deaths, attempt, items = chunk.deaths + 1, chunk.attempt + 1, chunk.items
     if len(items) == 1:
-        return [] if deaths >= options.max_deaths else [Piece(chunk.first, items, attempt, deaths)]
+        return [] if deaths >= options.max_deaths + innocent else [Piece(chunk.first, items, attempt, deaths)]
     if deaths < DEATHS_TO_SPLIT:
         return [Piece(chunk.first, items, attempt, deaths)]
     half = len(items) // 2

@@ -39,6 +39,7 @@ class Settlement:
     ) -> None:
         self.fault: ItemFailure | None = None
         """The item that ends the run: of those that do, the one with the lowest index."""
+        self._innocent = 0
         self._options = options
         self._report = report
         self._source = source
@@ -55,30 +56,20 @@ class Settlement:
             self._lost(chunk, done.lost, late=done.late)
             return
         size = self._measure(done)
-        items = chunk.items
-        if count < len(items):
+        if chunk.deaths and len(chunk.items) == 1:
+            self._innocent += chunk.deaths
+        if count < len(chunk.items):
             self._backlog.add(rest_of(chunk, count))
-            items = items[:count]
-        if not done.failures:
+        if done.failures:
+            self._sort_out(done, size)
+        else:
+            items = chunk.items if count == len(chunk.items) else chunk.items[:count]
             self._deliver(chunk.first, items, done.values, {}, size)
-            return
-        holes: list[int] = []
-        failed: dict[int, ItemFailure] = {}
-        for failure in done.failures:
-            local, known = failure.index, _completed(failure, chunk)
-            if self._ends_here(known, chunk):
-                failed[known.index] = known
-            else:
-                holes.append(local)
-        for start, end in _between(holes, count):
-            first, last = chunk.first + start, chunk.first + end
-            here = {index: known for index, known in failed.items() if first <= index < last}
-            self._deliver(first, items[start:end], done.values[start:end], here, size * (end - start) // count)
 
     def cannot_travel(self, chunk: Chunk, error: BaseException) -> None:
         """It could not be sent: of several items, only the one that is to blame shall fail."""
         if len(chunk.items) == 1:
-            self.take_in(Done(chunk, [None], 1, failures=[ItemFailure(0, error)]))
+            self._fail_alone(chunk, error)
             return
         for piece in one_by_one(chunk):
             self._backlog.add(piece)
@@ -113,24 +104,48 @@ class Settlement:
         if not self._buffer.counts_bytes or not done.values:
             return 0
         size = done.bytes_out or len(done.values) * _size_of(done.values[0])
-        self._buffer.measured(len(done.values), size)
+        self._buffer.measured(len(done.values), max(size, done.bytes_in))  # items on their way there take memory, too
         return size
 
     def _lost(self, chunk: Chunk, how: str, *, late: bool) -> None:
         self._report.deaths += 1
         if late and len(chunk.items) == 1:
-            error = ItemTimeout(f"timeout: not over after {chunk.timeout} s; its worker was {how}")
-            self.take_in(Done(chunk, [None], 1, failures=[ItemFailure(0, error)]))
+            self._fail_alone(chunk, ItemTimeout(f"timeout: not over after {chunk.timeout} s; its worker was {how}"))
             return
-        pieces = one_by_one(chunk) if late else after_death(self._options, chunk)
+        pieces = one_by_one(chunk) if late else after_death(self._options, chunk, self._innocent)
         for piece in pieces:
-            if piece.deaths > 1:  # whatever kills workers may pass
-                self._backlog.add_later(self._clock.monotonic() + self._failures.pause(piece.deaths - 1), piece)
+            # Once may be chance. After that, and where an item's honour is at stake, whatever kills workers gets time to pass.
+            times = piece.deaths if len(piece) == 1 else piece.deaths - 1
+            if times > 0:
+                self._backlog.add_later(self._clock.monotonic() + self._failures.pause(times), piece)
             else:
                 self._backlog.add(piece)
         if not pieces:
-            died = WorkerDied(f"{chunk.deaths + 1} workers died with this item alone; the last one was {how}")
-            self.take_in(Done(chunk, [None], 1, failures=[ItemFailure(0, died)]))
+            deaths = chunk.deaths + 1
+            self._fail_alone(chunk, WorkerDied(f"{deaths} workers died with this item alone; the last one was {how}"))
+
+    def _fail_alone(self, chunk: Chunk, error: BaseException) -> None:
+        """The single item of a chunk failed, and no worker is there to say so."""
+        self._report.items += 1
+        self._sort_out(Done(chunk, [None], 1, failures=[ItemFailure(0, error)]), 0)
+
+    def _sort_out(self, done: Done, size: int) -> None:
+        """Some items failed. What lies between those that are tried again is delivered together."""
+        chunk = done.chunk
+        holes: list[int] = []
+        failed: dict[int, ItemFailure] = {}
+        for failure in done.failures:
+            local, known = failure.index, _completed(failure, chunk)
+            if self._ends_here(known, chunk):
+                failed[known.index] = known
+            else:
+                holes.append(local)
+        for start, end in _between(holes, done.count):
+            first, last = chunk.first + start, chunk.first + end
+            here = {index: known for index, known in failed.items() if first <= index < last}
+            self._deliver(
+                first, chunk.items[start:end], done.values[start:end], here, size * (end - start) // done.count
+            )
 
     def _ends_here(self, failure: ItemFailure, chunk: Chunk) -> bool:
         """Whether the failure is this item's outcome; else it is tried again, or it ends the run."""
