@@ -103,6 +103,9 @@ def _ask(
     remaining = total - run.count if total is not None and run is not None else total
     if remaining is not None and remaining < 1:
         return None
+    assert planner.pool is not None
+    workers = planner.pool.stats()
+    warm, spawn_seconds = workers["idle"] >= (n_jobs or machine.here().cores), workers["spawn_seconds"] or None
     if wishes.streaming:
         return predict_streaming_parameters(
             planner.func,
@@ -117,6 +120,8 @@ def _ask(
             n_jobs=n_jobs,
             chunksize=wishes.chunksize,
             buffer_size=wishes.buffer_size,
+            warm=warm,
+            spawn_seconds=spawn_seconds,
             history=history,
         )
     return predict_parameters(
@@ -130,6 +135,8 @@ def _ask(
         executors=executors,
         n_jobs=n_jobs,
         chunksize=wishes.chunksize,
+        warm=warm,
+        spawn_seconds=spawn_seconds,
         history=history,
     )
 

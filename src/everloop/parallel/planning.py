@@ -82,6 +82,8 @@ class Planner:
     prediction: PredictionResult | None = None
     estimates: tuple[Estimate, ...] = ()
     _around: Surroundings | None = None
+    _workers_started: float = 0
+    """By the pool, before this work."""
 
     def __post_init__(self) -> None:
         if not callable(self.func):
@@ -90,6 +92,7 @@ class Planner:
             raise InvalidInput(f"sample_size: at least 1 is needed, this is {self.sample_size!r}", field="sample_size")
         if self.pool is None:
             self.pool = get_global_pool_manager()
+        self._workers_started = self.pool.stats()["started"]
 
     @property
     def name(self) -> str:
@@ -179,6 +182,7 @@ class Planner:
                 streaming=self.wishes.streaming,
                 prediction=self.prediction,
                 probe=self.run.probe if self.run is not None else None,
+                warm=self.pool is not None and self.pool.stats()["started"] == self._workers_started,
                 history=self.history,
             )
 
