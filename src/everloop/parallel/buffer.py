@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from everloop.parallel.constants import DEFAULT_BUFFER_SIZE_MULTIPLIER
 from everloop.parallel.ordering import Waiting
 from everloop.parallel.plan import Plan
 from everloop.parallel.report import RunReport
+
+GROWN = 10_000
+GROWN_BYTES = 1 << 20
+"""Items and bytes of a chunk that a buffer of our own grows for, at most: what dispatch costs is lost in so many, and more are only
+memory."""
 
 
 class Buffer:
@@ -45,6 +51,10 @@ class Buffer:
         # Growth counts at once: a limit that is noticed late is none.
         self._mean_bytes = mean if self._mean_bytes is None else max(mean, 0.7 * self._mean_bytes + 0.3 * mean)
 
+    @property
+    def _grown(self) -> int:
+        return GROWN if self._mean_bytes is None else max(1, min(GROWN, int(GROWN_BYTES / max(1.0, self._mean_bytes))))
+
     def free(self, size: int, in_flight: int) -> int:
         """How many of `size` items may be read now; 0 also where it is better to wait until there is room for more.
 
@@ -53,8 +63,11 @@ class Buffer:
         plan, outstanding = self._plan, self.outstanding
         free = share = size
         if plan.buffer_size is not None:
-            share = max(1, min(share, plan.buffer_size // (2 * plan.n_jobs)))
-            free = min(share, plan.buffer_size - outstanding)
+            limit = plan.buffer_size
+            if plan.buffer_grows:
+                limit = max(limit, DEFAULT_BUFFER_SIZE_MULTIPLIER * plan.n_jobs * min(size, self._grown))
+            share = max(1, min(share, limit // (2 * plan.n_jobs)))
+            free = min(share, limit - outstanding)
         if plan.buffer_bytes is not None:
             if self._mean_bytes is None:
                 room = plan.n_jobs - outstanding  # nothing is known of their size yet: one for each worker

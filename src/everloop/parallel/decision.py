@@ -169,14 +169,24 @@ def as_stream(plan: Plan, work: Probe, total: int | None, wishes: Wishes, around
         size = DEFAULT_BUFFER_SIZE_MULTIPLIER * plan.n_jobs * plan.chunksize
         why = f"{DEFAULT_BUFFER_SIZE_MULTIPLIER} chunks for each worker"
         affordable = room // work.result_bytes if work.result_bytes else size
+        grows = affordable >= size and plan.adaptive is not None
         if affordable < size:
             size = max(1, affordable)
             why = f"results of {size_of(work.result_bytes or 0)} may take {STREAMING_BUFFER_MEMORY_FRACTION:.0%} of memory"
     else:
-        why = "as you said"
+        why, grows = "as you said", False
     chunk = max(1, min(plan.chunksize, size // plan.n_jobs))
-    notes.append(f"at most {size:,} items are read and not yet handed out: {why}")
-    return replace(plan, ordered=ordered, buffer_size=size, buffer_bytes=room, chunksize=chunk, notes=notes)
+    more = ", more if chunks turn out larger" if grows else ""
+    notes.append(f"at most {size:,} items are read and not yet handed out: {why}{more}")
+    return replace(
+        plan,
+        ordered=ordered,
+        buffer_size=size,
+        buffer_bytes=room,
+        buffer_grows=grows,
+        chunksize=chunk,
+        notes=notes,
+    )
 
 
 def _order(work: Probe, total: int | None, wishes: Wishes) -> tuple[bool, str]:

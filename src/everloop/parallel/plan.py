@@ -47,5 +47,7 @@ class Plan:
     """Of a prediction from history; None for a dry run."""
     source: Source = "dry run"
     reason: str = ""
+    buffer_grows: bool = False
+    """`buffer_size` is a guess of ours: it follows the chunks where they turn out to be larger. Else it is strict."""
     notes: list[str] = field(default_factory=list)
     """One line for each step of the decision, in order: what `explain()` prints."""
