@@ -11,6 +11,7 @@ from everloop.app.bench.parallel_workloads import turns_per_second, workloads
 from everloop.app.bench.peers.pools import pools
 from everloop.app.bench.rows import Context, Result, Row, against, counted, spread
 
+SUBJECT = "parallel"
 COLD_BAR, COLD_START, WARM_BAR, PEER_BAR = 1.25, 0.1, 1.08, 1.05
 
 
@@ -22,12 +23,17 @@ def run(context: Context, folder: Path) -> Result:
     rate = turns_per_second()
     seconds, rounds = context.seconds(1.0, 0.3), context.rounds(5, 3)
     raced: list[Raced] = []
+    failed: list[Row] = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="mpire")  # that a generator has no length
         with pools(cores) as peers:
             for i, work in enumerate(workloads(seconds, rate)):
-                raced.append(race(work, folder / str(i), rounds, cores, peers, context.say))
-    return Result([*judged(raced)], {"workloads": [each.raw() for each in raced]})
+                try:
+                    raced.append(race(work, folder / str(i), rounds, cores, peers, context.say))
+                except Exception as error:  # the others can be measured all the same
+                    why = f"{type(error).__name__}: {error}"[:2000]
+                    failed.append(Row(SUBJECT, work.name, "", "failed", None, False, why))
+    return Result([*failed, *judged(raced)], {"workloads": [each.raw() for each in raced]})
 
 
 def judged(raced: list[Raced]) -> list[Row]:
@@ -45,7 +51,7 @@ def _alone(raced: Raced) -> list[Row]:
     setting, best = raced.best
     return [
         against(
-            "parallel",
+            SUBJECT,
             f"{raced.name}: {side} against the best of the grid" + (", 0.1 s of start apart" if allowance else ""),
             raced.against_best(times, allowance),
             "at most",
@@ -64,7 +70,7 @@ def _beside(raced: Raced) -> Row:
     name, _ = raced.best_peer
     told = ", ".join(f"{peer} {spread(times, ' s')}" for peer, times in raced.peers.items())
     return against(
-        "parallel",
+        SUBJECT,
         f"{raced.name}: warm against the best peer",
         raced.against_peer(name),
         "at most",
@@ -78,7 +84,7 @@ def _mostly(name: str, raced: list[Raced]) -> Row:
     faster = sum(ratio < 1 for ratio in ratios.values())
     told = ", ".join(f"{workload} {ratio:.2f}" for workload, ratio in ratios.items())
     return counted(
-        "parallel",
+        SUBJECT,
         f"warm faster than {name}",
         f"on most of {len(raced)} workloads",
         f"on {faster}, {1 / statistics.geometric_mean(ratios.values()):.2f} times as fast on average",
