@@ -16,7 +16,7 @@ def adaptive(chunksize: int = 1, workers: int = 4, item_seconds: float | None = 
 
 def steadily(chunking: Chunking, item_seconds: float, times: int = 20) -> None:
     for _ in range(times):
-        count = chunking.size()
+        count = chunking.size(remaining=10**9)
         chunking.observe(count, count * item_seconds)
 
 
@@ -30,7 +30,7 @@ def test_fixed_chunks_never_change() -> None:
 def test_chunks_come_to_take_the_target_duration(item_seconds: float) -> None:
     chunking = adaptive(target_duration=0.2)
     steadily(chunking, item_seconds)
-    assert chunking.size() * item_seconds == pytest.approx(0.2, rel=0.05)
+    assert chunking.size(10**9) * item_seconds == pytest.approx(0.2, rel=0.05)
 
 
 def test_an_item_longer_than_the_target_is_alone() -> None:
@@ -49,27 +49,27 @@ def test_the_first_slice_is_short_and_the_next_are_not() -> None:
 def test_growth_is_bounded_since_one_lucky_item_tells_little() -> None:
     chunking = adaptive(1)
     chunking.observe(1, 1e-9)
-    assert chunking.size() == GROWTH
+    assert chunking.size(10**9) == GROWTH
 
 
 def test_slow_items_after_fast_ones_count_at_once() -> None:
     chunking = adaptive()
     steadily(chunking, 1e-5)
     chunking.observe(12, 0.6)
-    assert chunking.size() == 4
+    assert chunking.size(10**9) == 4
 
 
 def test_fast_items_after_slow_ones_are_caught_up_with() -> None:
     chunking = adaptive()
     steadily(chunking, 0.05)
     steadily(chunking, 1e-5, times=8)
-    assert chunking.size() > 10_000
+    assert chunking.size(10**9) > 10_000
 
 
 def test_the_end_is_cut_finer_but_not_to_dust() -> None:
     chunking = adaptive()
     steadily(chunking, 1e-3)
-    assert chunking.size(remaining=100_000) == chunking.size()
+    assert chunking.size(remaining=100_000) == 200
     assert chunking.size(remaining=400) == 50
     assert chunking.size(remaining=3) == 2  # two milliseconds are short enough
 
@@ -79,6 +79,14 @@ def test_bounds_hold() -> None:
     assert chunking.size() == 5
     steadily(chunking, 1e-6)
     assert chunking.size() == 50
+
+
+def test_where_the_end_is_not_known_chunks_are_a_share_of_the_work_so_far() -> None:
+    chunking = adaptive(workers=2)
+    steadily(chunking, 1e-3, times=4)
+    assert chunking.size() * 1e-3 == pytest.approx(0.01, rel=0.1)
+    steadily(chunking, 1e-3, times=100)
+    assert chunking.size() == chunking.size(remaining=10**9)
 
 
 def test_little_is_queued_at_a_worker_and_nothing_at_the_end() -> None:

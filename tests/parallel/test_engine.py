@@ -505,6 +505,11 @@ def test_all_workers_are_kept_busy(name: str, durations: list[float]) -> None:
     assert makespan(durations) < 1.06
 
 
+@pytest.mark.parametrize("count", [1000, 4000, 20000])
+def test_workers_end_together_where_the_end_is_not_known(count: int) -> None:
+    assert makespan([0.001] * count, known=False) < 1.06
+
+
 def test_a_wrong_first_chunk_size_is_survived() -> None:
     """The first items were thought to take 1 µs, and take 20 ms: without slices one worker would do them all."""
     plan = Plan("process", 4, 100_000, adaptive=ChunkBounds(), item_seconds=1e-6)

@@ -8,7 +8,7 @@ newest evidence boldly:
 - the estimate is a running mean in which a chunk weighs by the time it measured, and is replaced where reality is several times off;
 - sizes grow by a factor at most, since one lucky item tells little;
 - toward the end of a known input, chunks shrink with what remains (guided self-scheduling, Polychronopoulos and Kuck 1987), so that all
-  workers end together.
+  workers end together; where the end is not known, chunks are a small share of the work so far.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ AHEAD = 0.005
 """Seconds of work that may be queued at a worker so that it need not wait for more; what is queued waits out its neighbours' surprises."""
 TAIL = 2
 """Chunks for each worker that the remaining items are cut into, at least."""
+AGE = 20
+"""The work so far is this many chunks for each worker, at least, where the end is not known: it may come at any time."""
+YOUNG = 0.01
+"""Seconds: what chunks may take from the start."""
 SHORTEST = 0.002
 """Seconds: chunks are not cut smaller than this for balance alone."""
 
@@ -68,12 +72,18 @@ class Chunking:
         self._workers = max(1, plan.n_jobs)
         self._size = self._bounded(plan.chunksize)
         self._time = ItemTime(self._bounds.adaptation_rate, self._bounds.target_duration, item_seconds)
+        self._worked = 0.0
         self.slice = FIXED_SLICE if self._fixed else min(FIRST_SLICE, SLICES * self._bounds.target_duration)
         """Seconds that the next chunk may take before its rest is handed back."""
 
     @property
     def item_seconds(self) -> float | None:
         return self._time.seconds
+
+    @property
+    def settled(self) -> int:
+        """The size that adaptation has come to, whatever the end or the beginning of the work makes of it."""
+        return self._size
 
     def depth(self, remaining: int | None) -> int:
         """Chunks that a worker may have at once. None is queued behind another where that would be long, or at the end, where the last
@@ -84,8 +94,10 @@ class Chunking:
 
     def size(self, remaining: int | None = None) -> int:
         """Items of the next chunk, at least 1. `remaining`: how many are left to send, where that is known."""
-        if remaining is None or self._fixed or self._workers == 1:
+        if self._fixed or self._workers == 1:
             return self._size
+        if remaining is None:
+            return max(1, min(self._size, self._by_age()), self._bounds.smallest)
         share = math.ceil(remaining / (TAIL * self._workers))
         if share >= self._size:
             return self._size
@@ -97,11 +109,19 @@ class Chunking:
         if count < 1:
             return
         self._time.observe(count, seconds)
+        self._worked += seconds
         if self._fixed or self._time.seconds is None:
             return
         self.slice = SLICES * self._bounds.target_duration
         wanted = self._bounds.target_duration / self._time.seconds
         self._size = self._bounded(int(min(wanted, GROWTH * max(self._size, count))))
+
+    def _by_age(self) -> int:
+        """Items of a chunk where nobody knows how many are to come: as likely as not, about as much work as there was."""
+        if self._time.seconds is None:
+            return self._size
+        seconds = max(YOUNG, self._worked / (AGE * self._workers))
+        return int(min(seconds / self._time.seconds, self._size))
 
     def _bounded(self, size: int) -> int:
         if self._fixed:

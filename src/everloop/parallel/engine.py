@@ -323,7 +323,7 @@ class Run:
         # Workers go on while a consumer is away. Its time does not count, but no run is faster than its workers.
         report.wall_seconds = max(now - self._started - self._away, work / max(1, self._plan.n_jobs))
         report.recent_item_seconds = self._chunking.item_seconds
-        report.last_chunksize = self._chunking.size()
+        report.last_chunksize = self._chunking.settled
         if self._gate is not None:
             report.paused_seconds = self._gate.paused_seconds(now)
         return report
