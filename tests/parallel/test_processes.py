@@ -395,6 +395,20 @@ def test_a_forked_child_starts_workers_of_its_own(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_a_forked_child_leaves_its_parents_run_alone(pool: PoolManager) -> None:
+    with opened(workloads.pid, 1, pool) as executor:
+        executor.submit(Chunk(0, 0, [None]))
+        (first,) = collect(executor, 1)
+        child = os.fork()
+        if child == 0:
+            executor.close(kill=True)
+            pool.shutdown()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        executor.submit(Chunk(2, 0, [None]))
+        assert collect(executor, 1)[0].values == first.values
+
+
 def test_two_runs_at_once_do_not_share_workers(pool: PoolManager) -> None:
     found: dict[int, set[int]] = {}
 

@@ -52,6 +52,7 @@ class Worker:
             "niceness": niceness,
             "threads": blas_threads,
         }
+        self._owner = os.getpid()
         self.begun = time.monotonic()
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
@@ -76,6 +77,11 @@ class Worker:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def ours(self) -> bool:
+        """False in a forked child, which must neither end nor ask its parent's workers."""
+        return os.getpid() == self._owner
 
     @property
     def inbox(self) -> int:
@@ -128,7 +134,7 @@ class Worker:
 
     def kill(self) -> None:
         """At once, with whatever processes it started itself."""
-        if self._process.returncode is None:
+        if self._process.returncode is None and self.ours:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):  # it has not got its own session yet, or is gone
@@ -140,6 +146,9 @@ class Worker:
 
     def reap(self, timeout: float = 0.0) -> int:
         """Wait for its end, kill it where it does not come, close the pipes. Its exit status, negative: a signal. Idempotent."""
+        if not self.ours:
+            self.disown()
+            return 0
         try:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -169,7 +169,8 @@ class ProcessExecutor:
         ended = []
         for seat in self._seats:
             worker = seat.worker
-            if self._torn or seat.queue or worker.outbox or worker.reader.midway or not worker.forget():
+            busy = self._torn or seat.queue or worker.outbox or worker.reader.midway
+            if busy or not worker.ours or not worker.forget():
                 worker.kill()  # nobody wants what it works on
                 ended.append(worker)
             else:
