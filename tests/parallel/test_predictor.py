@@ -63,6 +63,18 @@ def test_what_was_fast_wins_over_what_was_used(history: History) -> None:
     assert found.predicted_speedup == pytest.approx(1.9, rel=0.15)
 
 
+def test_a_neighbour_that_was_tried_once_and_is_as_good_does_not_unsettle_what_is_known(history: History) -> None:
+    recorded(history, 8, func_hash=NAME, chunksize=64, speedup=1.80)
+    recorded(history, 1, func_hash=NAME, chunksize=128, speedup=1.82)
+    found = predict_parameters(WORK, 1_000, 0.001, history=history)
+    assert found is not None
+    assert found.chunksize == 64
+    recorded(history, 3, func_hash=NAME, chunksize=128, speedup=1.95)
+    better = predict_parameters(WORK, 1_000, 0.001, history=history)
+    assert better is not None
+    assert better.chunksize == 128
+
+
 def test_the_time_that_is_promised_is_the_one_that_was_measured(history: History) -> None:
     recorded(history, 10, func_hash=NAME, speedup=1.6, item_time=0.002, item_seconds=0.002 / 1.6)
     found = predict_parameters(WORK, 1_000, history=history)

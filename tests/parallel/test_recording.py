@@ -49,6 +49,7 @@ def test_the_speedup_is_serial_time_over_wall_time_never_the_estimate(history: H
     assert sample.features.estimated_item_time == pytest.approx(0.001), "undisturbed, as the dry run saw it"
     assert (sample.func_hash, sample.fingerprint, sample.executor_type) == (func_hash(WORK), HERE, "process")
     assert sample.features.pickle_size == 10
+    assert sample.worker_item_seconds == pytest.approx(0.0011), "as its worker saw it"
     assert sample.features.data_size == 1_000
     assert len(History(history.folder).load()) == 1
 

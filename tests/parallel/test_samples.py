@@ -30,6 +30,7 @@ samples = st.builds(
     func_hash=st.just("abc"),
     item_seconds=st.none() | numbers,
     cpu_share=st.none() | st.floats(0, 1).map(lambda value: float(f"{value:.6g}")),
+    worker_item_seconds=st.none() | numbers,
     warm=st.none() | st.booleans(),
     fingerprint=st.sampled_from([None, HERE]),
     adaptive=st.none() | st.builds(ChunkBounds, st.floats(0.01, 9), st.floats(0.1, 1), st.just(1), st.none()),

@@ -88,7 +88,7 @@ class Cell:
     """All logarithms are natural, of seconds, items and bytes."""
 
     __slots__ = (
-        "adaptive", "as_batch", "buffer", "chunk", "cpu", "elsewhere", "item", "machine", "pickle", "runs", "setting", "speedup",
+        "adaptive", "as_batch", "buffer", "busy", "chunk", "cpu", "elsewhere", "item", "machine", "pickle", "runs", "setting", "speedup",
         "streaming", "total", "variation", "wall", "warm",
     )  # fmt: skip
 
@@ -105,6 +105,8 @@ class Cell:
         self.speedup, self.wall = _Moments(), _Moments()
         self.item, self.total, self.chunk, self.buffer = _Moments(), _Moments(), _Moments(), _Moments()
         self.pickle, self.variation, self.cpu = _Moments(), _Moments(), _Moments()
+        self.busy = _Moments()
+        """Log time of an item in its worker."""
 
     def add(self, sample: TrainingData, weight: float) -> None:
         features = sample.features
@@ -115,7 +117,11 @@ class Cell:
         self.item.add(math.log(features.estimated_item_time), weight)
         self.total.add(math.log(features.total_seconds), weight)
         self.chunk.add(math.log(sample.chunksize), weight)
-        for moments, value in ((self.buffer, sample.buffer_size), (self.pickle, features.pickle_size)):
+        for moments, value in (
+            (self.buffer, sample.buffer_size),
+            (self.pickle, features.pickle_size),
+            (self.busy, sample.worker_item_seconds),
+        ):
             if value:
                 moments.add(math.log(value), weight)
         if features.coefficient_of_variation is not None:
@@ -354,7 +360,7 @@ def raw_confidence(deviation: float, freedom: float) -> float:
 
 
 def merged(evidence: Evidence, of: str) -> float:
-    """Weighted mean of a cell's quantity (`item`, `chunk`, `buffer`) over the evidence; NaN where none of its cells knows it."""
+    """Weighted mean of a cell's quantity (`item`, `chunk`, `buffer`, `busy`, `cpu`) over the evidence; NaN where none of its cells knows it."""
     weight = total = 0.0
     for cell, runs in evidence.cells:
         moments: _Moments = getattr(cell, of)

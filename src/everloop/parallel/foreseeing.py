@@ -151,7 +151,7 @@ def _plan(planner: Planner, result: PredictionResult, total: int | None, run: Dr
         chunksize=result.chunksize,
         # Predicted parameters of adaptive chunking, unless the caller wants chunks of one size.
         adaptive=(result.adaptive or (own_bounds if wishes.streaming else None)) if own_bounds is not None else None,
-        item_seconds=result.serial_item_seconds,
+        item_seconds=result.worker_item_seconds or result.serial_item_seconds,
         result_bytes=result.result_bytes,
         predicted_seconds=result.predicted_seconds,
         predicted_speedup=result.predicted_speedup,
@@ -170,4 +170,5 @@ def _plan(planner: Planner, result: PredictionResult, total: int | None, run: Dr
     learned = "as in the fastest runs" if result.buffer_learned else "by rule of thumb"
     order = "in order" if result.use_ordered else "as they are ready"
     notes = [*plan.notes, f"at most {result.buffer_size:,} items at once, {learned}; results come {order}"]
-    return replace(streamed, notes=notes)
+    grows = wishes.buffer_size is None and not result.buffer_learned and streamed.adaptive is not None
+    return replace(streamed, buffer_grows=grows, notes=notes)

@@ -141,8 +141,7 @@ class Planner:
         """Another plan for what remains, where reality differs from what was expected; None to go on."""
         if self.wishes.settled or (remaining is not None and remaining < 1):
             return None
-        was = self.run.probe if self.run is not None else Probe(items=0, item_seconds=0.0)
-        probe = observed(was, report)
+        probe = observed(self._so_far(), report)
         if probe.item_bytes is None and self.run is not None and self.run.done:
             first = self.run.done[0]
             probe = measure_travel(probe, first.chunk.items, first.values)
@@ -163,6 +162,20 @@ class Planner:
             source=now.source,
             buffer_size=self.wishes.buffer_size or plan.buffer_size,
             notes=[*now.notes, f"changed on the way, {why}: {plan.reason}"],
+        )
+
+    def _so_far(self) -> Probe:
+        """What was known of the items before the run: from its dry run, or from the history that it was planned by."""
+        if self.run is not None:
+            return self.run.probe
+        seen = self.prediction
+        if seen is None or seen.cpu_share is None or seen.serial_item_seconds is None:
+            return Probe(items=0, item_seconds=0.0)
+        return Probe(
+            items=seen.training_samples,
+            item_seconds=seen.serial_item_seconds,
+            coefficient_of_variation=seen.coefficient_of_variation or 0.0,
+            cpu_share=seen.cpu_share,
         )
 
     def finish(self, report: RunReport, total: int | None) -> None:

@@ -29,6 +29,7 @@ from everloop.parallel.evidence import (
     OWN,
     Evidence,
     Experience,
+    Kernel,
     Setting,
     Workload,
     merged,
@@ -43,6 +44,7 @@ from everloop.parallel.plan import ChunkBounds
 DEFAULT_ITEM_TIME = 0.01
 """Stands for "not known" where a function has runs of its own: they know better."""
 _BEYOND = math.log(1_000) - 1e-9
+_AS_GOOD = math.log(1.03)
 _SAME_WORK = math.log(3)
 """An estimate that is closer to the remembered item time than this is no other work."""
 
@@ -66,6 +68,10 @@ class PredictionResult:
     """Wall time of the run; None where the number of items is not known."""
     serial_item_seconds: float | None = None
     """What one item takes alone."""
+    worker_item_seconds: float | None = None
+    """What one item takes in its worker, slowed by the others: what a run is to be held against while it goes."""
+    cpu_share: float | None = None
+    """CPU time over the items' time, as remembered."""
     result_bytes: int | None = None
     """Of one result, pickled, as remembered."""
     coefficient_of_variation: float | None = None
@@ -78,7 +84,7 @@ class PredictionResult:
     explored: bool = False
     """One setting is not the best known but its neighbour: see `exploration.py`."""
     tried: tuple[Evidence, ...] = field(default=(), repr=False, compare=False)
-    """What is known of every setting that was tried, the best first: exploration looks at its neighbours."""
+    """What is known of every setting that was tried, the chosen one first: exploration looks at its neighbours."""
 
     @property
     def adaptive_chunking_params(self) -> dict[str, Any]:
@@ -262,9 +268,11 @@ def _of(
     ]
     if not ranked:
         return None
-    best = ranked[0]
-    deviation, freedom = best.deviation(kernel, of_wall=remembered)
-    raw = raw_confidence(deviation, freedom)
+    # Of settings that are as good as equal, the one that is known best: a neighbour that was tried once must not unsettle it.
+    equal = [each for each in ranked if each.score >= ranked[0].score - _AS_GOOD]
+    raw, best = max(((_confidence(each, kernel, remembered), each) for each in equal), key=lambda pair: pair[0])
+    ranked.remove(best)
+    ranked.insert(0, best)
     basis: Basis = "across" if own is None else "function"
     if remembered:
         item_seconds = math.exp(best.wall() + best.speedup - best.score)
@@ -283,6 +291,8 @@ def _of(
         item_seconds=item_seconds,
         predicted_seconds=None if query.data_size is None else item_seconds * query.data_size,
         serial_item_seconds=serial,
+        worker_item_seconds=_known(math.exp(merged(best, "busy"))) if remembered else None,
+        cpu_share=_known(merged(best, "cpu")),
         result_bytes=query.pickle_size or (_remembered(own.pickle) if own else None),
         coefficient_of_variation=own.variation.mean if own and own.variation.weight else query.coefficient_of_variation,
         adaptive=best.cells[-1][0].adaptive if query.chunksize is None else None,
@@ -292,6 +302,10 @@ def _of(
     )
     result.reason = _reason(result, len(ranked))
     return _for_stream(result, best, query, history) if query.streaming else result
+
+
+def _confidence(evidence: Evidence, kernel: Kernel, remembered: bool) -> float:
+    return raw_confidence(*evidence.deviation(kernel, of_wall=remembered))
 
 
 def _workload(query: Query, own: Experience | None) -> tuple[Workload, bool]:
@@ -378,6 +392,10 @@ def _within_memory(size: int, result_bytes: int | None, history: History) -> int
         return size
     budget = STREAMING_BUFFER_MEMORY_FRACTION * history.available_memory()
     return max(1, min(size, int(budget / result_bytes)))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _remembered(moments: Any) -> int | None:

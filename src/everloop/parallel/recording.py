@@ -91,6 +91,7 @@ def record_run(
         item_seconds=wall,
         cpu_share=cpu_share,
         cpu_item_seconds=report.cpu_seconds / report.items or None,
+        worker_item_seconds=(report.item_seconds - report.sampled_seconds) / spread if spread > 0 else None,
         warm=warm if executor == "process" else None,
         fingerprint=get_fingerprint(),
         adaptive=adaptive,

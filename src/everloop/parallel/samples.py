@@ -39,6 +39,8 @@ class TrainingData:
     """CPU time over the items' own time, in [0, 1]: small for work that waits."""
     cpu_item_seconds: float | None = None
     """CPU time per item: what the items are, however busy the machine was."""
+    worker_item_seconds: float | None = None
+    """What an item took in its worker, slowed by the others."""
     warm: bool | None = None
     """Every worker process was there already; False where the run also paid for their start; None where that is not known, or no matter."""
     fingerprint: Fingerprint | None = None
@@ -67,6 +69,7 @@ def encode(sample: TrainingData) -> bytes:
         "item_seconds": _short(sample.item_seconds),
         "cpu_share": _short(sample.cpu_share),
         "cpu_item_seconds": _short(sample.cpu_item_seconds),
+        "worker_item_seconds": _short(sample.worker_item_seconds),
         "warm": sample.warm,
         "fingerprint": None if sample.fingerprint is None else sample.fingerprint.line(),
     }
@@ -97,6 +100,7 @@ def decode(payload: bytes, func_hash: str | None = None) -> TrainingData:
             item_seconds=row.get("item_seconds"),
             cpu_share=row.get("cpu_share"),
             cpu_item_seconds=row.get("cpu_item_seconds"),
+            worker_item_seconds=row.get("worker_item_seconds"),
             warm=row.get("warm"),
             fingerprint=None if line is None else Fingerprint.of_line(line),
             adaptive=None if adaptive is None else ChunkBounds(*adaptive),
@@ -127,6 +131,7 @@ def check(sample: TrainingData) -> None:
     for name, share in (
         ("cpu_share", sample.cpu_share),
         ("cpu_item_seconds", sample.cpu_item_seconds),
+        ("worker_item_seconds", sample.worker_item_seconds),
         ("coefficient_of_variation", features.coefficient_of_variation),
     ):
         if share is not None and not (math.isfinite(share) and share >= 0):
