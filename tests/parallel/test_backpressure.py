@@ -117,3 +117,7 @@ def test_no_threshold_no_look() -> None:
         raise AssertionError("asked")
 
     assert Bench(lambda item: item, range(5), memory_in_use=never).run.results() == list(range(5))
+
+
+def test_this_machine_s_own_memory_is_looked_at() -> None:
+    assert Bench(lambda item: item, range(5), memory_threshold=1.0).run.results() == list(range(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,9 +273,42 @@ def test_an_abandoned_stream_frees_its_workers() -> None:
     for value in bench.run:
         if value > 10:
             break
+    assert bench.executor.closed is True  # nobody holds the iterator any more
+    bench.run.close()
+
+
+def test_a_stream_is_ended_by_close() -> None:
+    bench = Bench(square, itertools.count(), Plan("process", 2, 1, buffer_size=6))
+    stream = iter(bench.run)
+    assert [next(stream), next(stream)] == [0, 1]
+    bench.run.close()
     bench.run.close()
     assert bench.executor.closed is True
-    bench.run.close()
+    assert list(stream) == []
+
+
+def test_a_run_that_is_over_keeps_nothing_alive() -> None:
+    """Without the cycle collector: large inputs must not wait for it."""
+
+    class Item:
+        pass
+
+    item = Item()
+    alive = weakref.ref(item)
+    gc.disable()
+    try:
+        run = Run(
+            str,
+            iter([item]),
+            Plan("serial", 1, 1),
+            RunOptions(),
+            open_executor=lambda plan: open_executor("serial", str, 1),
+        )
+        run.results()
+        del run, item
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_the_input_s_own_exception_comes_after_what_was_read_before_it() -> None:
@@ -541,6 +576,22 @@ def test_a_plan_that_rests_on_a_wrong_time_is_changed() -> None:
     assert bench.report.replanned == 1
     assert bench.report.plan.n_jobs == 4
     assert len(asked) == 1
+
+
+def test_another_plan_keeps_what_was_promised() -> None:
+    plan = Plan("serial", 1, 1, ordered=False, buffer_size=5, item_seconds=0.00001)
+    source = Counted(range(300))
+    bench = Bench(
+        square,
+        source,
+        plan,
+        replan=lambda report, remaining: Plan("process", 2, 50),
+        script={"seconds": lambda item: 0.02},
+    )
+    for number, _ in enumerate(bench.run):
+        assert source.read - number <= 5
+    assert bench.report.replanned == 1
+    assert (bench.report.plan.ordered, bench.report.plan.buffer_size) == (False, 5)
 
 
 def test_a_plan_that_holds_is_left_alone() -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
+from weakref import ReferenceType, ref
 
 from everloop.core.clock import Clock, SystemClock
 from everloop.core.errors import Closed, NotPicklable
@@ -93,7 +94,8 @@ class Run:
         self._resources = ExitStack()
         self._executor: Executor | None = None
         self._next_plan: Plan | None = None
-        self._stream: Generator[Any, None, None] | None = None
+        self._stream: ReferenceType[Generator[Any, None, None]] | None = None
+        """Held by who iterates, not by us: a stream that nobody holds any more ends at once."""
         self._begun = False
         self._eager = False
         self._in_flight = 0
@@ -112,14 +114,17 @@ class Run:
 
     def __iter__(self) -> Iterator[Any]:
         """Results as they are asked for. In order, an item's exception comes in its place, after the results before it."""
-        if self._stream is None:
-            self._stream = _each(self._segments())
-        return self._stream
+        stream = self._stream() if self._stream is not None else None
+        if stream is None:
+            stream = _each(self._segments())
+            self._stream = ref(stream)
+        return stream
 
     def close(self) -> None:
         """End a stream before its time: its workers are freed. Idempotent."""
-        if self._stream is not None:
-            self._stream.close()
+        stream = self._stream() if self._stream is not None else None
+        if stream is not None:
+            stream.close()
 
     def _segments(self) -> Generator[list[Any], None, None]:
         if self._begun:
@@ -157,7 +162,7 @@ class Run:
         self._backlog = Backlog()
         self._waiting: Waiting = InOrder() if self._eager or self._plan.ordered else AsTheyCome()
         self._buffer = Buffer(self._plan, report, self._waiting)
-        failures = Failures(options, report, clock, announcer=self._announcer, label=self.label, rng=self._random)
+        failures = Failures(options, report, clock, announcer=self._announcer, label=self.label, rng=self._rng)
         self._resources.callback(failures.close)
         checkpoint = None
         if options.checkpoint is not None:
@@ -295,8 +300,12 @@ class Run:
         plan = self._replan(report, remaining)
         if plan is None:
             return
-        # What the caller was promised stays as it is.
-        plan = replace(plan, ordered=self._plan.ordered)
+        plan = replace(  # what the caller was promised holds
+            plan,
+            ordered=self._plan.ordered,
+            buffer_size=plan.buffer_size or self._plan.buffer_size,
+            buffer_bytes=plan.buffer_bytes or self._plan.buffer_bytes,
+        )
         report.replanned += 1
         if (plan.executor, plan.n_jobs) == (self._plan.executor, self._plan.n_jobs):
             self._follow(plan)
@@ -346,11 +355,6 @@ class Run:
         if self._announcer:
             error = None if isinstance(problem, GeneratorExit) else problem
             self._announcer.tell("on_end", Ended(self.label, self.report, error))
-
-    def _random(self) -> random.Random:
-        if self._rng is None:
-            self._rng = random.Random()  # noqa: S311 - it spreads retries, it keeps no secret
-        return self._rng
 
 
 def _each(segments: Generator[list[Any], None, None]) -> Generator[Any, None, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from everloop.core.clock import Clock
 from everloop.core.errors import NotPicklable
@@ -28,7 +27,7 @@ class Failures:
         *,
         announcer: Announcer,
         label: str,
-        rng: Callable[[], random.Random],
+        rng: random.Random | None = None,
     ) -> None:
         self._options = options
         self._report = report
@@ -66,7 +65,9 @@ class Failures:
 
     def pause(self, times: int) -> float:
         """Seconds to wait after something has failed `times` times."""
-        return wait_before(self._options, times, self._rng())
+        if self._rng is None:
+            self._rng = random.Random()  # noqa: S311 - it spreads retries, it keeps no secret
+        return wait_before(self._options, times, self._rng)
 
     def close(self) -> None:
         if self._letters is not None:
