@@ -171,6 +171,23 @@ def test_workers_that_cannot_start_are_an_error_not_a_loop(monkeypatch: pytest.M
             with_retries(executor)
 
 
+def test_where_a_dead_worker_cannot_be_replaced_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "no more processes")
+
+    with opened(workloads.die) as executor:
+        executor.submit(Chunk(0, 0, [0]))
+        executor.collect()
+        monkeypatch.setattr("everloop.parallel.executors.handle.subprocess.Popen", refuse)
+        executor.submit(Chunk(1, 0, [-1]))
+        assert collect(executor, 1)[0].lost
+        executor.submit(Chunk(2, 0, [2]))
+        assert [done.values for done in with_retries(executor)] == [[2]]
+        executor.submit(Chunk(3, 0, [-1]))
+        with pytest.raises(OSError, match="no more processes"):
+            executor.collect()
+
+
 # --- sent ahead ---
 
 

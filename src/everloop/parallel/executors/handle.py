@@ -179,7 +179,7 @@ def _search_path() -> list[str]:
 
 
 def _folder() -> str:
-    """ "" where somebody has deleted it."""
+    """Empty where somebody has deleted it."""
     try:
         return str(Path.cwd())
     except FileNotFoundError:

@@ -194,7 +194,7 @@ class ProcessExecutor:
         self._watch_outbox(seat)
 
     def _code(self) -> str:
-        """ "" where the function travels with its code."""
+        """Empty where the function travels with its code."""
         if self._by_value or b"cloudpickle" in self._function[0]:
             return ""
         from everloop.parallel.identity import func_hash
@@ -372,5 +372,14 @@ class ProcessExecutor:
             self._stillborn += 1
         if self._stillborn >= _STILLBORN:
             raise WorkerDied(f"worker processes die while they start ({status}); what they said is on stderr")
-        for fresh in self._pool.lease(1, self._blas_threads):
-            self._seat(fresh)
+        self._replace()
+
+    def _replace(self) -> None:
+        try:
+            leased = self._pool.lease(1, self._blas_threads)
+        except OSError:  # no more processes to be had: fewer will do
+            if not self._seats:
+                raise
+            return
+        for worker in leased:
+            self._seat(worker)
