@@ -99,13 +99,16 @@ class History:
             self._take(func_hash, sample)
             return path
 
-    def memory_bandwidth(self) -> float | None:
-        """GB/s of copying memory here: measured once (some 30 ms) and kept in the folder; None where it cannot be written."""
+    def memory_bandwidth(self, *, measure: bool = True) -> float | None:
+        """GB/s of copying memory here: measured once (some 30 ms, if `measure`) and kept in the folder; None where it was not measured,
+        or cannot be kept."""
         if self._bandwidth is None:
             path = self.folder / f"machine_{fingerprint.get_fingerprint().key}.json"
             try:
                 kept = float(json.loads(path.read_text())["memory_bandwidth_gbps"])
             except (OSError, ValueError, KeyError, TypeError):
+                if not measure:
+                    return None
                 kept = fingerprint.measure_memory_bandwidth()
                 facts = {**fingerprint.get_fingerprint().to_dict(), "memory_bandwidth_gbps": kept}
                 try:

@@ -35,6 +35,8 @@ _COMPUTES = math.log(3)
 """Work whose CPU time is at least a third of its time is known by that."""
 _A_CORE_BUSY = 0.7
 _FAILED_TOO_OFTEN = 0.1
+_WORTH_MEASURING = 0.5
+"""Seconds of a run after which measuring this machine's memory, once and for all, is not felt."""
 _PAUSED_TOO_LONG = 0.1
 
 
@@ -78,7 +80,15 @@ def record_run(
         pickle_size = max(1, report.bytes_out // spread)
     adaptive = plan.adaptive if executor != "serial" else None
     sample = TrainingData(
-        features=_features(func, spread or report.items, serial, history, pickle_size=pickle_size, variation=variation),
+        features=_features(
+            func,
+            spread or report.items,
+            serial,
+            history,
+            pickle_size=pickle_size,
+            variation=variation,
+            measure=report.wall_seconds > _WORTH_MEASURING,
+        ),
         n_jobs=n_jobs,
         chunksize=max(1, (report.last_chunksize or plan.chunksize) if adaptive else plan.chunksize),
         speedup=serial / wall,
@@ -204,6 +214,7 @@ def _features(
     *,
     pickle_size: int | None,
     variation: float | None,
+    measure: bool = True,
 ) -> WorkloadFeatures:
     return WorkloadFeatures.of(
         func,
@@ -211,7 +222,7 @@ def _features(
         item_time,
         pickle_size=pickle_size,
         coefficient_of_variation=variation,
-        memory_bandwidth_gbps=history.memory_bandwidth(),
+        memory_bandwidth_gbps=history.memory_bandwidth(measure=measure),
     )
 
 
