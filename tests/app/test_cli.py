@@ -69,6 +69,8 @@ def test_help_imports_nothing_heavy() -> None:
         ["demo"],
         ["predict"],
         ["feedback"],
+        ["score"],
+        ["tune"],
         ["doctor"],
         ["models"],
         *(

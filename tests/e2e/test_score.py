@@ -128,6 +128,19 @@ def test_interrupted_it_says_how_to_go_on(folder: Path, how: signal.Signals) -> 
     assert len((folder / "out.csv").read_text().splitlines()) == 5001
 
 
+def test_a_killed_worker_costs_no_row(folder: Path) -> None:
+    write_rows(folder / "in.csv", 3000)
+    process = start(folder, "fn:slow", "in.csv", "-o", "out.csv", "--executor", "process", "--workers", "2")
+    for rows in (300, 600):
+        wait_for_rows(folder, process, rows)
+        workers = psutil.Process(process.pid).children()
+        assert workers
+        workers[0].kill()
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    assert (folder / "out.csv").read_text().splitlines()[1:] == [f'{i},"row, {i}",{2 * i}' for i in range(3000)]
+
+
 def test_streams_from_and_to_pipes(folder: Path) -> None:
     given = "".join(f'{{"x": {i}}}\n' for i in range(500))
     out, said = score(folder, "fn:twice", "-", "--batch", "--format", "ndjson", "--progress", given=given)

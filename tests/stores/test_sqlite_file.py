@@ -11,6 +11,7 @@ import pytest
 
 from everloop.core.errors import StoreUnavailable
 from everloop.core.types import Label
+from everloop.stores.ports import ModelRecord
 from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
 from everloop.testing import ManualClock
 
@@ -103,3 +104,35 @@ def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert failures == []
+
+
+class TestReadOnly:
+    def test_nothing_is_made_where_nothing_is(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+            SqliteCatalog(tmp_path / "data" / "everloop.db", read_only=True)
+        assert not (tmp_path / "data").exists()
+        (tmp_path / "everloop.db").touch()
+        with pytest.raises(StoreUnavailable, match="holds no models"):
+            SqliteCatalog(tmp_path / "everloop.db", read_only=True)
+
+    def test_nothing_can_be_changed(self, tmp_path: Path) -> None:
+        path = tmp_path / "everloop.db"
+        open_both(path)
+        catalog = SqliteCatalog(path, read_only=True)
+        try:
+            assert catalog.list_models() == []
+            with pytest.raises(StoreUnavailable, match="cannot be written"):
+                catalog.create_model(ModelRecord("m", "linear", 0.0))
+        finally:
+            catalog.close()
+
+    def test_what_another_process_adds_is_seen(self, tmp_path: Path) -> None:
+        path = tmp_path / "everloop.db"
+        writer = SqliteCatalog(path)
+        reader = SqliteCatalog(path, read_only=True)
+        try:
+            writer.create_model(ModelRecord("m", "linear", 0.0))
+            assert [model.name for model in reader.list_models()] == ["m"]
+        finally:
+            reader.close()
+            writer.close()

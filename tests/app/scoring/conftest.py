@@ -70,9 +70,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fn.py").write_text(FUNCTIONS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("fn", None)
     yield tmp_path
-    sys.modules.pop("fn", None)
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 from collections.abc import Callable
@@ -168,6 +169,25 @@ def test_a_bad_row_can_be_skipped_by_the_attempt_after(run: Score, folder: Path,
     assert len((folder / "dead.ndjson").read_text().splitlines()) == 1
 
 
+def test_bad_rows_are_not_spread_over_two_files(run: Score, folder: Path, source: Path) -> None:
+    (folder / "stop.py").write_text(
+        "def stop(row):\n    if row['x'] == 18: raise KeyboardInterrupt\n    if row['x'] == 2: raise ValueError\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run("stop:stop", "t.csv", "out.csv", on_error="skip", dead_letter=Path("a.ndjson"))
+    with pytest.raises(CheckpointMismatch, match=r"--dead-letter was a\.ndjson and is b\.ndjson"):
+        run("stop:stop", "t.csv", "out.csv", on_error="skip", dead_letter=Path("b.ndjson"))
+
+
+def test_half_a_run_is_not_lost_to_a_stream(
+    run: Score, folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(run, monkeypatch, 36)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"x": 1}\n')))
+    with pytest.raises(Conflict, match=r"half of a run from a file"):
+        run("fn:double", "-", "out.csv", input_format="ndjson")
+
+
 def test_nothing_of_others_is_touched(run: Score, folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "out.csv.part").write_text("somebody's")
     with pytest.raises(Conflict, match="nothing tells whose it is"):
@@ -218,6 +238,29 @@ def test_an_interrupt_says_how_to_go_on(run: Score, folder: Path, source: Path) 
     assert said[-1].startswith("stopped: ")
     (folder / "go").touch()
     assert run("stop:stop", "t.csv", "out.csv").resumed > 0
+
+
+@pytest.mark.parametrize("into", ["out.csv", "out.parquet"])
+@pytest.mark.parametrize("at", range(2, 9))
+def test_an_interrupt_between_writing_and_counting_loses_nothing(
+    run: Score, folder: Path, source: Path, at: int, into: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("fn:double", "t.csv", f"whole-{into}")
+    calls = 0
+    append = output.FileOutput.append
+
+    def interrupted(self: output.FileOutput, payload: bytes, dead_letters: bytes) -> None:
+        nonlocal calls
+        calls += 1
+        append(self, payload, dead_letters)
+        if calls == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(output.FileOutput, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("fn:double", "t.csv", into)
+    run("fn:double", "t.csv", into)
+    assert content(folder / into) == content(folder / f"whole-{into}")
 
 
 def test_syncs_take_a_small_share_of_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import gzip
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from tests.app.scoring.conftest import Score
 
 from everloop.app.scoring.job import Job, Summary
-from everloop.core.errors import Conflict, EverloopError, InvalidInput, ModelFailed, NotSupported
+from everloop.core.errors import Conflict, EverloopError, InvalidInput, MissingExtra, ModelFailed, NotSupported
 
 ROWS = [
     {"a": 1.0, "b": 2.0, "note": "plain"},
@@ -151,7 +153,7 @@ def test_columns_can_be_chosen_and_named(run: Score, folder: Path, skops: Path, 
     write(folder / source)
     run(str(skops), source, "out.csv", keep=("note",), prediction="answer", version=False)
     assert list(read(folder / "out.csv")[0]) == ["note", "answer"]
-    with pytest.raises(InvalidInput, match="two columns|has a column 'note' already"):
+    with pytest.raises(InvalidInput, match=r"two columns|has a column 'note' already"):
         run(str(skops), source, "out2.csv", prediction="note")
 
 
@@ -168,7 +170,7 @@ def test_features_are_found_by_name_by_choice_or_by_place(run: Score, folder: Pa
         with pytest.raises(InvalidInput, match=said):
             run(str(skops), "t.csv", "out3.csv", features=features)
     write(folder / "t.csv", [{"a": 1, "x": 2}])
-    with pytest.raises(InvalidInput, match="the input has no column 'b', which m.skops takes; it has a, x"):
+    with pytest.raises(InvalidInput, match=r"the input has no column 'b', which m.skops takes; it has a, x"):
         run(str(skops), "t.csv", "out3.csv")
 
 
@@ -242,7 +244,7 @@ def test_a_row_that_fails_never_spoils_its_neighbours(run: Score, folder: Path, 
 
 def test_a_batch_must_answer_every_row(run: Score, folder: Path) -> None:
     write(folder / "t.csv", [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 4}])
-    with pytest.raises(ModelFailed, match="was given 4 rows and answered 1|was given 3 rows and answered 1"):
+    with pytest.raises(ModelFailed, match=r"was given 4 rows and answered 1|was given 3 rows and answered 1"):
         run("fn:short", "t.csv", "out.csv", batch=True)
 
 
@@ -271,7 +273,7 @@ def test_what_a_function_answers_has_a_place_in_every_format(run: Score, folder:
 @pytest.mark.parametrize("answer", ["float('inf')", "object()"])
 def test_what_no_file_can_hold_is_an_error_of_its_row(run: Score, folder: Path, answer: str) -> None:
     write(folder / "t.ndjson", [{"answer": answer}])
-    with pytest.raises(InvalidInput, match="line 1, .*the function answered"):
+    with pytest.raises(InvalidInput, match=r"line 1, .*the function answered"):
         run("fn:answer", "t.ndjson", "out.csv")
 
 
@@ -301,12 +303,10 @@ def test_values_of_several_kinds_have_no_place_in_parquet(run: Score, folder: Pa
 
 
 def test_parquet_keeps_types_row_groups_of_any_size_and_nulls(run: Score, folder: Path) -> None:
-    import datetime
-
     table = pa.table(
         {
             "x": pa.array(range(1000), pa.int32()),
-            "when": pa.array([datetime.datetime(2024, 1, 1)] * 999 + [None], pa.timestamp("us")),
+            "when": pa.array([dt.datetime(2024, 1, 1, tzinfo=dt.UTC)] * 999 + [None], pa.timestamp("us", "UTC")),
             "word": pa.array(["a", "b", None, "d"] * 250).dictionary_encode(),
             "parts": pa.array([[1, 2], None] * 500, pa.list_(pa.int8())),
         }
@@ -316,7 +316,7 @@ def test_parquet_keeps_types_row_groups_of_any_size_and_nulls(run: Score, folder
     found = pq.read_table(folder / "out.parquet")
     assert found.drop_columns("prediction").to_pylist() == table.to_pylist()
     assert found.schema.field("x").type == pa.int32()
-    assert found.schema.field("when").type == pa.timestamp("us")
+    assert found.schema.field("when").type == pa.timestamp("us", "UTC")
     assert found["prediction"].to_pylist() == [2.0 * x for x in range(1000)]
     for into in ("out.csv", "out.ndjson"):
         run("fn:double", "t.parquet", into)
@@ -378,6 +378,15 @@ def test_a_registered_model_by_name_and_version(run: Score, folder: Path, skops:
     for name, said in [("n", "no model named 'n'"), ("m@7", "version 7|no version")]:
         with pytest.raises(EverloopError, match=said):
             run(name, "t.csv", "out3.csv", data_dir=folder / "data")
+
+
+def test_parquet_without_its_extra_says_how_to_get_it(
+    run: Score, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / "t.csv")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'everloop\[parquet\]'"):
+        run("fn:echo", "t.csv", "out.parquet")
 
 
 def test_the_same_rows_whatever_the_blocks(

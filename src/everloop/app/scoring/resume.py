@@ -63,6 +63,8 @@ class State(msgspec.Struct):
     errors: int = 0
     output_bytes: int = 0
     dead_letter_bytes: int = 0
+    dead_letter: str | None = None
+    """The file of the bad rows so far."""
     block_rows: int = 1
     """Rows of a block, as they were found to be right."""
     seconds: float = 0.0
@@ -111,9 +113,11 @@ def save(path: Path, state: State) -> None:
     flush_folder(path.parent)
 
 
-def check(state: State, identity: Identity, part: Path) -> None:
+def check(state: State, identity: Identity, dead_letter: str | None, part: Path) -> None:
     """Raises CheckpointMismatch unless the rows that are there are those that this run would make."""
     differences = state.identity.differences(identity)
+    if state.errors and state.dead_letter != dead_letter:
+        differences.append(f"--dead-letter was {_told(state.dead_letter)} and is {_told(dead_letter)}")
     if differences:
         raise CheckpointMismatch(
             f"{part} is half of another run: {'; '.join(differences)}. Say --restart to throw its {state.rows:,} rows away and begin anew"

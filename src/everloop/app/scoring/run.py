@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+from msgspec.structs import replace
+
 from everloop.app.scoring import resume
 from everloop.app.scoring.formats import Place, place
 from everloop.app.scoring.job import Job, Summary
@@ -65,7 +67,10 @@ class _Attempt:
         self._began = began
         identity = resume.identify(source.place, model.identity, options(job, source, target))
         self._resumable = identity is not None and target.path is not None
-        self._state = resume.State(identity or resume.Identity("", 0, 0, "", model.identity, {}))
+        self._state = resume.State(
+            identity or resume.Identity("", 0, 0, "", model.identity, {}),
+            dead_letter=None if job.dead_letter is None else str(job.dead_letter),
+        )
         self._resumed = 0
         self._seconds_before = 0.0
         self._spread = Spread(job.workers, job.executor)
@@ -78,9 +83,9 @@ class _Attempt:
             output = StreamOutput(job.dead_letter)
         else:
             output = FileOutput(self._target, job.dead_letter, force=job.force, resumable=self._resumable)
-            if self._pick_up(output):
-                return self._summary()
         with closing(output):
+            if isinstance(output, FileOutput) and self._pick_up(output):
+                return self._summary()
             try:
                 with _terminated_as_interrupted():
                     self._go(output)
@@ -93,15 +98,19 @@ class _Attempt:
 
     def _pick_up(self, output: FileOutput) -> bool:
         """Take over what an attempt before this one has left; True if nothing is left to do."""
-        if self._job.restart or not self._resumable:
+        if self._job.restart:
             output.discard()
-        found = output.state() if self._resumable else None
+        found = output.state()
         if found is None:
             output.refuse_to_overwrite()
             output.open(self._state)
             return False
-        resume.check(found, self._state.identity, output.part)
-        found.identity = self._state.identity
+        if not self._resumable:
+            raise Conflict(
+                f"{output.part} is half of a run from a file; say --restart to throw it away", field="output"
+            )
+        resume.check(found, self._state.identity, self._state.dead_letter, output.part)
+        found.dead_letter = self._state.dead_letter
         self._state = found
         self._resumed, self._seconds_before = found.rows, found.seconds
         if found.phase == "finished":
@@ -115,27 +124,25 @@ class _Attempt:
         return False
 
     def _go(self, output: Output) -> None:
-        state, source, scorer = self._state, self._source, self._scorer
-        if state.types is not None:
-            scorer.encoder.types = state.types
-        if state.line:
-            source.reader.seek(Position(state.offset, state.line))
+        source, scorer = self._source, self._scorer
+        if self._state.types is not None:
+            scorer.encoder.types = self._state.types
+        if self._state.line:
+            source.reader.seek(Position(self._state.offset, self._state.line))
         else:
             header = scorer.encoder.header()
             output.append(header, b"")
-            state.output_bytes = len(header)
-            state.offset, state.line = source.reader.position
-        self._progress.start(state.rows, source.reader.fraction())
-        pace = Pace(state.block_rows)
+            offset, line = source.reader.position
+            self._state = replace(self._state, output_bytes=len(header), offset=offset, line=line)
+        self._progress.start(self._state.rows, source.reader.fraction())
+        pace = Pace(self._state.block_rows)
         for position, scored in self._scored(pace):
-            self._take(output, position, scored)
             pace.observe(scored.rows, scored.seconds)
-            state.block_rows = pace.rows
-            output.sync(state)
-            self._progress.update(state.rows, source.reader.fraction(), state.errors)
+            self._take(output, position, scored, pace)
+            output.sync(self._state)
+            self._progress.update(self._state.rows, source.reader.fraction(), self._state.errors)
         scorer.encoder.learn_types([])
-        state.seconds = self._seconds()
-        output.finish(state, scorer.encoder.schema())
+        output.finish(self._state, scorer.encoder.schema())
 
     def _scored(self, pace: Pace) -> Iterator[tuple[Position, Scored]]:
         """Every block with the place behind it, in order: the first ones here, until it is known what a row costs, the rest spread."""
@@ -146,7 +153,6 @@ class _Attempt:
                 return
             answered = scorer.answer(block)
             scorer.encoder.learn_types(answered.answers.values)
-            self._state.types = scorer.encoder.types
             yield reader.position, scorer.write(answered)
         behind: deque[Position] = deque()
 
@@ -159,7 +165,7 @@ class _Attempt:
             for scored in results:
                 yield behind.popleft(), scored
 
-    def _take(self, output: Output, position: Position, scored: Scored) -> None:
+    def _take(self, output: Output, position: Position, scored: Scored, pace: Pace) -> None:
         error = scored.first_error
         if error is not None and self._job.on_error == "fail":
             where = "row" if self._source.place.format == "parquet" else "line"
@@ -169,13 +175,20 @@ class _Attempt:
             )
         output.append(scored.payload, scored.dead_letters)
         state = self._state
-        state.offset, state.line = position
-        state.rows += scored.rows
-        state.written += scored.written
-        state.errors += scored.errors
-        state.output_bytes += len(scored.payload)
-        state.dead_letter_bytes += len(scored.dead_letters)
-        state.seconds = self._seconds()
+        # All at once: an interrupt may come between any two instructions, and what it leaves is made durable.
+        self._state = replace(
+            state,
+            offset=position.offset,
+            line=position.line,
+            rows=state.rows + scored.rows,
+            written=state.written + scored.written,
+            errors=state.errors + scored.errors,
+            output_bytes=state.output_bytes + len(scored.payload),
+            dead_letter_bytes=state.dead_letter_bytes + len(scored.dead_letters),
+            block_rows=pace.rows,
+            types=self._scorer.encoder.types,
+            seconds=self._seconds(),
+        )
 
     def _keep(self, output: Output, error: BaseException) -> None:
         """Make durable what is there, and say how to go on."""
@@ -209,7 +222,7 @@ class _Attempt:
             seconds=time.monotonic() - self._began,
             executor=self._spread.executor,
             workers=self._spread.workers,
-            dead_letter=None if self._job.dead_letter is None else str(self._job.dead_letter),
+            dead_letter=state.dead_letter,
         )
 
 
