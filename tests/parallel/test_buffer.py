@@ -1,69 +1,68 @@
-"""A buffer that the caller has fixed is strict; one of our own follows the chunks, as far as memory allows."""
+"""How far a run may read ahead."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
-
-from everloop.parallel.buffer import GROWN, GROWN_BYTES, Buffer
-from everloop.parallel.ordering import InOrder
-from everloop.parallel.plan import ChunkBounds, Plan
+from everloop.parallel.buffer import Buffer
+from everloop.parallel.ordering import InOrder, Segment
+from everloop.parallel.plan import Plan
 from everloop.parallel.report import RunReport
-from everloop.parallel.streaming import optimize_streaming, stream
-
-OURS = Plan("process", 2, 1, buffer_size=6, buffer_grows=True, adaptive=ChunkBounds())
 
 
-def buffer(plan: Plan) -> Buffer:
-    return Buffer(plan, RunReport(plan), InOrder())
+def buffer(**settings: int) -> tuple[Buffer, InOrder, RunReport]:
+    plan, waiting = Plan("process", 2, 1, **settings), InOrder()  # type: ignore[arg-type]
+    report = RunReport(plan)
+    return Buffer(plan, report, waiting), waiting, report
 
 
-def test_a_fixed_buffer_stays_whatever_the_chunks_become() -> None:
-    fixed = buffer(replace(OURS, buffer_grows=False))
-    assert fixed.free(500, 0) == 1
-    fixed.took(6)
-    assert fixed.free(500, 6) == 0
+def test_without_limits_everything_is_free() -> None:
+    assert buffer()[0].free(1000, in_flight=5) == 1000
 
 
-@pytest.mark.parametrize("size", [1, 50, 500, GROWN])
-def test_our_own_follows_the_chunks(size: int) -> None:
-    ours = buffer(OURS)
-    taken = 0
-    while (free := ours.free(size, taken)) > 0:
-        assert free <= size
-        ours.took(free)
-        taken += 1
-    assert 3 * OURS.n_jobs * size - size < ours.outstanding <= 3 * OURS.n_jobs * size
+def test_a_chunk_gets_a_share_so_that_each_worker_can_have_two() -> None:
+    assert buffer(buffer_size=40)[0].free(1000, in_flight=0) == 10
+    assert buffer(buffer_size=3)[0].free(1000, in_flight=0) == 1
 
 
-def test_it_grows_no_further_than_pays() -> None:
-    ours = buffer(OURS)
-    assert ours.free(100 * GROWN, 0) <= 2 * GROWN
+def test_the_limit_in_items_is_strict() -> None:
+    free, _, report = buffer(buffer_size=40)
+    free.took(38)
+    assert free.free(5, in_flight=0) == 2
+    free.took(2)
+    assert free.free(5, in_flight=0) == 0
+    free.handed_out(3)
+    assert free.free(5, in_flight=0) == 3
+    assert report.most_in_flight == 40
 
 
-def test_large_results_do_not_make_it_grow() -> None:
-    ours = buffer(OURS)
-    ours.measured(1, GROWN_BYTES)
-    assert ours.free(500, 0) == 1
-    ours.took(6)
-    assert ours.free(500, 6) == 0
+def test_crumbs_are_waited_with() -> None:
+    free, _, _ = buffer(buffer_size=40)
+    free.took(38)
+    assert free.free(10, in_flight=1) == 0
+    assert free.free(10, in_flight=0) == 2
 
 
-def test_who_says_a_number_gets_it() -> None:
-    def plan_of(buffer_size: int | None, adaptive: bool = True) -> Plan:
-        data = iter(range(1000))
-        return optimize_streaming(
-            abs, data, n_jobs=2, executor="process", enable_adaptive_chunking=adaptive, buffer_size=buffer_size
-        ).plan
-
-    assert plan_of(None).buffer_grows
-    assert not plan_of(None, adaptive=False).buffer_grows
-    said = plan_of(8)
-    assert (said.buffer_size, said.buffer_grows) == (8, False)
+def test_bytes_that_wait_count_exactly_and_those_to_come_by_the_mean() -> None:
+    free, waiting, _ = buffer(buffer_bytes=1000, result_bytes=100)
+    free.took(4)
+    waiting.add(0, Segment(2, [1, 2], 500))
+    assert free.free(1, in_flight=1) == 1  # 500 + 2 * 100
+    waiting.add(2, Segment(1, [3], 450))
+    assert free.free(1, in_flight=1) == 0
 
 
-def test_a_stream_of_tiny_items_is_not_sent_one_by_one() -> None:
-    results = stream(abs, iter(range(20_000)), n_jobs=2, executor="process")
-    assert list(results) == list(range(20_000))
-    assert results.report.chunks < 2_000
+def test_growing_results_are_noticed_at_once_and_shrinking_ones_slowly() -> None:
+    free, _, _ = buffer(buffer_bytes=1000, result_bytes=10)
+    free.took(1)
+    free.measured(1, 400)
+    assert free.free(1, in_flight=1) == 1
+    free.took(1)
+    assert free.free(1, in_flight=1) == 0
+    free.measured(1, 10)
+    assert free.free(1, in_flight=1) == 1
+
+
+def test_results_of_unknown_size_are_tried_one_a_worker() -> None:
+    free, _, _ = buffer(buffer_bytes=1000)
+    assert free.free(1, in_flight=0) == 1
+    free.took(2)
+    assert free.free(1, in_flight=0) == 0
