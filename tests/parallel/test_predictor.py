@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.parallel.recorded import HERE, history_in, recorded, some_function
+from tests.parallel.recorded import HERE, history_in, recorded, run, some_function
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel import predictor
@@ -333,6 +335,28 @@ def test_numbers_that_cannot_be_are_named(history: History, given: dict[str, Any
 def test_a_speedup_that_cannot_be_is_named(history: History) -> None:
     with pytest.raises(InvalidInput, match="speedup"):
         update_model_from_execution(WORK, 10, 0.1, 2, 1, math.nan, history=history)
+
+
+def test_threads_predict_while_others_record(history: History) -> None:
+    recorded(history, 5, func_hash=NAME)
+    errors: list[BaseException] = []
+
+    def attempt(work: Callable[[int], object]) -> None:
+        try:
+            for number in range(200):
+                work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    record = lambda n: history.record(run(NAME, chunksize=n + 1, data_size=10 + n * 7))  # noqa: E731
+    known = lambda _: predict_parameters(WORK, 1_000, 0.001, 0.0, history=history)  # noqa: E731
+    unknown = lambda _: predict_parameters(some_function(9), 1_000, 0.001, 0.0, history=history)  # noqa: E731
+    threads = [threading.Thread(target=attempt, args=(work,)) for work in (record, known, unknown)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
 
 
 def test_a_prediction_reads_no_file(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

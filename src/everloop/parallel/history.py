@@ -43,7 +43,8 @@ class History:
         self.folder = Path(folder)
         self.clock = clock or SystemClock()
         self.outcomes = Outcomes(self.folder / "outcomes.ndjson")
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while experience is read, too: another thread may record."""
         self._listed_at: int | None = None
         """Modification time of the folder when it was listed, in ns."""
         self._names: set[str] = set()
@@ -56,15 +57,15 @@ class History:
         self._memory = (-math.inf, 0)
 
     def experience(self, func_hash: str) -> Experience | None:
-        """What is known of one function; None where it never ran. Not to be changed."""
-        with self._lock:
+        """What is known of one function; None where it never ran. Not to be changed, and read under `lock`."""
+        with self.lock:
             self._refresh()
             self._read(func_hash)
             return self._known.get(func_hash)
 
     def all_experience(self) -> dict[str, Experience]:
-        """Of every function, by its hash. Not to be changed."""
-        with self._lock:
+        """Of every function, by its hash. Not to be changed, and read under `lock`."""
+        with self.lock:
             self._refresh()
             for func_hash in list(self._unread):
                 self._read(func_hash)
@@ -72,7 +73,7 @@ class History:
 
     def load(self) -> list[TrainingData]:
         """Every run, the oldest first."""
-        with self._lock:
+        with self.lock:
             self.all_experience()
             return sorted(itertools.chain.from_iterable(self._samples.values()), key=lambda sample: sample.timestamp)
 
@@ -82,7 +83,7 @@ class History:
         check(sample)
         func_hash = sample.func_hash or "unknown"
         kind = "streaming_" if sample.is_streaming else ""
-        with self._lock:
+        with self.lock:
             self._refresh()
             self._read(func_hash)
             path = None

@@ -59,13 +59,14 @@ _SAME_WORK = math.log(3)
 
 def predict(query: Query, history: History) -> StreamingPredictionResult | PredictionResult | None:
     """The fastest known setting, however sure: callers compare its confidence with `history.outcomes.threshold(asked)`."""
-    own = history.experience(query.func_hash)
-    if own is not None and own.runs >= MIN_TRAINING_SAMPLES:
-        return _of(query, [own], own, history)
-    everything = history.all_experience()
-    if sum(each.runs for each in everything.values()) < MIN_TRAINING_SAMPLES:
-        return None
-    return _of(query, list(everything.values()), None, history)
+    with history.lock:
+        own = history.experience(query.func_hash)
+        if own is not None and own.runs >= MIN_TRAINING_SAMPLES:
+            return _of(query, [own], own, history)
+        everything = history.all_experience()
+        if sum(each.runs for each in everything.values()) < MIN_TRAINING_SAMPLES:
+            return None
+        return _of(query, list(everything.values()), None, history)
 
 
 def predict_parameters(  # noqa: PLR0917 - the order is an agreed interface

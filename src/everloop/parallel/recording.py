@@ -74,7 +74,8 @@ def record_run(
     if wall <= 0:
         return None
     variation = report.coefficient_of_variation if report.items > 1 else None
-    serial = _serial_item_seconds(report, probe, executor, wall, own)
+    with history.lock:
+        serial = _serial_item_seconds(report, probe, executor, wall, own)
     pickle_size = probe.result_bytes if probe is not None else None
     if report.bytes_out and spread > 0:
         pickle_size = max(1, report.bytes_out // spread)
