@@ -110,7 +110,9 @@ class Settlement:
     def _lost(self, chunk: Chunk, how: str, *, late: bool) -> None:
         self._report.deaths += 1
         if late and len(chunk.items) == 1:
-            self._fail_alone(chunk, ItemTimeout(f"timeout: not over after {chunk.timeout} s; its worker was {how}"))
+            self._fail_alone(
+                chunk, ItemTimeout(f"the item took longer than {chunk.timeout} s; its worker had to be ended")
+            )
             return
         pieces = one_by_one(chunk) if late else after_death(self._options, chunk, self._innocent)
         for piece in pieces:
