@@ -26,13 +26,13 @@ class MachineCosts:
     """From the start of a worker process to its first readiness."""
     thread_seconds: float = 1e-4
     """The same of a thread."""
-    process_chunk: float = 6e-5
+    process_chunk: float = 3e-5
     """To send a chunk and take its results, without its items."""
-    process_item: float = 6e-7
+    process_item: float = 3e-7
     """For each small item of a chunk."""
-    thread_chunk: float = 2e-5
-    thread_item: float = 4e-7
-    serial_item: float = 4e-7
+    thread_chunk: float = 1e-5
+    thread_item: float = 2e-7
+    serial_item: float = 1.5e-7
     byte_seconds: float = 1e-9
     """To move a byte from one process to another, both sides together."""
     measured: bool = False

@@ -1,7 +1,8 @@
 """What this machine's workers cost: measured once with the very executors that are then used, and kept beside the history.
 
 Until they are measured the defaults of `MachineCosts` hold: a wrong one shifts where parallel work begins to pay by some milliseconds. A
-measurement takes some 50 ms with workers that are up. It repeats each step and keeps the fastest, since what disturbs only makes slower.
+measurement takes some 50 ms with workers that are up. It counts CPU time, so that a busy machine does not make every way look long, repeats
+each step, and keeps the least.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from everloop.core.errors import WorkerDied
 from everloop.parallel.cost import MachineCosts
 from everloop.parallel.executors.base import Executor
 from everloop.parallel.work import Chunk, ExecutorKind
@@ -26,7 +28,10 @@ _CHUNKS = 60
 _ITEMS = 1_000
 _BYTES = 1 << 20
 _ANSWERS = 4
+_PATIENCE = 10.0
 _FORMAT = 1
+_STAMP = None
+"""The item that a worker answers with its CPU time so far."""
 
 
 def load(folder: Path, key: str) -> MachineCosts:
@@ -57,7 +62,8 @@ def keep(folder: Path, key: str, costs: MachineCosts) -> bool:
 
 
 def measure(opening: Opening, known: MachineCosts | None = None) -> MachineCosts:
-    """By sending work that takes no time. What a start takes is not measured here (the workers may be up): see `learned`."""
+    """By sending work that takes no time. What a start takes is not measured here (the workers may be up): see `learned`. Raises WorkerDied where a worker does not live to
+    the end of it."""
     chunk, item, byte = _ways(opening, "process")
     thread_chunk, thread_item, _ = _ways(opening, "thread")
     return replace(
@@ -79,23 +85,20 @@ def learned(known: MachineCosts, spawn_seconds: float | None) -> MachineCosts:
 
 
 def nothing(item: Any) -> Any:
-    return item
+    return time.process_time() if item is _STAMP else item
 
 
-def so_many(size: int) -> bytes:
-    return bytes(size)
+def so_many(size: int | None) -> Any:
+    return time.process_time() if size is _STAMP else bytes(size)
 
 
 def _ways(opening: Opening, kind: ExecutorKind) -> tuple[float, float, float]:
-    """Seconds of a chunk, an item and a byte, both sides' work together.
-
-    One worker and the caller work side by side, each doing about half: the time that passes is half of what is done. Not so for bytes: a
-    pipe holds few of them, so one side waits for the other."""
+    """Seconds of a chunk, an item and a byte, both sides' work together."""
     executor = opening(kind, nothing, 1)
     try:
         _pass(executor, 1, [0])  # up, and the function there
-        chunk = 2 * min(_pass(executor, _CHUNKS, [0]) for _ in range(REPEATS)) / _CHUNKS
-        many = 2 * min(_pass(executor, 2, list(range(_ITEMS))) for _ in range(REPEATS)) / 2
+        chunk = min(_pass(executor, _CHUNKS, [0]) for _ in range(REPEATS)) / _CHUNKS
+        many = min(_pass(executor, 2, list(range(_ITEMS))) for _ in range(REPEATS)) / 2
     finally:
         executor.close()
     item = max(0.0, many - chunk) / _ITEMS
@@ -107,16 +110,32 @@ def _ways(opening: Opening, kind: ExecutorKind) -> tuple[float, float, float]:
         large = min(_pass(executor, _ANSWERS, [_BYTES]) for _ in range(REPEATS)) / _ANSWERS
     finally:
         executor.close()
-    return chunk, item, max(0.0, large - chunk / 2) / _BYTES
+    return chunk, item, max(0.0, large - chunk) / _BYTES
 
 
 def _pass(executor: Executor, count: int, items: list[Any]) -> float:
-    """Seconds that `count` chunks of these items take."""
-    began = time.perf_counter()
+    """CPU seconds that `count` chunks of these items take, here and in the worker."""
+    here = executor.kind == "thread"
+    clock = time.process_time if here else time.thread_time
+    elsewhere = 0.0 if here else _send(executor, 1, [_STAMP])
+    began = clock()
+    _send(executor, count, items)
+    took = clock() - began
+    return took if here else took + _send(executor, 1, [_STAMP]) - elsewhere
+
+
+def _send(executor: Executor, count: int, items: list[Any]) -> Any:
+    """The last value that comes back. Raises WorkerDied."""
     sent = back = 0
+    last = None
     while back < count:
         while sent < count and executor.room > 0:
             executor.submit(Chunk(number=sent, first=sent * len(items), items=items))
             sent += 1
-        back += len(executor.collect(timeout=10.0))
-    return time.perf_counter() - began
+        answers = executor.collect(timeout=_PATIENCE)
+        lost = "no answer" if not answers else next((each.lost for each in answers if each.lost), None)
+        if lost is not None:
+            raise WorkerDied(f"the costs of this machine's workers could not be measured: {lost}")
+        back += len(answers)
+        last = answers[-1].values[-1]
+    return last

@@ -56,7 +56,22 @@ def predicted_plan(planner: Planner, history: History, total: int | None, run: D
     if planner.foresight.explore and known is not None:
         result = _explored(planner, result, known.seconds)
     planner.prediction = result
+    if planner.run is None:
+        planner.run = DryRun(_as_probe(result, machine.here().cores))
     return _plan(planner, result, total, run)
+
+
+def _as_probe(result: PredictionResult, cores: int) -> Probe:
+    """What the fastest settings say about the items: more threads than cores are good for what waits, as many for what lets the GIL go."""
+    threads = result.executor_type == "thread"
+    return Probe(
+        items=1,
+        item_seconds=result.serial_item_seconds or 0.0,
+        coefficient_of_variation=result.coefficient_of_variation or 0.0,
+        cpu_share=cores / result.n_jobs if threads and result.n_jobs > 2 * cores else 1.0,
+        gil_share=1.0 / (2 * cores) if threads else 1.0,
+        result_bytes=result.result_bytes,
+    )
 
 
 def _explored(planner: Planner, result: PredictionResult, past_seconds: float) -> PredictionResult:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from everloop.core.errors import InvalidInput, NotPicklable
+from everloop.core.errors import InvalidInput, NotPicklable, WorkerDied
 from everloop.parallel import cache, machine, nesting
 from everloop.parallel.cost import Estimate, MachineCosts
 from everloop.parallel.decision import Decision, Surroundings, Wishes, as_stream, bounds, decide
@@ -141,7 +141,7 @@ class Planner:
         """Another plan for what remains, where reality differs from what was expected; None to go on."""
         if self.wishes.settled or (remaining is not None and remaining < 1):
             return None
-        probe = observed(self._so_far(), report)
+        probe = observed(self.run.probe if self.run is not None else Probe(items=0, item_seconds=0.0), report)
         if probe.item_bytes is None and self.run is not None and self.run.done:
             first = self.run.done[0]
             probe = measure_travel(probe, first.chunk.items, first.values)
@@ -150,11 +150,14 @@ class Planner:
         plan = decision.plan
         if (plan.executor, plan.n_jobs) == (now.executor, now.n_jobs):
             return None
+        expected = now.item_seconds is not None and now.item_seconds / 2 < probe.item_seconds < 2 * now.item_seconds
+        if expected and now.executor != "serial":
+            return None  # a busy machine stretches the items, and would those of another plan
         going = next((e for e in decision.estimates if (e.executor, e.n_jobs) == (now.executor, now.n_jobs)), None)
         if going is not None and decision.estimates[0].seconds > WORTH_SWITCHING * going.running:
             return None
         why = f"an item takes {duration(probe.item_seconds)}, not {duration(now.item_seconds or 0.0)} as expected"
-        if now.item_seconds is None or now.item_seconds / 2 < probe.item_seconds < 2 * now.item_seconds:
+        if now.item_seconds is None or expected:
             why = "the work goes on for longer than was assumed"
         return replace(
             plan,
@@ -164,24 +167,10 @@ class Planner:
             notes=[*now.notes, f"changed on the way, {why}: {plan.reason}"],
         )
 
-    def _so_far(self) -> Probe:
-        """What was known of the items before the run: from its dry run, or from the history that it was planned by."""
-        if self.run is not None:
-            return self.run.probe
-        seen = self.prediction
-        if seen is None or seen.cpu_share is None or seen.serial_item_seconds is None:
-            return Probe(items=0, item_seconds=0.0)
-        return Probe(
-            items=seen.training_samples,
-            item_seconds=seen.serial_item_seconds,
-            coefficient_of_variation=seen.coefficient_of_variation or 0.0,
-            cpu_share=seen.cpu_share,
-        )
-
     def finish(self, report: RunReport, total: int | None) -> None:
         """Keep what a run has taught: of the function for this process, of the machine for all, of the settings for the history."""
         spread = report.items - report.sampled
-        if self.use_cache and report.items and self.run is not None:
+        if self.use_cache and report.items and self.run is not None and self.prediction is None:
             cache.remember(self.func, observed(self.run.probe, report), self.first)
         if report.plan.executor == "process" and spread > 0 and not nesting.depth():
             self._learn_costs(report)
@@ -194,7 +183,7 @@ class Planner:
                 total=total,
                 streaming=self.wishes.streaming,
                 prediction=self.prediction,
-                probe=self.run.probe if self.run is not None else None,
+                probe=self.run.probe if self.done and self.run is not None else None,
                 warm=self.pool is not None and self.pool.stats()["started"] == self._workers_started,
                 history=self.history,
             )
@@ -317,7 +306,10 @@ class Planner:
         known = self._costs()
         now = costs.learned(known, self.pool.stats()["spawn_seconds"])
         if not now.measured and report.wall_seconds > WORTH_MEASURING and not report.deaths:
-            now = costs.measure(lambda kind, func, workers: open_executor(kind, func, workers, pool=self.pool), now)
+            try:
+                now = costs.measure(lambda kind, func, workers: open_executor(kind, func, workers, pool=self.pool), now)
+            except (WorkerDied, OSError) as error:
+                self.warn(str(error))  # the results are there: this is for next time
         if now.measured != known.measured or not 0.8 < now.spawn_seconds / known.spawn_seconds < 1.25:
             cache.keep_machine_costs(self._history(), now)
 

@@ -1,0 +1,86 @@
+"""The costs of this machine's workers: measured with real ones, kept in a file that may be damaged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everloop.core.errors import WorkerDied
+from everloop.parallel import PoolManager, costs
+from everloop.parallel.cost import MachineCosts
+from everloop.parallel.executors.opening import open_executor
+from everloop.parallel.work import Chunk, Done
+
+MEASURED = MachineCosts(spawn_seconds=0.05, process_chunk=2e-5, measured=True)
+
+
+def test_they_are_measured_with_the_workers_that_are_then_used(pool: PoolManager) -> None:
+    found = costs.measure(lambda kind, func, workers: open_executor(kind, func, workers, pool=pool), MEASURED)
+    assert found.measured
+    assert found.spawn_seconds == 0.05, "that is learned from real starts"
+    assert 0 < found.process_chunk < 0.01
+    assert 0 <= found.process_item < found.process_chunk
+    assert 0 <= found.byte_seconds < 1e-6
+    assert pool.stats()["started"] == 1
+
+
+def test_they_are_kept(tmp_path: Path) -> None:
+    assert costs.keep(tmp_path / "new", "abc", MEASURED)
+    assert costs.load(tmp_path / "new", "abc") == MEASURED
+    assert costs.load(tmp_path / "new", "another machine") == MachineCosts()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1, "spawn_seconds": -1.0}',
+        '{"format": 1, "spawn_seconds": 1e9}',
+        '{"format": 1, "spawn_seconds": "soon"}',
+        '{"format": 1, "spawn_seconds": NaN}',
+    ],
+)
+def test_what_cannot_be_read_counts_as_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "costs_abc.json").write_text(text)
+    assert costs.load(tmp_path, "abc") == MachineCosts()
+
+
+def test_what_later_versions_add_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "costs_abc.json").write_text(json.dumps({"format": 1, "spawn_seconds": 0.3, "moon_phase": 4}))
+    assert costs.load(tmp_path, "abc") == replace(MachineCosts(), spawn_seconds=0.3)
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert not costs.keep(tmp_path / "file", "abc", MEASURED)
+
+
+def test_starts_are_learned_by_halves() -> None:
+    assert costs.learned(MEASURED, 0.15).spawn_seconds == pytest.approx(0.1)
+    assert costs.learned(MEASURED, 0.0) == MEASURED
+    assert costs.learned(MEASURED, None) == MEASURED
+
+
+def test_a_worker_that_dies_meanwhile_is_told() -> None:
+    class Dying:
+        kind: Any = "process"
+        workers = room = 1
+        running = 0
+
+        def submit(self, chunk: Chunk) -> None:
+            self.chunk = chunk
+
+        def collect(self, timeout: float | None = None) -> list[Done]:
+            return [Done(self.chunk, [], 0, lost="killed by signal 9")]
+
+        def close(self, *, kill: bool = False) -> None: ...
+
+    with pytest.raises(WorkerDied, match="signal 9"):
+        costs.measure(lambda kind, func, workers: Dying())
