@@ -67,7 +67,7 @@ def record_run(
         executor, n_jobs, wall = plan.executor, plan.n_jobs, report.wall_seconds / spread
     else:  # the dry run was all of it: a serial run
         executor, n_jobs, wall = "serial", 1, report.sampled_seconds / report.sampled
-    if probe is not None:
+    if probe is not None and report.sampled:  # else it is a probe of an earlier run
         cpu_share: float | None = probe.cpu_share
     else:
         cpu_share = min(1.0, report.cpu_seconds / report.item_seconds) if report.item_seconds > 0 else None
