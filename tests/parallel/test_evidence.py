@@ -44,6 +44,17 @@ def test_a_cell_s_moments_are_those_of_its_weighted_runs(speedups: list[float]) 
     assert cell.speedup.squares == pytest.approx(squares, abs=1e-9)
 
 
+def test_a_process_that_never_ends_keeps_counting() -> None:
+    found = Experience("f0")
+    for number in range(5_000):
+        found.add(run(chunksize=1 if number < 100 else 64, speedup=1.5 + (number % 3) / 10))
+    best = weigh([found], asked(), OWN, HERE, kind=None)[0]
+    assert 1 <= found.scale < 1e9
+    assert best.weight == pytest.approx(49, abs=2)
+    assert math.exp(best.speedup) == pytest.approx(1.6, abs=0.02)
+    assert len(found.cells) == 1, "what was last done 4,900 runs ago is forgotten"
+
+
 def test_lucky_once_does_not_win_over_good_often() -> None:
     often = [run(n_jobs=2, speedup=1.8)] * 10
     ranked = weigh([experience(*often, run(n_jobs=3, speedup=1.9))], asked(), OWN, HERE, kind=None)

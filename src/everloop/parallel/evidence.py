@@ -35,6 +35,9 @@ _LOG_TOLERANCE = math.log(1 + TOLERANCE)
 _GROWTH = 1.0 / 0.98
 _PRIOR_RUNS = 2.0
 _HALF_DECADE = math.log(10) / 2
+_MOST_SCALE = 1e9
+_FORGOTTEN = 1e-4
+"""Runs' worth of weight below which a cell goes, once in a while."""
 _REACH = 3.0
 """Widths of the kernel beyond which a cell says nothing."""
 _CPU_EFFICIENCY = 0.9
@@ -83,6 +86,10 @@ class _Moments:
         self.mean += before * weight / self.weight
         self.squares += weight * before * (value - self.mean)
 
+    def scale(self, factor: float) -> None:
+        self.weight *= factor
+        self.squares *= factor
+
 
 class Cell:
     """All logarithms are natural, of seconds, items and bytes."""
@@ -107,6 +114,11 @@ class Cell:
         self.pickle, self.variation, self.cpu = _Moments(), _Moments(), _Moments()
         self.busy = _Moments()
         """Log time of an item in its worker."""
+
+    def moments(self) -> tuple[_Moments, ...]:
+        return (
+            self.speedup, self.wall, self.item, self.total, self.chunk, self.buffer, self.pickle, self.variation, self.cpu, self.busy,
+        )  # fmt: skip
 
     def add(self, sample: TrainingData, weight: float) -> None:
         features = sample.features
@@ -172,7 +184,18 @@ class Experience:
             self.pickle.add(math.log(features.pickle_size), self.scale)
         if features.coefficient_of_variation is not None:
             self.variation.add(features.coefficient_of_variation, self.scale)
+        if self.scale > _MOST_SCALE:
+            self._rescale()
         self.largest = (max(self.largest[0], size), max(self.largest[1], item), max(self.largest[2], total))
+
+    def _rescale(self) -> None:
+        """Weights would outgrow floats; cells that no longer count go."""
+        self.cells = {key: cell for key, cell in self.cells.items() if cell.speedup.weight > _FORGOTTEN * self.scale}
+        every = [self.item, self.cpu, self.size, self.pickle, self.variation]
+        every += [moments for cell in self.cells.values() for moments in cell.moments()]
+        for moments in every:
+            moments.scale(1.0 / self.scale)
+        self.scale = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,10 @@ class History:
         return None
 
     def _take(self, func_hash: str, sample: TrainingData) -> None:
-        self._samples.setdefault(func_hash, []).append(sample)
+        samples = self._samples.setdefault(func_hash, [])
+        samples.append(sample)
+        if len(samples) > 2 * MOST_OF_ONE:  # a process that never ends remembers what the folder does
+            del samples[:-MOST_OF_ONE]
         self._known.setdefault(func_hash, Experience(func_hash)).add(sample)
 
     def _write(self, prefix: str, stamp: int, payload: bytes) -> Path:
