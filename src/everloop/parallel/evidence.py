@@ -289,7 +289,8 @@ def weigh(
     """Of every setting that there is evidence for, the best first. `kind`: only runs of streams (True) or of batches (False)."""
     total, reach = workload.total, _REACH * kernel.total
     found: dict[Setting, Evidence] = {}
-    machines: dict[Fingerprint | None, float] = {None: 0.5, here: 1.0}
+    machine: Fingerprint | None = here
+    likeness = 1.0
     for experience in experiences:
         for cell in experience.cells.values():
             if kind is not None and cell.streaming is not kind:
@@ -299,10 +300,9 @@ def weigh(
             off, doubt = _distance(cell, workload, kernel)
             if off > _REACH**2 / 2:
                 continue
-            likeness = machines.get(cell.machine)
-            if likeness is None:
-                assert cell.machine is not None
-                likeness = machines[cell.machine] = cell.machine.similarity(here)
+            if cell.machine is not machine:  # a fingerprint's hash costs as much as all the rest
+                machine = cell.machine
+                likeness = 0.5 if machine is None else machine.similarity(here)
             runs = min(kernel.most_runs, cell.speedup.weight / experience.scale) * math.exp(-off) * likeness
             if runs < 1e-3:
                 continue

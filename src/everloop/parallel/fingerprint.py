@@ -52,6 +52,7 @@ class Fingerprint:
         return _SEPARATOR.join([model, *map(str, numbers), self.system, self.python])
 
     @classmethod
+    @functools.lru_cache(maxsize=256)
     def of_line(cls, line: str) -> Fingerprint:
         """Raises ValueError where it is not such a line."""
         model, cores, physical, memory, cache, nodes, system, python = line.split(_SEPARATOR)
