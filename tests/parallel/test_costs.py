@@ -62,8 +62,9 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert not costs.keep(tmp_path / "file", "abc", MEASURED)
 
 
-def test_starts_are_learned_by_halves() -> None:
-    assert costs.learned(MEASURED, 0.15).spawn_seconds == pytest.approx(0.1)
+def test_quicker_starts_are_believed_sooner_than_slower_ones() -> None:
+    assert costs.learned(MEASURED, 0.03).spawn_seconds == pytest.approx(0.04)
+    assert costs.learned(MEASURED, 0.15).spawn_seconds == pytest.approx(0.06)
     assert costs.learned(MEASURED, 0.0) == MEASURED
     assert costs.learned(MEASURED, None) == MEASURED
 

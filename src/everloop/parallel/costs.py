@@ -78,10 +78,11 @@ def measure(opening: Opening, known: MachineCosts | None = None) -> MachineCosts
 
 
 def learned(known: MachineCosts, spawn_seconds: float | None) -> MachineCosts:
-    """With what the starts of a run took: half old, half new."""
+    """With what the starts of a run took. Quicker ones are believed sooner: a busy machine only makes them slower."""
     if not spawn_seconds or not math.isfinite(spawn_seconds):
         return known
-    return replace(known, spawn_seconds=(known.spawn_seconds + spawn_seconds) / 2)
+    weight = 0.5 if spawn_seconds < known.spawn_seconds else 0.1
+    return replace(known, spawn_seconds=known.spawn_seconds + weight * (spawn_seconds - known.spawn_seconds))
 
 
 def nothing(item: Any) -> Any:

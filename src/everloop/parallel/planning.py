@@ -310,7 +310,7 @@ class Planner:
                 now = costs.measure(lambda kind, func, workers: open_executor(kind, func, workers, pool=self.pool), now)
             except (WorkerDied, OSError) as error:
                 self.warn(str(error))  # the results are there: this is for next time
-        if now.measured != known.measured or not 0.8 < now.spawn_seconds / known.spawn_seconds < 1.25:
+        if now.measured != known.measured or not 0.9 < now.spawn_seconds / known.spawn_seconds < 1.1:
             cache.keep_machine_costs(self._history(), now)
 
     def _history(self) -> History:
