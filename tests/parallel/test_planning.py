@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from dataclasses import replace
@@ -79,6 +80,14 @@ class TestReplanning:
         plan = planner().replan(report(SERIAL, 3_000, 0.001), None)
         assert plan is not None
         assert plan.executor == "process"
+
+
+def test_who_gets_threads_because_of_a_lock_is_told_so() -> None:
+    tried = planner(func=functools.partial(_with, threading.Lock()))
+    decision = tried._verified(MS, 10_000, elapsed=0.0)
+    assert decision.plan.executor in ("serial", "thread")
+    assert any("lock" in warning for warning in tried.warnings)
+    assert any("no processes" in note for note in decision.plan.notes)
 
 
 class TestWhatARunShows:
@@ -196,6 +205,11 @@ class TestInputs:
     def test_the_rest_after_a_sample(self) -> None:
         source = Source(iter(range(5)))
         assert list(rest(source.take(2), source)) == [0, 1, 2, 3, 4]
+
+
+def _with(lock: Any, item: int) -> int:
+    with lock:
+        return item
 
 
 def test_this_process_remembers_by_function_and_kind_of_item() -> None:

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 from tests.parallel.workloads import same, sleep
 
-from everloop.parallel.probe import MOST, SHORT, DryRun, Probe, Timers, dry_run, examine, gil_share, sample, steady
+from everloop.parallel.probe import (
+    MOST,
+    SHORT,
+    DryRun,
+    Probe,
+    Timers,
+    dry_run,
+    examine,
+    gil_share,
+    sample,
+    steady,
+    typical_delay,
+)
 from everloop.parallel.source import Source
 
 
@@ -217,6 +229,13 @@ def test_what_waits_needs_no_trial_of_the_gil() -> None:
 )
 def test_how_long_the_gil_is_held(busy: float, late: float, share: float) -> None:
     assert gil_share(busy, late, threads=2) == pytest.approx(share)
+
+
+def test_one_long_wait_for_the_gil_outweighs_some_short_naps() -> None:
+    assert typical_delay([0.00005] * 20) == 0.00005
+    assert typical_delay([0.00005, 0.00005, 0.00005, 0.009]) == 0.009
+    assert typical_delay([0.00005] * 20 + [0.005]) == 0.00005, "one delay by another program"
+    assert typical_delay([]) > 0.001
 
 
 def test_an_empty_input() -> None:

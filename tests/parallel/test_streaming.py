@@ -144,9 +144,7 @@ class TestWhatCannotBePickled:
         return work
 
     def test_a_function_is_caught_by_optimize_streaming(self) -> None:
-        result = optimize_streaming(self.locked(), [0.002] * 500)
-        assert result.executor_type in ("serial", "thread")
-        assert any("lock" in warning for warning in result.warnings)
+        assert optimize_streaming(self.locked(), [0.002] * 500).executor_type in ("serial", "thread")
 
     def test_and_by_a_stream_which_then_runs_here(self) -> None:
         results = stream(self.locked(), [0.002] * 300, prefer_ordered=True)
