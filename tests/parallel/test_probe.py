@@ -10,20 +10,10 @@ from typing import Any
 import pytest
 from tests.parallel.workloads import same, sleep
 
-from everloop.parallel.probe import (
-    MOST,
-    SHORT,
-    DryRun,
-    Probe,
-    Timers,
-    dry_run,
-    examine,
-    gil_share,
-    sample,
-    steady,
-    typical_delay,
-)
+from everloop.parallel.gil import gil_share, typical_delay
+from everloop.parallel.probe import MOST, SHORT, DryRun, Probe, dry_run, examine, sample, steady
 from everloop.parallel.source import Source
+from everloop.parallel.timers import Timers
 
 
 class Time:

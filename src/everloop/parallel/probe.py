@@ -17,17 +17,15 @@ taken from the input, for a stream may be read no further than its buffer.
 from __future__ import annotations
 
 import math
-import sys
-import threading
-import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from everloop.parallel.constants import MAX_IO_THREADS
+from everloop.parallel.gil import Ran, at_once, failure_of, gil_share
 from everloop.parallel.source import Source
-from everloop.parallel.work import Chunk, Done, ItemFailure
+from everloop.parallel.timers import Timers, peak_memory
+from everloop.parallel.work import Done
 
 TINY = 0.002
 """Seconds of remaining work below which nothing can be gained: not even a thread is worth its start."""
@@ -39,34 +37,11 @@ TRIAL = 0.01
 """CPU seconds that the trial of the GIL takes."""
 SHORT = 0.06
 """Seconds: a first item that took less is followed by a second one whatever it costs, since the first may have paid for imports."""
-NAP = 0.0005
-"""Seconds that the calling thread sleeps at a time while the trial runs, to see how soon it gets the GIL again."""
-_SIDE_BY_SIDE = 64
 MOST = 40
 """Times `sample_size` items, at most, where they are tiny and their results are kept."""
+_SIDE_BY_SIDE = 64
 PATIENCE = 0.05
 """Share of the whole work that the dry run may take before it ends with fewer items than it was to run."""
-
-
-def _queued() -> float:
-    """Seconds that this thread could have run and had to wait for a core; 0 where the system does not tell (Linux does, in the second
-    field of `schedstat`: Documentation/scheduler/sched-stats.rst)."""
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as file:  # noqa: PTH123 - a third of the time that a Path takes
-            return int(file.read().split()[1]) * 1e-9
-    except (OSError, ValueError, IndexError):
-        return 0.0
-
-
-@dataclass(frozen=True)
-class Timers:
-    """Seconds of the wall clock, of this thread's CPU time, of the whole process's, and those that this thread queued for a core: a
-    function that others keep from running does not wait for anything."""
-
-    wall: Callable[[], float] = time.perf_counter
-    thread: Callable[[], float] = time.thread_time
-    process: Callable[[], float] = time.process_time
-    queued: Callable[[], float] = _queued
 
 
 @dataclass(frozen=True)
@@ -193,9 +168,9 @@ class _Subject:
     def sample(self, size: int, limit: float, total: int | None, cores: Callable[[], int]) -> DryRun:
         """Items one after the other, on this thread."""
         timers, clock = self.timers, self.timers.wall
-        ran = _Ran(first=0)
+        ran = Ran(first=0)
         reading = 0.0
-        resident = _peak_memory()
+        resident = peak_memory()
         queued, thread, process, began = timers.queued(), timers.thread(), timers.process(), clock()
         before = began
         # Tiny items are too short to time five of them; where results are kept, more of them cost nothing.
@@ -231,7 +206,7 @@ class _Subject:
             # The clock of processes ticks slowly: nothing short can be told by it.
             cores_used=max(1.0, busy / alone) if alone > 0.005 else 1.0,
             read_seconds=max(0.0, min(reading, alone - each * len(ran.items))) / len(ran.items),
-            memory_bytes=max(0, _peak_memory() - resident),
+            memory_bytes=max(0, peak_memory() - resident),
             failure=ran.failed,
             seconds=wall,
         )
@@ -244,13 +219,13 @@ class _Subject:
             return 1.0
         return total * each / min(total, cores() if at_work > 0.5 else MAX_IO_THREADS)
 
-    def run(self, ran: _Ran, item: Any) -> None:
+    def run(self, ran: Ran, item: Any) -> None:
         began = self.timers.wall()
         try:
             value = self.func(item)
         except (Exception, SystemExit) as error:
             value = None
-            ran.failures.append(_failure(len(ran.items), item, error))
+            ran.failures.append(failure_of(len(ran.items), item, error))
         ran.times.append(self.timers.wall() - began)
         ran.items.append(item)
         ran.values.append(value)
@@ -258,115 +233,17 @@ class _Subject:
     def try_threads(self, run: DryRun, count: int, threads: int) -> None:
         """`count` more items on `threads` threads at once; adds them to `run`, and what they tell to its probe."""
         items = self.source.take(count)
-        ran = _Ran(first=run.count, number=1)
+        ran = Ran(first=run.count, number=1)
         if len(items) < threads:  # the input ended: they are too few to tell anything, but they are read
             used = self.timers.thread()
             for item in items:
                 self.run(ran, item)
             ran.cpu = self.timers.thread() - used
         else:
-            busy, late = self._at_once(ran, items, threads)
+            busy, late = at_once(self.func, ran, items, threads=threads, timers=self.timers)
             run.probe = replace(run.probe, gil_share=gil_share(busy, late, threads), gil_measured=True)
         if items:
             run.done.append(ran.done())
-
-    def _at_once(self, ran: _Ran, items: list[Any], threads: int) -> tuple[float, float]:
-        """How many cores they kept busy together, and how late (seconds) this thread was whenever it woke up meanwhile."""
-        clock = self.timers.wall
-        ran.items, ran.values, ran.times = items, [None] * len(items), [0.0] * len(items)
-        numbers = iter(range(len(items)))
-        start = threading.Barrier(threads + 1)
-        used: list[float] = []
-        late: list[float] = []
-        over = threading.Event()
-
-        def work() -> None:
-            start.wait()
-            before = self.timers.thread()
-            for number in numbers:  # `next` of a range's iterator is atomic
-                began = clock()
-                try:
-                    ran.values[number] = self.func(items[number])
-                except BaseException as error:  # a thread that died would leave its item without an outcome
-                    ran.failures.append(_failure(number, items[number], error))
-                ran.times[number] = clock() - began
-            used.append(self.timers.thread() - before)
-            if len(used) == threads:
-                over.set()
-
-        workers = [threading.Thread(target=work, name="everloop-trial", daemon=True) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        start.wait()
-        began = clock()
-        try:
-            ended = False
-            while not ended:
-                asleep = clock()
-                ended = over.wait(NAP)
-                if clock() - asleep > NAP:
-                    late.append(clock() - asleep - NAP)
-            wall = max(clock() - began, 1e-9)
-            for worker in workers:
-                worker.join()
-        finally:
-            for _ in numbers:  # interrupted: they end after the item that they are at
-                continue
-        ran.cpu = sum(used)
-        ran.failures.sort(key=lambda failure: failure.index)
-        return ran.cpu / wall, typical_delay(late)
-
-
-@dataclass
-class _Ran:
-    """Consecutive items and what became of them."""
-
-    first: int
-    number: int = 0
-    items: list[Any] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    failures: list[ItemFailure] = field(default_factory=list)
-    cpu: float = 0.0
-
-    @property
-    def failed(self) -> str:
-        return "; ".join(f"item {each.index} raised {type(each.error).__name__}" for each in self.failures)
-
-    def done(self) -> Done:
-        return Done(
-            chunk=Chunk(number=-1 - self.number, first=self.first, items=self.items),
-            values=self.values,
-            count=len(self.items),
-            seconds=sum(self.times),
-            squares=sum(each * each for each in self.times),
-            cpu_seconds=self.cpu,
-            failures=self.failures,
-        )
-
-
-def typical_delay(late: list[float]) -> float:
-    """The median by time: half of the trial passed in naps that ended later than that. (By number, a few long waits for the GIL would be
-    outvoted by the short naps between two of the others' turns.)"""
-    left = sum(late) / 2 + len(late) * NAP / 2
-    for each in sorted(late):
-        left -= each + NAP
-        if left <= 0:
-            return each
-    return sys.getswitchinterval()  # nobody woke up before the trial was over
-
-
-def gil_share(busy: float, late: float, threads: int) -> float:
-    """The share of its CPU time that a function holds the GIL, from what a trial on `threads` threads showed.
-
-    Two signs that it lets go: the threads kept more than one core busy; or whoever woke up got the GIL at once instead of after the switch
-    interval. The second counts for more: schedulers often leave new threads on one core for their first moments.
-    """
-    if busy > 0.85 * threads:
-        return 1.0 / (2.0 * threads)  # at most this; so few threads cannot tell more exactly
-    if late < sys.getswitchinterval() / 4:
-        return min(0.5, 1.0 / max(busy, 1.0))
-    return 1.0 / busy if busy > 1.2 else 1.0
 
 
 def steady(times: list[float]) -> tuple[float, float]:
@@ -401,16 +278,3 @@ def measure_travel(probe: Probe, items: list[Any], results: list[Any], timers: T
         sizes.append((len(packed) + sum(part.nbytes for part in parts)) // count)
         seconds += took / count
     return replace(probe, item_bytes=sizes[0], result_bytes=sizes[1], travel_seconds=seconds)
-
-
-def _failure(index: int, item: Any, error: BaseException) -> ItemFailure:
-    return ItemFailure(index=index, error=error, traceback="".join(traceback.format_exception(error)), item=item)
-
-
-def _peak_memory() -> int:
-    """Bytes; 0 where the platform does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
