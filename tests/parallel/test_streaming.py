@@ -47,6 +47,17 @@ def test_an_endless_input_is_read_no_further_than_the_buffer(kind: Any, ordered:
     assert source.read <= 320
 
 
+def test_the_buffer_that_is_told_holds_for_the_dry_run_too() -> None:
+    source = Counted()
+    with stream(square, source) as results:
+        buffer = results.plan.buffer_size
+        assert buffer is not None
+        assert source.read <= buffer
+        for _ in itertools.islice(results, 3 * buffer):
+            pass
+        assert results.report.most_in_flight <= buffer
+
+
 def test_nothing_is_read_before_somebody_asks_except_the_sample() -> None:
     source = Counted()
     with stream(square, source, executor="thread", n_jobs=2):

@@ -46,7 +46,7 @@ Func = Callable[[Any], Any]
 
 WORTH_SWITCHING = 0.8
 """Of the remaining time as things go: what another plan must promise to stay below."""
-WORTH_MEASURING = 1.0
+WORTH_MEASURING = 3.0
 """Seconds of a run after which the costs of this machine's workers are measured, if they never were."""
 
 
@@ -252,7 +252,11 @@ class Planner:
             )
         decision = self._verified(probe, remaining, source=source, elapsed=elapsed)
         self.estimates = decision.estimates
-        return decision.plan
+        plan, read = decision.plan, self.run.count
+        if plan.buffer_size is not None and plan.buffer_size < read and self.wishes.buffer_size is None:
+            # What the dry run has read is read: the buffer that is told is the one that holds.
+            plan = replace(plan, buffer_size=read)
+        return plan
 
     def _verified(self, probe: Probe, remaining: int | None, *, source: Any = "dry run", elapsed: float) -> Decision:
         """A decision for processes only where the function can be sent to one."""
