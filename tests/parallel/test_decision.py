@@ -154,6 +154,12 @@ class TestStreams:
         assert chosen.buffer_bytes == (8 << 30) // 10
         assert chosen.chunksize <= 4, "each worker gets its part of it"
 
+    def test_tiny_items_are_not_hoarded(self) -> None:
+        chosen = plan(replace(MS, item_seconds=1e-8), None, streaming=True)
+        assert chosen.executor == "serial"
+        assert chosen.buffer_size is not None
+        assert chosen.buffer_size <= 30_000
+
     def test_adaptive_only_if_wanted(self) -> None:
         assert plan(MS, 1_000, streaming=True, adaptive=False).adaptive is None
         bounds = plan(MS, 1_000, streaming=True, adaptation_rate=0.5, target_chunk_duration=0.1).adaptive

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from everloop.core.errors import InvalidInput
+from everloop.parallel.buffer import GROWN
 from everloop.parallel.constants import (
     DEFAULT_BUFFER_SIZE_MULTIPLIER,
     HETEROGENEOUS_CV_THRESHOLD,
@@ -165,8 +166,9 @@ def as_stream(plan: Plan, work: Probe, total: int | None, wishes: Wishes, around
     notes.append(f"results come {'in order' if ordered else 'as they are ready'}: {why}")
     room = int(STREAMING_BUFFER_MEMORY_FRACTION * around.available_memory)
     size = wishes.buffer_size
+    chunk = plan.chunksize if wishes.chunksize is not None else min(plan.chunksize, GROWN)
     if size is None:
-        size = DEFAULT_BUFFER_SIZE_MULTIPLIER * plan.n_jobs * plan.chunksize
+        size = DEFAULT_BUFFER_SIZE_MULTIPLIER * plan.n_jobs * chunk
         why = f"{DEFAULT_BUFFER_SIZE_MULTIPLIER} chunks for each worker"
         affordable = room // work.result_bytes if work.result_bytes else size
         grows = affordable >= size and plan.adaptive is not None
@@ -175,7 +177,7 @@ def as_stream(plan: Plan, work: Probe, total: int | None, wishes: Wishes, around
             why = f"results of {size_of(work.result_bytes or 0)} may take {STREAMING_BUFFER_MEMORY_FRACTION:.0%} of memory"
     else:
         why, grows = "as you said", False
-    chunk = max(1, min(plan.chunksize, size // plan.n_jobs))
+    chunk = max(1, min(chunk, size // plan.n_jobs))
     more = ", more if chunks turn out larger" if grows else ""
     notes.append(f"at most {size:,} items are read and not yet handed out: {why}{more}")
     return replace(
