@@ -406,6 +406,41 @@ def test_the_same_rows_whatever_the_blocks(
     assert len(outputs) == 1
 
 
+odd = st.lists(
+    st.sampled_from([b'"', b",", b"\n", b"\r", b"a", b"1", b"\xff", b"\x00", b"{", b"}", b'{"x":1}', b"[2]", b" "]),
+    max_size=24,
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    odd,
+    st.sampled_from(["csv", "ndjson"]),
+    st.sampled_from(["out.csv", "out.ndjson", "out.parquet"]),
+    st.integers(1, 30),
+)
+def test_whatever_is_in_a_file_rows_are_never_lost_or_mixed_up(
+    run: Score, folder: Path, pieces: list[bytes], kind: str, into: str, size: int
+) -> None:
+    from everloop.app.scoring import run as spine
+
+    data = b"x,y\n" * (kind == "csv") + b"".join(pieces)
+    (folder / f"t.{kind}").write_bytes(data)
+    types = {"x": "text", "y": "text"} if kind == "csv" else {}
+    found = []
+    for most in (size, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(spine, "MOST_BYTES", most)
+            try:
+                summary = run("fn:echo", f"t.{kind}", into, on_error="keep", force=True, restart=True, types=types)
+            except InvalidInput:
+                found.append("refused")
+                continue
+        assert summary.rows == summary.written == len(read(folder / into))
+        found.append(str((summary.rows, summary.errors, read(folder / into))))
+    assert len(set(found)) == 1, "the size of the blocks is of no matter"
+
+
 def test_a_summary_tells_the_rate() -> None:
     assert Summary("m", "in", "out", rows=30, resumed=10, seconds=2.0).rate == 10.0
     assert Job("m", "in").output == "-"
