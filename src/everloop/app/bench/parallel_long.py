@@ -55,7 +55,7 @@ def kills(context: Context, folder: Path) -> Result:
         "0, 0",
         f"{found['missing']}, {found['twice']}",
         passed=found["killed"] == times and found["missing"] == found["twice"] == 0 and found["in_order"],
-        detail=f"{found['items']:,} items of 1 ms, {found['killed']} killed, {found['deaths']} deaths noticed in a run of "
+        detail=f"{found['items']:,} items of 1 ms, {found['killed']} killed, {found['deaths']} of them with items in hand, in "
         f"{found['seconds']:.1f} s; in order: {found['in_order']}",
     )
     return Result([row], found)
