@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 import everloop
+from everloop import parallel
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.status import STATUSES
 from everloop.app.settings import options
@@ -46,6 +48,17 @@ def test_every_command_is_documented() -> None:
 @pytest.mark.parametrize("name", everloop.__all__)
 def test_every_public_name_is_documented(name: str) -> None:
     assert f"`{name}" in (DOCS / "python.md").read_text()
+
+
+@pytest.mark.parametrize("name", parallel.__all__)
+def test_every_public_name_of_the_parallel_engine_is_documented(name: str) -> None:
+    assert hasattr(parallel, name)
+    assert f"`{name}" in (DOCS / "python.md").read_text()
+
+
+@pytest.mark.parametrize("option", [field.name for field in dataclasses.fields(parallel.RunOptions)])
+def test_every_option_of_a_run_is_documented(option: str) -> None:
+    assert f"`{option}`" in (DOCS / "parallel.md").read_text()
 
 
 def test_every_public_method_of_continuum_is_documented() -> None:
