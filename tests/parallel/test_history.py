@@ -118,12 +118,12 @@ def test_the_oldest_files_go_when_there_are_too_many(tmp_path: Path, monkeypatch
     history = history_in(tmp_path)
     for function in ("aaa", "bbb", "ccc", "ddd"):
         for number in range(30):
-            history.record(run(function, at=float(number)))
+            history.record(run(function, at=1_000_000.0 + number))
     kept = History(tmp_path).load()
     assert 20 < len(kept) <= 50
     for function in {sample.func_hash for sample in kept}:
         stamps = [sample.timestamp for sample in kept if sample.func_hash == function]
-        assert max(stamps) == 29.0, "the newest stay"
+        assert max(stamps) == 1_000_029.0, "the newest stay"
         assert len(stamps) <= 20
 
 

@@ -46,6 +46,7 @@ def test_results_construct_as_the_seed_shows_them() -> None:
         n_jobs=4, chunksize=50, confidence=0.85, reason="", training_samples=1, buffer_size=8, use_ordered=False
     )
     assert (chosen.buffer_size, chosen.use_ordered) == (8, False)
+    assert StreamingPredictionResult(4, 50, 0.85, buffer_size=0).buffer_size == 12, "as the seed's `or`"
 
 
 def test_without_experience_nothing_is_predicted(history: History) -> None:
@@ -324,17 +325,71 @@ def test_the_flow_of_the_seed(history: History, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(
     "given",
-    [{"data_size": 0}, {"estimated_item_time": 0.0}, {"estimated_item_time": math.nan}, {"confidence_threshold": 1.5}],
+    [
+        {"data_size": -1}, {"data_size": 1.5}, {"data_size": True}, {"data_size": "many"}, {"estimated_item_time": 0.0},
+        {"estimated_item_time": math.nan}, {"estimated_item_time": "long"}, {"confidence_threshold": 1.5},
+        {"confidence_threshold": "high"}, {"pickle_size": -1}, {"coefficient_of_variation": math.inf}, {"cpu_share": -1},
+        {"n_jobs": 0}, {"chunksize": 0}, {"executors": ["rocket"]}, {"spawn_seconds": -1.0}, {"func": 3},
+    ],
     ids=str,
-)
-def test_numbers_that_cannot_be_are_named(history: History, given: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput, match=next(iter(given))):
-        predict_parameters(WORK, **{"data_size": 10, **given}, history=history)
+)  # fmt: skip
+def test_what_cannot_be_is_named(history: History, given: dict[str, Any]) -> None:
+    recorded(history, 5, func_hash=NAME)
+    with pytest.raises(InvalidInput) as raised:
+        predict_parameters(**{"func": WORK, "data_size": 10, **given}, history=history)
+    assert raised.value.field == next(iter(given))
 
 
-def test_a_speedup_that_cannot_be_is_named(history: History) -> None:
-    with pytest.raises(InvalidInput, match="speedup"):
-        update_model_from_execution(WORK, 10, 0.1, 2, 1, math.nan, history=history)
+def test_nothing_to_do_is_nothing_to_predict(history: History) -> None:
+    recorded(history, 5, func_hash=NAME)
+    assert predict_parameters(WORK, 0, history=history) is None
+    assert predict_streaming_parameters(WORK, 0, history=history) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"data_size": -1}, {"data_size": 1.5}, {"estimated_item_time": -1.0}, {"estimated_item_time": "long"}, {"actual_n_jobs": 0},
+        {"actual_n_jobs": True}, {"actual_chunksize": 0}, {"actual_speedup": 0}, {"actual_speedup": "fast"}, {"actual_speedup": math.inf},
+        {"buffer_size": 0}, {"buffer_size": None}, {"use_ordered": None}, {"use_ordered": "yes"}, {"pickle_size": -1},
+        {"pickle_size": "x"}, {"coefficient_of_variation": -0.1}, {"coefficient_of_variation": math.nan}, {"executor_type": "rocket"},
+        {"func": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_run_that_cannot_have_been_is_named_and_not_taught(history: History, given: dict[str, Any]) -> None:
+    run: dict[str, Any] = {
+        "func": WORK, "data_size": 10, "estimated_item_time": 0.1, "actual_n_jobs": 2, "actual_chunksize": 1, "actual_speedup": 1.9,
+        "buffer_size": 6, "use_ordered": True, "history": history,
+    }  # fmt: skip
+    with pytest.raises(InvalidInput) as raised:
+        update_model_from_streaming_execution(**{**run, **given})
+    assert raised.value.field == next(iter(given))
+    assert history.load() == []
+
+
+def test_numpy_s_numbers_are_numbers(history: History) -> None:
+    numpy = pytest.importorskip("numpy")
+    for _ in range(5):
+        assert update_model_from_streaming_execution(
+            WORK, numpy.int64(1_000), numpy.float32(0.001), numpy.int32(2), numpy.int64(50), numpy.float64(1.8), numpy.int64(6),
+            numpy.bool_(True), numpy.int64(100), numpy.float32(0.1), history=history,
+        )  # fmt: skip
+    found = predict_streaming_parameters(
+        WORK, numpy.int64(1_000), numpy.float32(0.001), history=History(history.folder)
+    )
+    assert found is not None
+    assert (found.n_jobs, found.buffer_size, found.use_ordered) == (2, 6, True)
+
+
+def test_what_says_nothing_is_not_taught(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results whose item time is not known say 0.0."""
+    assert not update_model_from_execution(WORK, 100, 0.0, 2, 1, 1.9, verbose=True, history=history)
+    assert not update_model_from_execution(WORK, 0, 0.1, 2, 1, 1.9, verbose=True, history=history)
+    assert history.load() == []
+    said = capsys.readouterr().err
+    assert "what an item takes" in said
+    assert "no items" in said
 
 
 def test_threads_predict_while_others_record(history: History) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.parallel.recorded import HERE, run
 
-from everloop.parallel.features import WorkloadFeatures
+from everloop.parallel.features import NAMES, WorkloadFeatures
 from everloop.parallel.plan import ChunkBounds
 from everloop.parallel.samples import TrainingData, decode, encode
 
@@ -90,13 +90,27 @@ GOOD = json.loads(encode(run()))
         {"n_jobs": 0}, {"n_jobs": "4"}, {"n_jobs": True}, {"chunksize": 1.5}, {"speedup": 0}, {"speedup": math.nan},
         {"speedup": None}, {"timestamp": math.inf}, {"features": {}}, {"features": []}, {"features": None},
         {"executor_type": "rocket"}, {"fingerprint": "x|y"}, {"fingerprint": 3}, {"adaptive": [1, 2]}, {"buffer_size": -1},
-        {"item_seconds": -1.0}, {"cpu_share": -0.1}, {"cpu_item_seconds": math.nan},
+        {"item_seconds": -1.0}, {"cpu_share": -0.1}, {"cpu_item_seconds": math.nan}, {"speedup": 1e-320}, {"speedup": 10**400},
+        {"timestamp": -1}, {"timestamp": 10**400}, {"warm": []}, {"use_ordered": "x"}, {"is_streaming": 2},
+        {"adaptive": [0.2, 0.3, 1, -5]}, {"adaptive": [0.2, 0.3, "a", None]}, {"fingerprint": "a|0|2|3|4|5|b|c"},
+        {"fingerprint": f"a|2|2|{10**30}|4|5|b|c"},
     ],
     ids=str,
 )  # fmt: skip
 def test_what_cannot_have_been_a_run_is_told(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         decode(json.dumps({**GOOD, **change}).encode())
+
+
+@pytest.mark.parametrize("feature", sorted(NAMES))
+@pytest.mark.parametrize(
+    "value", [-1, "x", [], {}, math.nan, math.inf, 1e308, 10**400], ids=lambda value: repr(value)[:8]
+)
+def test_a_feature_that_cannot_be_calculated_with_is_told(feature: str, value: Any) -> None:
+    if feature == "start_method" and value == "x":
+        return  # a name that this version does not know
+    with pytest.raises(ValueError):
+        decode(json.dumps({**GOOD, "features": {**GOOD["features"], feature: value}}).encode())
 
 
 @given(st.binary(max_size=200))

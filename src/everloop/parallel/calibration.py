@@ -151,14 +151,13 @@ def track_prediction_accuracy(
     themselves for the runs that they record."""
     import math
 
-    from everloop.core.errors import InvalidInput
     from everloop.parallel.evidence import TOLERANCE
     from everloop.parallel.history import get_history
+    from everloop.parallel.validation import number
 
-    if not (math.isfinite(actual_speedup) and actual_speedup > 0):
-        raise InvalidInput(
-            f"actual_speedup: a number above 0 is needed, this is {actual_speedup!r}", field="actual_speedup"
-        )
+    actual_speedup = number("actual_speedup", actual_speedup, 0, above=True)
+    number("prediction.predicted_speedup", prediction.predicted_speedup, 0, above=True)
+    number("prediction.confidence", prediction.confidence, 0, 1)
     error = math.log(prediction.predicted_speedup / actual_speedup)
     hit = abs(error) <= math.log(1 + TOLERANCE)
     raw = prediction.confidence if prediction.raw_confidence is None else prediction.raw_confidence

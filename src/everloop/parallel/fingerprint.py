@@ -19,6 +19,8 @@ from typing import Any
 from everloop.parallel import machine
 
 _SEPARATOR = "|"
+_MOST_CORES = 100_000
+_MOST = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Fingerprint:
     def of_line(cls, line: str) -> Fingerprint:
         """Raises ValueError where it is not such a line."""
         model, cores, physical, memory, cache, nodes, system, python = line.split(_SEPARATOR)
-        return cls(model, int(cores), int(physical), int(memory) << 20, int(cache) << 10, int(nodes), system, python)
+        numbers = [int(each) for each in (cores, physical, memory, cache, nodes)]
+        if not 1 <= numbers[0] <= _MOST_CORES or min(numbers) < 0 or max(numbers) > _MOST:
+            raise ValueError(f"this is no machine: {line[:100]!r}")
+        return cls(model, numbers[0], numbers[1], numbers[2] << 20, numbers[3] << 10, numbers[4], system, python)
 
     def similarity(self, other: Fingerprint) -> float:
         """In [0, 1]; 1 for equal machines. Cores count most, the CPU's model and its caches and memory less, by their ratios."""

@@ -25,6 +25,7 @@ from everloop.parallel import fingerprint, machine
 from everloop.parallel.evidence import Experience
 from everloop.parallel.outcomes import Outcomes
 from everloop.parallel.samples import TrainingData, check, decode, encode
+from everloop.parallel.validation import number
 
 __all__ = ["History", "TrainingData", "get_history", "load_ml_training_data", "set_history_folder", "write_atomically"]
 
@@ -33,6 +34,10 @@ MOST_OF_ONE = 500
 """Files of one function."""
 _NAME = re.compile(r"ml_training_(streaming_)?([0-9A-Za-z]+)_(\d+)(?:\.\d+)?\.json")
 _MEMORY_IS_FRESH_FOR = 5.0
+_LONGEST = 1 << 16
+"""Bytes; a run takes about 500."""
+_TOMORROW = 86_400.0
+"""Seconds from now; a run of later than that was recorded by a clock that was wrong, and counts as old."""
 _temporary = itertools.count()
 
 
@@ -106,8 +111,8 @@ class History:
         if self._bandwidth is None:
             path = self.folder / f"machine_{fingerprint.get_fingerprint().key}.json"
             try:
-                kept = float(json.loads(path.read_text())["memory_bandwidth_gbps"])
-            except (OSError, ValueError, KeyError, TypeError):
+                kept = number("memory_bandwidth_gbps", json.loads(path.read_text())["memory_bandwidth_gbps"], 0.0, 1e6)
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 if not measure:
                     return None
                 kept = fingerprint.measure_memory_bandwidth()
@@ -143,7 +148,7 @@ class History:
                 self._unread.setdefault(match[2], []).append(name)
 
     def _read(self, func_hash: str) -> None:
-        for name in sorted(self._unread.pop(func_hash, ()), key=_age):
+        for name in sorted(self._unread.pop(func_hash, ()), key=self._age):
             sample = self._decoded(name, func_hash)
             if sample is not None:
                 self._take(func_hash, sample)
@@ -151,7 +156,8 @@ class History:
     def _decoded(self, name: str, func_hash: str) -> TrainingData | None:
         path = self.folder / name
         try:
-            return decode(path.read_bytes(), func_hash)
+            with path.open("rb") as file:
+                return decode(file.read(_LONGEST), func_hash)
         except FileNotFoundError:
             return None  # retired by another process
         except OSError as error:
@@ -186,10 +192,18 @@ class History:
         own = [name for name in self._names if f"_{func_hash}_" in name] if len(self._names) > MOST_OF_ONE else []
         for names, most in ((own, MOST_OF_ONE), (self._names, MOST_FILES)):
             if len(names) > most:
-                for name in sorted(names, key=_age)[: len(names) - most + most // 10]:
+                for name in sorted(names, key=self._age)[: len(names) - most + most // 10]:
                     (self.folder / name).unlink(missing_ok=True)
                     self._names.discard(name)
                 self._listed_at = self.folder.stat().st_mtime_ns
+
+    def _age(self, name: str) -> float:
+        """Microseconds since the epoch, as the name says; 0 for the future."""
+        match = _NAME.fullmatch(name)
+        stamp = float(match[3][:24]) if match else 0.0
+        if stamp <= 1e12:
+            stamp *= 1e6  # files of older versions are named by the second
+        return stamp if stamp <= (self.clock.now() + _TOMORROW) * 1e6 else 0.0
 
     def _warn(self, message: str) -> None:
         if not self._warned:
@@ -215,12 +229,6 @@ def write_atomically(path: Path, payload: bytes, *, replace: bool = True) -> Non
             beside.rename(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _age(name: str) -> int:
-    match = _NAME.fullmatch(name)
-    stamp = int(match[3]) if match else 0
-    return stamp if stamp > 1e12 else stamp * 1_000_000  # files of older versions are named by the second
 
 
 def load_ml_training_data(folder: str | Path | None = None) -> list[TrainingData]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from everloop.core.errors import InvalidInput
+from everloop.parallel.validation import number
 
 OnError = Literal["raise", "skip", "return"]
 
@@ -53,16 +53,16 @@ class RunOptions:
             raise InvalidInput(
                 "dead_letter: needs on_error='skip' or 'return', an error now ends the run", field="dead_letter"
             )
-        _number("retries", self.retries, 0, whole=True)
-        _number("max_deaths", self.max_deaths, 1, whole=True)
-        _number("backoff", self.backoff, 0)
-        _number("max_backoff", self.max_backoff, 0)
-        _number("jitter", self.jitter, 0, 1)
-        _number("checkpoint_interval", self.checkpoint_interval, 0)
+        number("retries", self.retries, 0, whole=True)
+        number("max_deaths", self.max_deaths, 1, whole=True)
+        number("backoff", self.backoff, 0)
+        number("max_backoff", self.max_backoff, 0)
+        number("jitter", self.jitter, 0, 1)
+        number("checkpoint_interval", self.checkpoint_interval, 0)
         if self.timeout is not None:
-            _number("timeout", self.timeout, 0, above=True)
+            number("timeout", self.timeout, 0, above=True)
         if self.memory_threshold is not None:
-            _number("memory_threshold", self.memory_threshold, 0, 1, above=True)
+            number("memory_threshold", self.memory_threshold, 0, 1, above=True)
         if not isinstance(self.retry_on, tuple) or not all(
             isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.retry_on
         ):
@@ -80,16 +80,3 @@ class RunOptions:
                 hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(sorted(known))}"
                 raise InvalidInput(f"{name}: no such option{hint}", field=name)
         return cls(**given)
-
-
-def _number(
-    name: str, value: Any, least: float, most: float = math.inf, *, whole: bool = False, above: bool = False
-) -> None:
-    kind = "a whole number" if whole else "a number"
-    allowed = isinstance(value, int) if whole else isinstance(value, (int, float))
-    if isinstance(value, bool) or not allowed or not math.isfinite(value):
-        raise InvalidInput(f"{name}: {kind} is needed, this is {value!r}", field=name)
-    if value < least or value > most or (above and value == least):
-        span = f"above {least:g}" if above else f"at least {least:g}"
-        span += f" and at most {most:g}" if math.isfinite(most) else ""
-        raise InvalidInput(f"{name}: must be {span}, this is {value!r}", field=name)

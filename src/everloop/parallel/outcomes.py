@@ -105,10 +105,11 @@ class Outcomes:
         if now.st_ino != inode or now.st_size < offset:  # rewritten by another process
             offset = 0
             self._rows.clear()
+        offset = max(offset, now.st_size - 4 * _LONGEST)  # of what is longer than it ever should be, the end
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
-                text = file.read()
+                text = file.read(4 * _LONGEST)
         except OSError:
             return
         self._read_to = (now.st_ino, offset + len(text))
@@ -123,7 +124,9 @@ class Outcomes:
         if self._read_to[1] > _LONGEST:
             from everloop.parallel.history import write_atomically
 
-            lines = self.path.read_bytes().splitlines()[-2 * NEWEST :]
+            with self.path.open("rb") as file:
+                file.seek(max(0, self._read_to[1] - 4 * _LONGEST))
+                lines = file.read().splitlines()[-2 * NEWEST :]
             write_atomically(self.path, b"\n".join(lines) + b"\n")
 
 
@@ -131,7 +134,7 @@ def _parsed(line: bytes) -> Outcome | None:
     try:
         raw, confidence, hit, error, basis = json.loads(line)
         row = Outcome(float(raw), float(confidence), bool(hit), float(error), basis)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, OverflowError):
         return None
     known = basis in ("function", "across") and math.isfinite(row.error)
     return row if known and 0 <= row.raw <= 1 and 0 <= row.confidence <= 1 else None

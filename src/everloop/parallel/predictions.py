@@ -66,13 +66,13 @@ class PredictionResult:
 @dataclass
 class StreamingPredictionResult(PredictionResult):
     buffer_size: int | None = None
-    """None becomes `n_jobs * 3`."""
+    """None, or none at all, becomes `n_jobs * 3`."""
     use_ordered: bool = True
     buffer_learned: bool = False
     """The buffer went with the fastest runs; else it is a rule of thumb."""
 
     def __post_init__(self) -> None:
-        if self.buffer_size is None:
+        if not self.buffer_size:
             self.buffer_size = self.n_jobs * DEFAULT_BUFFER_SIZE_MULTIPLIER
 
 

@@ -39,6 +39,8 @@ from everloop.parallel.fingerprint import get_fingerprint
 from everloop.parallel.history import History, get_history
 from everloop.parallel.identity import func_hash
 from everloop.parallel.predictions import PredictionResult, Query, StreamingPredictionResult
+from everloop.parallel.validation import flag, function, number
+from everloop.parallel.work import KINDS
 
 __all__ = [
     "PredictionResult",
@@ -53,6 +55,15 @@ DEFAULT_ITEM_TIME = 0.01
 """Stands for "not known" where a function has runs of its own: they know better."""
 _BEYOND = math.log(1_000) - 1e-9
 _AS_GOOD = math.log(1.03)
+_COUNTS = (
+    ("pickle_size", 0, False),
+    ("coefficient_of_variation", 0, False),
+    ("cpu_share", 0, False),
+    ("n_jobs", 1, True),
+    ("chunksize", 1, True),
+    ("buffer_size", 1, True),
+)
+"""What a query may fix, its least value, and whether it is a whole number."""
 _SAME_WORK = math.log(3)
 """An estimate that is closer to the remembered item time than this is no other work."""
 
@@ -89,7 +100,7 @@ def predict_parameters(  # noqa: PLR0917 - the order is an agreed interface
     """Settings for `data_size` items, or None where the history is not sure enough (the threshold moves with what has come true, see
     `get_calibration_stats`). Raises InvalidInput for numbers that cannot be."""
     query = Query(
-        func_hash=func_hash(func),
+        func_hash=func_hash(function(func)),
         data_size=data_size,
         item_time=estimated_item_time,
         pickle_size=pickle_size,
@@ -125,7 +136,7 @@ def predict_streaming_parameters(  # noqa: PLR0917 - the order is an agreed inte
 ) -> StreamingPredictionResult | None:
     """As `predict_parameters`, with the buffer and the ordering. `data_size=None` for a stream without a known end."""
     query = Query(
-        func_hash=func_hash(func),
+        func_hash=func_hash(function(func)),
         data_size=data_size,
         item_time=estimated_item_time,
         streaming=True,
@@ -146,8 +157,8 @@ def predict_streaming_parameters(  # noqa: PLR0917 - the order is an agreed inte
 
 
 def _sure(query: Query, asked: float, verbose: bool, history: History) -> PredictionResult | None:
-    _check(query, asked)
-    result = predict(query, history)
+    query = _checked(query, asked)
+    result = predict(query, history) if query.data_size != 0 else None
     threshold = history.outcomes.threshold(asked)
     sure = result is not None and result.confidence >= threshold
     if verbose:
@@ -159,15 +170,25 @@ def _sure(query: Query, asked: float, verbose: bool, history: History) -> Predic
     return result if sure else None
 
 
-def _check(query: Query, asked: float) -> None:
-    if query.data_size is not None and query.data_size < 1:
-        raise InvalidInput(f"data_size: at least 1 is needed, this is {query.data_size!r}", field="data_size")
-    if query.item_time is not None and not (math.isfinite(query.item_time) and query.item_time > 0):
-        raise InvalidInput(
-            f"estimated_item_time: seconds above 0 are needed, this is {query.item_time!r}", field="estimated_item_time"
-        )
-    if not 0 <= asked <= 1:
-        raise InvalidInput(f"confidence_threshold: must be in [0, 1], this is {asked!r}", field="confidence_threshold")
+def _checked(query: Query, asked: float) -> Query:
+    """With Python's own numbers. Raises InvalidInput for what cannot be."""
+    given: dict[str, Any] = {}
+    if query.data_size is not None:
+        given["data_size"] = number("data_size", query.data_size, 0, whole=True)
+    for name, least, whole in _COUNTS:
+        value = getattr(query, name)
+        if value is not None:
+            given[name] = number(name, value, least, whole=whole)
+    for name, seconds in (("estimated_item_time", query.item_time), ("spawn_seconds", query.spawn_seconds)):
+        if seconds is not None:
+            number(name, seconds, 0, above=True)
+    if query.prefer_ordered is not None:
+        given["prefer_ordered"] = flag("prefer_ordered", query.prefer_ordered)
+    for kind in query.executors or ():
+        if kind not in KINDS:
+            raise InvalidInput(f"executors: {kind!r} is none of {', '.join(KINDS)}", field="executors")
+    number("confidence_threshold", asked, 0, 1)
+    return replace(query, **given)
 
 
 def _of(

@@ -26,6 +26,7 @@ from everloop.parallel.plan import ChunkBounds
 from everloop.parallel.predictor import PredictionResult, Query, predict
 from everloop.parallel.report import RunReport
 from everloop.parallel.samples import TrainingData, check
+from everloop.parallel.validation import flag, function, number
 
 if TYPE_CHECKING:
     from everloop.parallel.probe import Probe
@@ -54,8 +55,8 @@ def record_run(
     """Learn from a run that has ended. `total`: items of the whole input, where known; `probe`: its dry run, if there was one;
     `prediction`: what it was planned by, if it was; `warm`: no worker process had to be started for it.
 
-    None, and nothing learned, where the run says little about its settings: nothing ran, a tenth of the items failed, workers died, or
-    a tenth of its time was spent waiting for memory.
+    None, and nothing learned, where the run says little about its settings: nothing ran, a tenth of the items failed, workers died,
+    a tenth of its time was spent waiting for memory, or its clocks say what cannot be.
     """
     history = history or get_history()
     if not _telling(report, total):
@@ -81,14 +82,13 @@ def record_run(
         pickle_size = max(1, report.bytes_out // spread)
     adaptive = plan.adaptive if executor != "serial" else None
     sample = TrainingData(
-        features=_features(
+        features=WorkloadFeatures.of(
             func,
             spread or report.items,
             serial,
-            history,
             pickle_size=pickle_size,
-            variation=variation,
-            measure=report.wall_seconds > _WORTH_MEASURING,
+            coefficient_of_variation=variation,
+            memory_bandwidth_gbps=history.memory_bandwidth(measure=report.wall_seconds > _WORTH_MEASURING),
         ),
         n_jobs=n_jobs,
         chunksize=max(1, (report.last_chunksize or plan.chunksize) if adaptive else plan.chunksize),
@@ -111,6 +111,10 @@ def record_run(
         prediction.explored or prediction.executor_type != executor or prediction.n_jobs != n_jobs
     ):
         prediction = None  # the run was another: it is held against what its own settings promised
+    try:
+        check(sample)
+    except InvalidInput:
+        return None  # a clock that stood still, or the like: no reason to lose results over
     learn(sample, history, prediction)
     return sample
 
@@ -150,23 +154,14 @@ def update_model_from_execution(  # noqa: PLR0917 - the order is an agreed inter
     adaptive: ChunkBounds | None = None,
     history: History | None = None,
 ) -> bool:
-    """Teach the history a run that was done elsewhere (`execute` teaches its own). `actual_speedup` is taken as measured. False where
-    it could not be written; raises InvalidInput for numbers that cannot be."""
-    history = history or get_history()
-    sample = TrainingData(
-        _features(
-            func, data_size, estimated_item_time, history, pickle_size=pickle_size, variation=coefficient_of_variation
-        ),
-        actual_n_jobs,
-        actual_chunksize,
-        actual_speedup,
-        history.clock.now(),
-        executor_type=executor_type,
-        func_hash=func_hash(func),
-        fingerprint=get_fingerprint(),
-        adaptive=adaptive,
-    )
-    return _teach(sample, history, verbose)
+    """Teach the history a run that was done elsewhere (`execute` teaches its own). `actual_speedup` is taken as measured.
+
+    False where there is nothing to learn from, or where it could not be written: no items, or an `estimated_item_time` of 0, which is
+    what results say that know none. Raises InvalidInput for numbers that cannot be."""
+    return _teach(
+        func, data_size, estimated_item_time, actual_n_jobs, actual_chunksize, actual_speedup, pickle_size,
+        coefficient_of_variation, executor_type, adaptive, verbose=verbose, history=history,
+    )  # fmt: skip
 
 
 def update_model_from_streaming_execution(  # noqa: PLR0917 - the order is an agreed interface
@@ -187,56 +182,82 @@ def update_model_from_streaming_execution(  # noqa: PLR0917 - the order is an ag
     history: History | None = None,
 ) -> bool:
     """As `update_model_from_execution`, for a stream."""
+    streaming: dict[str, Any] = {
+        "buffer_size": number("buffer_size", buffer_size, 1, whole=True),
+        "use_ordered": flag("use_ordered", use_ordered),
+        "is_streaming": True,
+    }
+    return _teach(
+        func, data_size, estimated_item_time, actual_n_jobs, actual_chunksize, actual_speedup, pickle_size,
+        coefficient_of_variation, executor_type, adaptive, verbose=verbose, history=history, **streaming,
+    )  # fmt: skip
+
+
+def _teach(  # noqa: PLR0917 - as it comes
+    func: Callable[..., Any],
+    data_size: int,
+    item_time: float,
+    n_jobs: int,
+    chunksize: int,
+    speedup: float,
+    pickle_size: int | None,
+    variation: float | None,
+    executor_type: str,
+    adaptive: ChunkBounds | None,
+    *,
+    verbose: bool,
+    history: History | None,
+    **streaming: Any,
+) -> bool:
+    function(func)
+    data_size = number("data_size", data_size, 0, whole=True)
+    item_time = number("estimated_item_time", item_time, 0)
+    n_jobs = number("actual_n_jobs", n_jobs, 1, whole=True)
+    chunksize = number("actual_chunksize", chunksize, 1, whole=True)
+    speedup = number("actual_speedup", speedup, 0, above=True)
+    if pickle_size is not None:
+        pickle_size = number("pickle_size", pickle_size, 0)
+    if variation is not None:
+        variation = number("coefficient_of_variation", variation, 0)
+    if not data_size or not item_time:
+        _say(verbose, f"Not learned: {'there were no items' if not data_size else 'nobody knows what an item takes'}")
+        return False
     history = history or get_history()
     sample = TrainingData(
-        _features(
-            func, data_size, estimated_item_time, history, pickle_size=pickle_size, variation=coefficient_of_variation
+        WorkloadFeatures.of(
+            func,
+            data_size,
+            item_time,
+            pickle_size=pickle_size,
+            coefficient_of_variation=variation,
+            memory_bandwidth_gbps=history.memory_bandwidth(),
         ),
-        actual_n_jobs,
-        actual_chunksize,
-        actual_speedup,
+        n_jobs,
+        chunksize,
+        speedup,
         history.clock.now(),
-        buffer_size,
-        use_ordered,
-        is_streaming=True,
         executor_type=executor_type,
         func_hash=func_hash(func),
         fingerprint=get_fingerprint(),
         adaptive=adaptive,
+        **streaming,
     )
-    return _teach(sample, history, verbose)
-
-
-def _features(
-    func: Callable[..., Any],
-    data_size: int,
-    item_time: float,
-    history: History,
-    *,
-    pickle_size: int | None,
-    variation: float | None,
-    measure: bool = True,
-) -> WorkloadFeatures:
-    return WorkloadFeatures.of(
-        func,
-        data_size,
-        item_time,
-        pickle_size=pickle_size,
-        coefficient_of_variation=variation,
-        memory_bandwidth_gbps=history.memory_bandwidth(measure=measure),
-    )
-
-
-def _teach(sample: TrainingData, history: History, verbose: bool) -> bool:
-    try:
-        check(sample)
-    except (ValueError, TypeError) as error:
-        raise InvalidInput(str(error), field=str(error).partition(":")[0]) from error
+    check(sample)
     written = learn(sample, history)
-    if verbose:
-        what = f"{sample.n_jobs} workers, chunks of {sample.chunksize}: {sample.speedup:.2f}x"
-        print(f"Learned: {what}", file=sys.stderr)  # noqa: T201 - that is what verbose asks for
+    kind = "worker" if executor_type == "serial" else f"{executor_type} worker"
+    said = f"{n_jobs} {kind}{'s' * (n_jobs != 1)}, chunks of {chunksize:,}"
+    if sample.is_streaming:
+        said += f", a buffer of {sample.buffer_size:,}, results {'in order' if sample.use_ordered else 'as they come'}"
+    name, known = getattr(func, "__name__", type(func).__name__), history.experience(func_hash(func))
+    runs = known.runs if known is not None else 0
+    kept = "" if written else "; not written to disk, only this process knows it"
+    _say(verbose, f"Learned: {name} with {said}: {speedup:.2f}x, its run no. {runs}{kept}")
     return written
+
+
+def _say(verbose: bool, text: str) -> None:
+    if verbose:
+        print(text, file=sys.stderr)  # noqa: T201 - that is what verbose asks for
 
 
 def _telling(report: RunReport, total: int | None) -> bool:

@@ -7,13 +7,14 @@ a speedup that is no number) raises ValueError: its file is then set aside.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from everloop.core.errors import InvalidInput
 from everloop.parallel.features import NAMES, WorkloadFeatures
 from everloop.parallel.fingerprint import Fingerprint
 from everloop.parallel.plan import ChunkBounds
+from everloop.parallel.validation import flag, number
 from everloop.parallel.work import KINDS
 
 
@@ -94,7 +95,7 @@ def decode(payload: bytes, func_hash: str | None = None) -> TrainingData:
             timestamp=row["timestamp"],
             buffer_size=row.get("buffer_size"),
             use_ordered=row.get("use_ordered"),
-            is_streaming=bool(row.get("is_streaming", False)),
+            is_streaming=row.get("is_streaming", False),
             executor_type=row.get("executor_type"),
             func_hash=func_hash or row.get("func_hash"),
             item_seconds=row.get("item_seconds"),
@@ -106,43 +107,78 @@ def decode(payload: bytes, func_hash: str | None = None) -> TrainingData:
             adaptive=None if adaptive is None else ChunkBounds(*adaptive),
         )
         check(sample)
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise ValueError(f"not a recorded run: {type(error).__name__}: {error}") from error
     return sample
 
 
+_MOST_ITEMS = 1e15
+_MOST_WORKERS = 1e5
+_MOST_SECONDS = 1e9
+_MOST_BYTES = float(1 << 60)
+_NUMBERS: tuple[tuple[str, float, float], ...] = (
+    ("cpu_share", 0, 1e3),
+    ("cpu_item_seconds", 0, _MOST_SECONDS),
+    ("worker_item_seconds", 0, _MOST_SECONDS),
+)
+_FEATURES: tuple[tuple[str, float], ...] = (
+    ("physical_cores", _MOST_WORKERS),
+    ("available_memory", _MOST_BYTES),
+    ("pickle_size", _MOST_BYTES),
+    ("coefficient_of_variation", 1e9),
+    ("function_complexity", _MOST_BYTES),
+    ("l3_cache_size", _MOST_BYTES),
+    ("numa_nodes", _MOST_WORKERS),
+    ("memory_bandwidth_gbps", 1e9),
+    ("has_numa", 1),
+)
+"""May be unknown; else a number from 0 to this."""
+
+
 def check(sample: TrainingData) -> None:
-    """Raises ValueError (or TypeError) for a run that cannot have been."""
+    """Raises InvalidInput, a ValueError, for a run that cannot have been: whatever gets past here can be calculated with."""
     features = sample.features
-    whole = {"n_jobs": sample.n_jobs, "chunksize": sample.chunksize, "data_size": features.data_size}
+    number("data_size", features.data_size, 1, _MOST_ITEMS, whole=True)
+    number("estimated_item_time", features.estimated_item_time, 1e-12, _MOST_SECONDS)
+    for name, most in _FEATURES:
+        value = getattr(features, name)
+        if value is not None:
+            number(name, int(value) if isinstance(value, bool) else value, 0, most)
+    if not isinstance(features.start_method, str):
+        raise InvalidInput(f"start_method: a name is needed, this is {features.start_method!r}", field="start_method")
+    number("n_jobs", sample.n_jobs, 1, _MOST_WORKERS, whole=True)
+    number("chunksize", sample.chunksize, 1, _MOST_ITEMS, whole=True)
+    number("speedup", sample.speedup, 1e-9, 1e9)
+    number("timestamp", sample.timestamp, 0, 1e11)
     if sample.buffer_size is not None:
-        whole["buffer_size"] = sample.buffer_size
-    for name, count in whole.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}: a whole number of at least 1 is needed, this is {count!r}")
-    positive = {"speedup": sample.speedup, "estimated_item_time": features.estimated_item_time}
+        number("buffer_size", sample.buffer_size, 1, _MOST_ITEMS, whole=True)
     if sample.item_seconds is not None:
-        positive["item_seconds"] = sample.item_seconds
-    for name, number in positive.items():
-        if not math.isfinite(number) or number <= 0:
-            raise ValueError(f"{name}: a number above 0 is needed, this is {number!r}")
-    if not math.isfinite(sample.timestamp):
-        raise ValueError(f"timestamp: a number is needed, this is {sample.timestamp!r}")
-    for name, share in (
-        ("cpu_share", sample.cpu_share),
-        ("cpu_item_seconds", sample.cpu_item_seconds),
-        ("worker_item_seconds", sample.worker_item_seconds),
-        ("coefficient_of_variation", features.coefficient_of_variation),
+        number("item_seconds", sample.item_seconds, 1e-12, _MOST_SECONDS)
+    for name, least, most in _NUMBERS:
+        value = getattr(sample, name)
+        if value is not None:
+            number(name, value, least, most)
+    for name, truth in (
+        ("use_ordered", sample.use_ordered),
+        ("is_streaming", sample.is_streaming),
+        ("warm", sample.warm),
     ):
-        if share is not None and not (math.isfinite(share) and share >= 0):
-            raise ValueError(f"{name}: a number of at least 0 is needed, this is {share!r}")
-    bounds = sample.adaptive
-    if bounds is not None and not (
-        0 < bounds.target_duration < math.inf and 0 < bounds.adaptation_rate <= 1 <= bounds.smallest
-    ):
-        raise ValueError(f"adaptive: these are no bounds of adaptive chunking: {bounds!r}")
+        if truth is not None:
+            flag(name, truth)
+    if sample.adaptive is not None:
+        _check_bounds(sample.adaptive)
     if sample.executor_type is not None and sample.executor_type not in KINDS:
-        raise ValueError(f"executor_type: {sample.executor_type!r} is none of {', '.join(KINDS)}")
+        raise InvalidInput(
+            f"executor_type: {sample.executor_type!r} is none of {', '.join(KINDS)}", field="executor_type"
+        )
+
+
+def _check_bounds(bounds: ChunkBounds) -> None:
+    number("adaptive.target_duration", bounds.target_duration, 1e-6, _MOST_SECONDS)
+    number("adaptive.adaptation_rate", bounds.adaptation_rate, 1e-6, 1)
+    number("adaptive.smallest", bounds.smallest, 1, _MOST_ITEMS, whole=True)
+    if bounds.largest is not None:
+        number("adaptive.largest", bounds.largest, bounds.smallest, _MOST_ITEMS, whole=True)
 
 
 def _short(value: Any) -> Any:
