@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from tests.parallel.scripted import Scripted, Unsendable
 from tests.parallel.workloads import sleep_and_square, square
 
-from everloop.core.errors import Closed, NotPicklable, WorkerDied
+from everloop.core.errors import Closed, ItemFailed, NotPicklable, WorkerDied
 from everloop.parallel.engine import Run
 from everloop.parallel.executors.opening import open_executor
 from everloop.parallel.hooks import ChunkDone, Ended, ExecutionHooks, ItemError, Started
@@ -341,7 +342,73 @@ def test_a_consumer_s_time_is_not_the_run_s() -> None:
     assert 0.01 <= bench.report.wall_seconds < 0.1
 
 
+class Trickle:
+    """An input that is slow to come."""
+
+    def __init__(self, clock: ManualClock, seconds: float, count: int) -> None:
+        self.clock, self.seconds, self.left = clock, seconds, count
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        self.clock.advance(self.seconds)
+        return self.left
+
+
+@pytest.mark.parametrize("plan", [ADAPTIVE, Plan("serial", 1, 100, adaptive=ChunkBounds(), item_seconds=1e-6)])
+def test_results_do_not_wait_for_a_slow_input(plan: Plan) -> None:
+    """A sensor gives a reading a second: each result is there when the next reading comes, not when there is a chunk full of them."""
+    bench = Bench(square, ())
+    run = Run(
+        square,
+        Trickle(bench.clock, 1.0, 20),
+        replace(plan, buffer_size=100),
+        RunOptions(),
+        open_executor=lambda plan: Scripted(square, plan.n_jobs, bench.clock),
+        clock=bench.clock,
+    )
+    began, late = bench.clock.monotonic(), []
+    for number, _ in enumerate(run):
+        late.append(bench.clock.monotonic() - began - (number + 1))
+    assert len(late) == 20
+    assert max(late) < 1.5, "at most the next one is waited for"
+
+
+def test_chunks_of_a_given_size_are_filled_however_slow_the_input() -> None:
+    bench = Bench(square, ())
+    executor = Scripted(square, 1, bench.clock)
+    items = Trickle(bench.clock, 1.0, 20)
+    plan = Plan("process", 1, 10, buffer_size=100)
+    assert (
+        len(list(Run(square, items, plan, RunOptions(), open_executor=lambda plan: executor, clock=bench.clock))) == 20
+    )
+    assert [len(chunk.items) for chunk in executor.sent] == [10, 10]
+
+
+def test_there_are_no_more_workers_than_items() -> None:
+    for items, workers in ((range(3), 3), (range(100), 8), (iter(range(100)), 8)):
+        bench = Bench(square, items, Plan("process", 8, 50))
+        bench.run.results()
+        assert bench.executor.workers == workers
+
+
 # -- failures
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_an_item_that_raises_stop_iteration_does_not_end_the_loop_around_it(lazily: bool) -> None:
+    def stops(item: int) -> int:
+        return next(iter([])) if item == 3 else item
+
+    run = Bench(stops, range(10)).run
+    with pytest.raises(ItemFailed, match="StopIteration") as raised:
+        _ = list(run) if lazily else run.results()
+    assert raised.value.__notes__ == ["item 3: 3"]
+    assert isinstance(raised.value.__cause__, StopIteration)
 
 
 def test_execute_raises_the_item_s_own_exception_at_once() -> None:
@@ -432,6 +499,15 @@ def test_poison_is_found_and_its_neighbours_live() -> None:
     assert isinstance(poison.error, WorkerDied)
     assert results == [item * item for item in range(64) if item != 21]
     assert bench.report.deaths <= 2 + 4 + 3  # the chunk twice, its halves, and three times alone
+
+
+@given(poison=st.sets(st.integers(0, 40), max_size=8), workers=st.integers(1, 4))
+def test_poison_is_no_excuse_for_other_poison(poison: set[int], workers: int) -> None:
+    """What waited behind an item that killed its worker comes back untouched, which says nothing in its favour."""
+    script = {"kills": poison.__contains__, "seconds": lambda item: 1e-5}
+    bench = Bench(square, range(41), Plan("process", workers, 1), script=script, on_error="skip", backoff=0.0)
+    assert bench.run.results() == [item * item for item in range(41) if item not in poison]
+    assert bench.report.deaths == 3 * len(poison)
 
 
 class Killer(ExecutionHooks):

@@ -68,12 +68,13 @@ class Chunking:
     def __init__(self, plan: Plan, item_seconds: float | None = None) -> None:
         bounds = plan.adaptive
         self._bounds = bounds if bounds is not None else ChunkBounds()
-        self._fixed = bounds is None
+        self.fixed = bounds is None
+        """By the caller, to `chunksize`."""
         self._workers = max(1, plan.n_jobs)
         self._size = self._bounded(plan.chunksize)
         self._time = ItemTime(self._bounds.adaptation_rate, self._bounds.target_duration, item_seconds)
         self._worked = 0.0
-        self.slice = FIXED_SLICE if self._fixed else min(FIRST_SLICE, SLICES * self._bounds.target_duration)
+        self.slice = FIXED_SLICE if self.fixed else min(FIRST_SLICE, SLICES * self._bounds.target_duration)
         """Seconds that the next chunk may take before its rest is handed back."""
 
     @property
@@ -94,7 +95,7 @@ class Chunking:
 
     def size(self, remaining: int | None = None) -> int:
         """Items of the next chunk, at least 1. `remaining`: how many are left to send, where that is known."""
-        if self._fixed or self._workers == 1:
+        if self.fixed or self._workers == 1:
             return self._size
         if remaining is None:
             return max(1, min(self._size, self._by_age()), self._bounds.smallest)
@@ -110,7 +111,7 @@ class Chunking:
             return
         self._time.observe(count, seconds)
         self._worked += seconds
-        if self._fixed or self._time.seconds is None:
+        if self.fixed or self._time.seconds is None:
             return
         self.slice = SLICES * self._bounds.target_duration
         wanted = self._bounds.target_duration / self._time.seconds
@@ -124,7 +125,7 @@ class Chunking:
         return int(min(seconds / self._time.seconds, self._size))
 
     def _bounded(self, size: int) -> int:
-        if self._fixed:
+        if self.fixed:
             return max(1, size)
         largest = self._bounds.largest
         return max(1, self._bounds.smallest, size if largest is None else min(size, largest))

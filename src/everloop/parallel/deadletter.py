@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 from pathlib import Path
 from typing import Any, TextIO
 
+from everloop.core.errors import StoreUnavailable
 from everloop.parallel.work import ItemFailure
 
 
@@ -17,36 +19,66 @@ class DeadLetters:
     """
 
     def __init__(self, path: str | Path, label: str) -> None:
+        """Raises StoreUnavailable at once, not with the first failure hours later, where `path` cannot be written."""
         self._path = Path(path)
         self._label = label
         self._file: TextIO | None = None
+        if self._path.exists():
+            self._open()
+        elif not os.access(self._path.parent, os.W_OK | os.X_OK):
+            raise StoreUnavailable(
+                f"dead_letter: {self._path} cannot be made: its folder is not there, or not writable",
+                field="dead_letter",
+            )
 
     def add(self, failure: ItemFailure, time: float) -> None:
-        if self._file is None:
-            self._file = self._path.open("a", encoding="utf-8")
+        file = self._file if self._file is not None else self._open()
         entry: dict[str, Any] = {
             "label": self._label,
             "index": failure.index,
             "item": _readable(failure.item),
             "error": type(failure.error).__name__,
-            "message": str(failure.error),
+            "message": _message(failure.error),
             "attempts": failure.attempts,
             "traceback": failure.traceback,
             "time": time,
         }
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def _open(self) -> TextIO:
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._unavailable(error) from error
+        return self._file
+
+    def _unavailable(self, error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(f"dead_letter: {self._path} cannot be written: {error.strerror}", field="dead_letter")
 
 
 def short_repr(item: Any) -> str:
     """At most about a hundred characters, also of an item whose `repr` raises."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 100
-    return short.repr(item)
+    try:
+        return short.repr(item)
+    except Exception:  # a whole number of thousands of digits, or whatever calls itself `list`
+        return f"<{type(item).__name__} object>"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its message cannot be told: {type(broken).__name__})"
 
 
 def _readable(item: Any) -> Any:

@@ -13,6 +13,7 @@ twice.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 from everloop.core.clock import Clock, SystemClock
-from everloop.core.errors import Closed, NotPicklable
+from everloop.core.errors import Closed, ItemFailed, NotPicklable
 from everloop.parallel.backpressure import CHECK_EVERY, Gate
 from everloop.parallel.buffer import Buffer
 from everloop.parallel.chunking import Chunking
@@ -44,6 +45,8 @@ from everloop.parallel.work import Chunk, Done
 
 PUMP_EVERY = 0.0005
 """Seconds between two looks at the workers while results are being handed out."""
+LINGER = 0.01
+"""Seconds that a stream's input is read at a time: what is there by then sets out, and results that are ready are handed out."""
 LONG_PAUSE = 0.001
 """Seconds: a consumer that is away for longer would let workers wait, so they are sent chunks ahead."""
 
@@ -98,6 +101,9 @@ class Run:
         """Held by who iterates, not by us: a stream that nobody holds any more ends at once."""
         self._begun = False
         self._eager = False
+        self._reading_since = 0.0
+        self._slow_input = False
+        """The last chunk took so long to read that it is better to look what is ready before the next."""
         self._in_flight = 0
         self._turned = 0.0
         self._last_pause = 0.0
@@ -147,7 +153,7 @@ class Run:
                 yield from self._hand_out(segment)
             fault = self._settlement.fault
             if fault is not None and (self._eager or self._waiting.reached(fault.index)):
-                raise fault.error
+                raise _raisable(fault.error)
             if self._feed.exhausted and not self._in_flight:
                 break
             self._turn()
@@ -188,6 +194,7 @@ class Run:
             buffer=self._buffer,
             settlement=self._settlement,
             total=self._total,
+            enough=None if self._eager else self._read_long_enough,
         )
         if options.memory_threshold is not None:
             self._gate = Gate(options.memory_threshold, self._memory_in_use or _memory_in_use())
@@ -217,11 +224,12 @@ class Run:
     def _turn(self, *, wait: bool = True) -> None:
         """Send out what there is room for, take in what is back."""
         if self._next_plan is None:
-            self._submit()
+            if wait or not self._slow_input:  # nobody shall wait for input while results are ready
+                self._submit()
         elif not self._in_flight:
             self._change_plan(self._next_plan)
             self._submit()
-        patience = self._patience() if wait else 0.0
+        patience = self._patience() if wait and not self._slow_input else 0.0
         if not self._in_flight or self._executor is None:
             if patience:
                 self._clock.wait(threading.Event(), patience)
@@ -249,15 +257,22 @@ class Run:
         return min(waits, default=None)
 
     def _submit(self) -> None:
+        self._slow_input = False
         room = self._room()
         while room > 0:
-            now = self._clock.monotonic()
+            now = self._reading_since = self._clock.monotonic()
             most = None if self._gate is None else self._gate.allows(now, self._in_flight)
             chunk = self._feed.next_chunk(self._chunking, now, self._in_flight, most) if most != 0 else None
             if chunk is None:
                 return
             self._send(chunk)
             room -= 1
+            if room and not self._eager and self._read_long_enough():
+                self._slow_input = True
+                return
+
+    def _read_long_enough(self) -> bool:
+        return self._clock.monotonic() - self._reading_since >= LINGER
 
     def _room(self) -> int:
         """Chunks that may be sent now."""
@@ -273,13 +288,19 @@ class Run:
 
     def _send(self, chunk: Chunk) -> None:
         if self._executor is None:
-            self._executor = self._open_executor(self._plan)
+            self._executor = self._open_executor(self._with_workers_for(chunk))
         try:
             self._executor.submit(chunk)
         except NotPicklable as error:
             self._settlement.cannot_travel(chunk, error)
         else:
             self._in_flight += 1
+
+    def _with_workers_for(self, chunk: Chunk) -> Plan:
+        """The plan, with no more workers than there are items, those of the first chunk included."""
+        plan, left = self._plan, self._feed.remaining
+        most = math.inf if left is None else left + len(chunk.items)
+        return plan if plan.n_jobs <= most else replace(plan, n_jobs=int(most))
 
     def _take_in(self, done: Done) -> None:
         self._settlement.take_in(done)
@@ -361,6 +382,17 @@ def _each(segments: Generator[list[Any], None, None]) -> Generator[Any, None, No
     with closing(segments):
         for segment in segments:
             yield from segment
+
+
+def _raisable(error: BaseException) -> BaseException:
+    """StopIteration cannot leave a generator, and would silently end the loop around a stream."""
+    if not isinstance(error, StopIteration):
+        return error
+    told = ItemFailed("the item raised StopIteration, which would end the loop that the results are for")
+    for note in getattr(error, "__notes__", ()):
+        told.add_note(note)
+    told.__cause__ = error
+    return told
 
 
 def _memory_in_use() -> Callable[[], float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from everloop.parallel.buffer import Buffer
 from everloop.parallel.chunking import Chunking
 from everloop.parallel.options import RunOptions
@@ -23,13 +25,16 @@ class Feed:
         buffer: Buffer,
         settlement: Settlement,
         total: int | None,
+        enough: Callable[[], bool] | None = None,
     ) -> None:
+        """`enough`: whether a slow input has been read for long enough, for a chunk that need not be full."""
         self._options = options
         self._source = source
         self._backlog = backlog
         self._buffer = buffer
         self._settlement = settlement
         self._total = total
+        self._enough = enough
         self._number = 0
 
     @property
@@ -54,7 +59,7 @@ class Feed:
             size = min(size, most)
         piece = self._backlog.take(size, now) if self._backlog.items else None
         if piece is None:
-            piece = self._fresh(size, in_flight)
+            piece = self._fresh(size, in_flight, None if chunking.fixed else self._enough)
         if piece is None:
             return None
         self._number += 1
@@ -68,11 +73,11 @@ class Feed:
             piece.deaths,
         )
 
-    def _fresh(self, size: int, in_flight: int) -> Piece | None:
+    def _fresh(self, size: int, in_flight: int, enough: Callable[[], bool] | None) -> Piece | None:
         while not self._source.ended and (free := self._buffer.free(size, in_flight)) > 0:
             first = self._buffer.read
             kept, count = self._settlement.kept(first, free)
-            items = self._source.take(count)
+            items = self._source.take(count, None if kept else enough)
             self._buffer.took(len(items))
             if kept:
                 self._settlement.resume(first, count, items)

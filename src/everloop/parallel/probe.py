@@ -23,6 +23,7 @@ from typing import Any
 
 from everloop.parallel.constants import MAX_IO_THREADS
 from everloop.parallel.gil import Ran, at_once, failure_of, gil_share
+from everloop.parallel.signals import by_a_handler
 from everloop.parallel.source import Source
 from everloop.parallel.timers import Timers, peak_memory
 from everloop.parallel.work import Done
@@ -152,7 +153,8 @@ def examine(
     run.probe = measure_travel(probe, first.chunk.items, first.values, timers)
     if probe.cpu_share > 0.3 and (threads := min(cores(), 4)) > 1:
         trial = max(threads, math.ceil(TRIAL / max(probe.item_seconds, 1e-6)))
-        if trial * probe.item_seconds < PATIENCE * left and trial <= limit - run.count:
+        quick = trial * probe.read_seconds < SHORT  # an input that is slow to come would have us wait for all of these
+        if quick and trial * probe.item_seconds < PATIENCE * left and trial <= limit - run.count:
             _Subject(func, source, timers).try_threads(run, trial, threads)
     run.probe = replace(run.probe, seconds=probe.seconds + timers.wall() - began)
 
@@ -224,6 +226,8 @@ class _Subject:
         try:
             value = self.func(item)
         except (Exception, SystemExit) as error:
+            if by_a_handler(error):
+                raise
             value = None
             ran.failures.append(failure_of(len(ran.items), item, error))
         ran.times.append(self.timers.wall() - began)

@@ -56,7 +56,9 @@ class Settlement:
             self._lost(chunk, done.lost, late=done.late)
             return
         size = self._measure(done)
-        if chunk.deaths and len(chunk.items) == 1:
+        if (
+            chunk.deaths and count == len(chunk.items) == 1
+        ):  # it ran, and nobody died: not what was handed back untouched
             self._innocent += chunk.deaths
         if count < len(chunk.items):
             self._backlog.add(rest_of(chunk, count))

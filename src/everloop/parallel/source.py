@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
+
+_AT_ONCE = 16
+"""Items between two looks at whether that is enough, while they come quickly."""
 
 
 class Source:
@@ -19,6 +22,7 @@ class Source:
         self._position = 0
         self.ended = self._sliced is not None and not self._sliced
         self.error: Exception | None = None
+        self._slow = False
 
     @property
     def left(self) -> int | None:
@@ -27,8 +31,9 @@ class Source:
             return 0
         return None if self._sliced is None else len(self._sliced) - self._position
 
-    def take(self, count: int) -> list[Any]:
-        """At most `count` items; fewer only where the input ends."""
+    def take(self, count: int, enough: Callable[[], bool] | None = None) -> list[Any]:
+        """At most `count` items; fewer only where the input ends, or where an iterator is slow: once `enough` says so, what there is
+        by then has to do."""
         if self.ended:
             return []
         if self._sliced is not None:
@@ -36,14 +41,34 @@ class Source:
             self._position += len(items)
             self.ended = self._position >= len(self._sliced)
             return items
-        assert self._iterator is not None
         items = []
         try:
-            items.extend(islice(self._iterator, count))
+            if enough is None:
+                self._read(items, count)
+            else:
+                self._read_while(items, count, enough)
         except Exception as error:
             self.error = error
-        self.ended = len(items) < count
+            self.ended = True
         return items
+
+    def _read(self, items: list[Any], count: int) -> None:
+        assert self._iterator is not None
+        had = len(items)
+        items.extend(islice(self._iterator, count))
+        self.ended = len(items) - had < count
+
+    def _read_while(self, items: list[Any], count: int, enough: Callable[[], bool]) -> None:
+        # Whoever waits for one item of a slow input should not have to wait for sixteen.
+        step, slow = 1, self._slow
+        while not self.ended and len(items) < count:
+            self._read(items, min(step, count - len(items)))
+            if enough():
+                self._slow = True
+                return
+            if not slow:
+                step = min(2 * step, _AT_ONCE)
+        self._slow = False
 
     def stop(self) -> None:
         """Read no more."""

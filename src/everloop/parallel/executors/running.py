@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from everloop.parallel.signals import by_a_handler
+
 
 class Tally:
     """What became of the items so far. Another thread may read it while they run, and may set `until`."""
@@ -31,8 +33,11 @@ def run(
     items: Iterable[Any],
     tally: Tally,
     through: type[BaseException] | tuple[type[BaseException], ...] = (),
+    *,
+    here: bool = False,
 ) -> None:
-    """Adds to `tally`. What is of a class in `through` is raised; everything else that an item raises is its failure."""
+    """Adds to `tally`. What is of a class in `through` is raised; everything else that an item raises is its failure. `here`: on the
+    caller's own thread, where the program's signal handlers may raise in the middle of an item, for the caller."""
     clock = time.perf_counter
     values, squares = tally.values, 0.0
     append = values.append
@@ -45,6 +50,8 @@ def run(
             except through:
                 raise
             except BaseException as error:
+                if here and by_a_handler(error):
+                    raise
                 value = None
                 tally.failures.append((len(values), error, _text(error)))
             append(value)

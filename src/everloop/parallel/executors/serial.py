@@ -45,7 +45,7 @@ class SerialExecutor:
             return self._thread.collect(timeout) if self._thread else []
         chunk = self._queue.popleft()
         tally = Tally(chunk.slice)
-        run(self._func, chunk.items, tally, KeyboardInterrupt)
+        run(self._func, chunk.items, tally, KeyboardInterrupt, here=True)
         return [done_of(chunk, tally, 0)]
 
     def close(self, *, kill: bool = False) -> None:
