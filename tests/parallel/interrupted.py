@@ -17,10 +17,11 @@ from everloop.parallel.plan import Plan
 
 
 def main(checkpoint: str, log: str, count: int, die_at: int) -> None:
+    deaths = [die_at]  # a list: a number bound to `square` would make it another function
     with Path(log).open("a") as began:
 
         def square(item: int) -> int:
-            if item == die_at:
+            if item in deaths:
                 os.kill(os.getpid(), signal.SIGKILL)
             began.write(f"{item}\n")
             began.flush()

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.parallel.test_engine import Bench, Counted, collect
+from tests.parallel.test_engine import Bench, Counted, collect, fails_at
 
 from everloop.core.errors import CheckpointMismatch, Conflict, ItemFailed, NotPicklable, StoreUnavailable, Untrusted
 from everloop.parallel.checkpoint import Checkpoint, finished_items, identity_of
@@ -34,8 +35,10 @@ def ten(item: Any) -> Any:
 
 
 def until(limit: int) -> Callable[[Any], Any]:
+    limits = [limit]  # a list: what is bound plainly would make it another function
+
     def ten(item: Any) -> Any:
-        if item >= limit:
+        if item >= limits[0]:
             raise RuntimeError("crash")
         return item * 10
 
@@ -123,6 +126,28 @@ def test_other_items_are_noticed(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("left", [0, 1, 3, 5])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_fewer_items_are_noticed_wherever_they_end(left: int, as_list: bool, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    assert len(resumed(path, items=range(6)).run.results()) == 6
+    items = list(range(left)) if as_list else iter(range(left))
+    with pytest.raises(CheckpointMismatch, match=f"results of 6 items, there are only {left}"):
+        resumed(path, items=items).run.results()
+
+
+def test_an_item_that_ends_the_run_does_not_make_the_input_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    plan = Plan("process", 2, 1)
+    unordered = Bench(
+        fails_at(2), range(12), plan, script={"seconds": lambda item: 9.0 if item == 2 else 0.1}, checkpoint=path
+    )
+    with pytest.raises(ValueError, match="bad 2"):
+        unordered.run.results()
+    with pytest.raises(ValueError, match="bad 2"):
+        Bench(fails_at(2), range(12), plan, checkpoint=path).run.results()
+
+
 def test_another_function_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "run"
     crashed(path)
@@ -164,6 +189,62 @@ def test_functions_are_known_by_name_and_bound_arguments() -> None:
     assert identity_of(partial(pow, 2)) != identity_of(partial(pow, 3))
     assert identity_of(partial(pow, 2)) == identity_of(partial(pow, 2))
     assert identity_of(ManualClock()) == "everloop.testing.clocks:ManualClock"  # type: ignore[arg-type]
+
+
+def scaled(by: Any) -> Any:
+    seen: list[Any] = []
+
+    def scale(item: int) -> Any:
+        seen.append(item)
+        return by * item
+
+    return scale
+
+
+class Model:
+    def __init__(self, weights: Any, name: str = "") -> None:
+        self.weights = weights
+        self.name = name
+        self.began = time.time()
+        self.answers: dict[Any, Any] = {}
+
+    def __call__(self, item: Any) -> Any:
+        return self.answers.setdefault(item, item)
+
+    predict = __call__
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        scaled,
+        Model,
+        lambda bound: Model(bound).predict,
+        lambda bound: Model(Path(), bound),
+        lambda bound: partial(max, bound),
+    ],
+)
+@pytest.mark.parametrize(("one", "other"), [(2, 3), ("a", "b"), (("a", 1.0), ("a", 2.0)), (np.arange(5), np.ones(5))])
+def test_what_is_bound_to_a_function_makes_it_another(make: Any, one: Any, other: Any) -> None:
+    assert identity_of(make(one)) == identity_of(make(one))
+    assert identity_of(make(one)) != identity_of(make(other))
+
+
+def test_other_arguments_are_told_from_another_function(tmp_path: Path) -> None:
+    Bench(partial(pow, 2), range(3), checkpoint=tmp_path / "run").run.results()
+    with pytest.raises(CheckpointMismatch, match="what is bound to builtins:pow"):
+        Bench(partial(pow, 3), range(3), checkpoint=tmp_path / "run").run.results()
+
+
+def test_what_fills_on_the_way_does_not() -> None:
+    for func in (scaled(3), Model(3)):
+        before = identity_of(func)
+        func(7)
+        assert identity_of(func) == before
+
+
+def test_lambdas_are_known_by_their_code() -> None:
+    assert identity_of(lambda item: item + 1) != identity_of(lambda item: item + 2)
 
 
 # -- failures and odd results

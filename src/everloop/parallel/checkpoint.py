@@ -15,6 +15,8 @@ The records are pickles. A file that somebody else could have written is not ope
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import os
 import pickle
@@ -32,20 +34,51 @@ from typing import Any
 from everloop.core.clock import Clock
 from everloop.core.errors import CheckpointMismatch, Conflict, ItemFailed, NotPicklable, StoreUnavailable, Untrusted
 from everloop.parallel.digests import digest_of
+from everloop.parallel.identity import func_hash
 from everloop.parallel.work import ItemFailure
 
 MAGIC = b"everloop checkpoint 1\n"
 _RECORD = struct.Struct("<IQQQ")
 _PIECE = 1 << 20
+_PLAIN = frozenset((int, float, complex, str, bytes, bool, type(None)))
 
 
 def identity_of(func: Callable[..., Any]) -> str:
-    """A function by its name and bound arguments, not by its code: who mends a bug and goes on keeps what was done."""
+    """A function by its name and what is bound to it, not by its code: who mends a bug and goes on keeps what was done. Lambdas have no
+    name, so they are known by their code.
+
+    Bound are a partial's arguments, a closure's variables, and the arguments that a callable object, or the object of a method, was made
+    with and keeps under their names. Of these, plain values and arrays count: lists and dicts may be caches that fill on the way.
+    """
     if isinstance(func, partial):
-        bound = digest_of((func.args, sorted(func.keywords.items())))
-        return f"{identity_of(func.func)} with {bound:016x}"
+        return f"{identity_of(func.func)} with {digest_of((func.args, sorted(func.keywords.items()))):016x}"
     named = func if hasattr(func, "__qualname__") else type(func)
-    return f"{named.__module__}:{named.__qualname__}"
+    name = f"{named.__module__}:{named.__qualname__}"
+    if name.endswith("<lambda>"):
+        name += f" {func_hash(func)}"
+    bound = _bound(func)
+    return f"{name} with {digest_of(bound):016x}" if bound else name
+
+
+def _bound(func: Callable[..., Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    closure = getattr(func, "__closure__", None)
+    if isinstance(closure, tuple):
+        for name, cell in zip(func.__code__.co_freevars, closure, strict=True):
+            with contextlib.suppress(ValueError):  # a cell that is still empty
+                found.append((name, cell.cell_contents))
+    owner = getattr(func, "__self__", None if hasattr(func, "__qualname__") else func)
+    state = getattr(owner, "__dict__", None)
+    if isinstance(state, dict) and not isinstance(owner, type):
+        with contextlib.suppress(TypeError, ValueError):  # its constructor tells nothing
+            found += [(name, state[name]) for name in inspect.signature(type(owner)).parameters if name in state]
+    return [(name, value) for name, value in found if _plain(value)]
+
+
+def _plain(value: Any) -> bool:
+    if type(value) in (tuple, frozenset):
+        return all(map(_plain, value))
+    return type(value) in _PLAIN or (hasattr(value, "dtype") and hasattr(value, "nbytes"))
 
 
 def finished_items(path: str | Path) -> int:
@@ -93,7 +126,7 @@ class Checkpoint:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StoreUnavailable(
-                f"checkpoint: {path} cannot be opened: {error.strerror}", field="checkpoint"
+                f"checkpoint: {path} cannot be opened: {_why(path, error)}", field="checkpoint"
             ) from error
         try:
             _must_be_ours(path, os.fstat(handle))
@@ -135,7 +168,7 @@ class Checkpoint:
         """What became of `items`, by `kept` known to be here: values, and failures by index. Raises CheckpointMismatch where they are
         not the items that the results belong to."""
         if len(items) < count:
-            raise self._mismatch(f"it has results of {first + count} items, there are only {first + len(items)}")
+            self.must_end_by(first + len(items))
         record = self._records[self._at]
         if self._loaded is None or self._loaded[0] != record:
             self._loaded = (record, *self._read_record(record))
@@ -150,6 +183,12 @@ class Checkpoint:
             if first <= index < first + count:
                 here[index] = replace(failure, item=items[index - first])
         return values[start : start + count], here
+
+    def must_end_by(self, count: int) -> None:
+        """There are `count` items. Raises CheckpointMismatch where it was made from more."""
+        items = max(map(int.__add__, self._firsts, self._counts), default=0)
+        if items > count:
+            raise self._mismatch(f"it has results of {items} items, there are only {count}")
 
     def record(self, first: int, items: list[Any], values: list[Any], failed: dict[int, ItemFailure]) -> None:
         """Write down a finished run of items. Raises NotPicklable where a result cannot be kept."""
@@ -181,7 +220,7 @@ class Checkpoint:
             raise self._mismatch("it is no checkpoint file")
         line = there[len(MAGIC) :].partition(b"\n")[0]
         if line + b"\n" != mine[len(MAGIC) :]:
-            raise self._mismatch(f"it is of another function, {line.decode(errors='replace')}; this is {identity}")
+            raise self._mismatch(_another(line, identity))
         self._end = len(mine)
 
     def _read_records(self) -> None:
@@ -276,6 +315,20 @@ def _must_be_ours(path: Path, status: os.stat_result) -> None:
             "chmod 600 it if you know where it is from, or give another file",
             field="checkpoint",
         )
+
+
+def _why(path: Path, error: OSError) -> str:
+    return "it is a symbolic link; give the file that it leads to" if path.is_symlink() else str(error.strerror)
+
+
+def _another(line: bytes, identity: str) -> str:
+    try:
+        there = str(json.loads(line)["function"])
+    except (ValueError, TypeError, KeyError):
+        there = line.decode(errors="replace")
+    if there.partition(" with ")[0] == identity.partition(" with ")[0]:
+        return f"what is bound to {identity.partition(' with ')[0]} (arguments, variables) was something else then"
+    return f"it is of another function, {there}; this is {identity}"
 
 
 def _sync_folder(path: Path) -> None:

@@ -196,6 +196,8 @@ class Run:
             total=self._total,
             enough=None if self._eager else self._read_long_enough,
         )
+        if self._source.left is not None:  # the end can be told from the beginning
+            self._settlement.input_ended(self._source.left + sum(done.count for done in self._sampled))
         if options.memory_threshold is not None:
             self._gate = Gate(options.memory_threshold, self._memory_in_use or _memory_in_use())
         bar = bar_for(options.progress)

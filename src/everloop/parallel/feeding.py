@@ -79,8 +79,13 @@ class Feed:
             kept, count = self._settlement.kept(first, free)
             items = self._source.take(count, None if kept else enough)
             self._buffer.took(len(items))
+            self._look_at_the_end()
             if kept:
                 self._settlement.resume(first, count, items)
             elif items:
                 return Piece(first, items, attempt=1, deaths=0)
         return None
+
+    def _look_at_the_end(self) -> None:
+        if self._source.ended and self._source.error is None:
+            self._settlement.input_ended(self._buffer.read)

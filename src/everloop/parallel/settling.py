@@ -76,6 +76,11 @@ class Settlement:
         for piece in one_by_one(chunk):
             self._backlog.add(piece)
 
+    def input_ended(self, count: int) -> None:
+        """There are `count` items in all. Raises CheckpointMismatch where the checkpoint was made from more."""
+        if self._checkpoint is not None and self.fault is None:
+            self._checkpoint.must_end_by(count)
+
     def kept(self, first: int, count: int) -> tuple[bool, int]:
         """How many of the `count` items from `first` on may be taken together, and whether the checkpoint has these."""
         return self._checkpoint.kept(first, count) if self._checkpoint is not None else (False, count)
