@@ -46,6 +46,13 @@ def test_the_first_slice_is_short_and_the_next_are_not() -> None:
     assert chunking.slice > 0.2
 
 
+def test_a_loop_is_interrupted_often_enough_to_notice_that_it_should_be_spread() -> None:
+    chunking = Chunking(Plan("serial", 1, 8_000, adaptive=ChunkBounds()), 20e-6)
+    for _ in range(5):
+        chunking.observe(1_000, 0.02)
+        assert chunking.slice <= 0.05
+
+
 def test_growth_is_bounded_since_one_lucky_item_tells_little() -> None:
     chunking = adaptive(1)
     chunking.observe(1, 1e-9)

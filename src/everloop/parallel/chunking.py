@@ -21,6 +21,9 @@ FIRST_SLICE = 0.02
 """Seconds: until the first chunk is back nothing is known."""
 SLICES = 2.0
 """A slice is this many target durations: it is for surprises, not for ordinary variation."""
+SERIAL_SLICE = 0.03
+"""Seconds, for items that run one after the other here: a turn of the loop costs next to nothing, and only between two slices can it show
+that they should have been spread."""
 FIXED_SLICE = 1.0
 """Seconds, where the caller fixed the chunk size: sharing out what is left of so long a chunk costs next to nothing."""
 REGIME = 4.0
@@ -74,7 +77,8 @@ class Chunking:
         self._size = self._bounded(plan.chunksize)
         self._time = ItemTime(self._bounds.adaptation_rate, self._bounds.target_duration, item_seconds)
         self._worked = 0.0
-        self.slice = FIXED_SLICE if self.fixed else min(FIRST_SLICE, SLICES * self._bounds.target_duration)
+        self._slice = SERIAL_SLICE if plan.executor == "serial" else SLICES * self._bounds.target_duration
+        self.slice = FIXED_SLICE if self.fixed else min(FIRST_SLICE, self._slice)
         """Seconds that the next chunk may take before its rest is handed back."""
 
     @property
@@ -113,7 +117,7 @@ class Chunking:
         self._worked += seconds
         if self.fixed or self._time.seconds is None:
             return
-        self.slice = SLICES * self._bounds.target_duration
+        self.slice = self._slice
         wanted = self._bounds.target_duration / self._time.seconds
         self._size = self._bounded(int(min(wanted, GROWTH * max(self._size, count))))
 
