@@ -43,7 +43,9 @@ def run(
     **streaming: Any,
 ) -> TrainingData:
     return TrainingData(
-        WorkloadFeatures(data_size, item_time, 2, 8 << 30, **(features or {})),
+        WorkloadFeatures(
+            data_size, item_time, **{"physical_cores": 2, "available_memory": 8 << 30, **(features or {})}
+        ),
         n_jobs,
         chunksize,
         speedup,

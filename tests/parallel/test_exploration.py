@@ -83,6 +83,13 @@ def test_what_is_fixed_by_the_caller_is_not_tried(history: History) -> None:
     assert {kind for kind, *_ in kinds} == {"thread"}
 
 
+@pytest.mark.parametrize("n_jobs", [2, 4])
+def test_a_number_of_workers_that_is_fixed_holds_for_other_kinds_of_worker_too(history: History, n_jobs: int) -> None:
+    recorded(history, 50, n_jobs=n_jobs)
+    found = tried(history, predicted(history), past_seconds=1e9, free={"executor"})
+    assert {(kind, count) for kind, count, _, _ in found} == {("thread", n_jobs)}
+
+
 def test_workers_are_never_more_than_the_cores_unless_they_are_threads(history: History) -> None:
     recorded(history, 30, n_jobs=2)
     assert tried(history, predicted(history), past_seconds=1e9, free={"n_jobs"}) == {}

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from tests.parallel.workloads import same
 
-from everloop.parallel import cache, foreseeing
+from everloop.core.errors import InvalidInput
+from everloop.parallel import cache, foreseeing, machine
 from everloop.parallel.cost import MachineCosts
 from everloop.parallel.decision import Surroundings, Wishes
 from everloop.parallel.history import get_history
 from everloop.parallel.inputs import opened, rest
 from everloop.parallel.observing import observed
 from everloop.parallel.options import RunOptions
-from everloop.parallel.plan import Plan
+from everloop.parallel.plan import ChunkBounds, Plan
 from everloop.parallel.planning import Foresight, Planner
 from everloop.parallel.probe import DryRun, Probe
 from everloop.parallel.recording import update_model_from_execution
@@ -168,13 +169,89 @@ class TestExperience:
             tried = Planner(
                 same,
                 Wishes(),
-                foresight=Foresight(predict=True, threshold=0.1, explore=True),
+                foresight=Foresight(predict=True, threshold=0.1, explore=True, learn=True),
                 rng=random.Random(seed),
             )
             plan = foreseeing.predicted_plan(tried, get_history(), 1_000, None)
             assert plan is not None
             sources.add(plan.source)
         assert sources == {"history", "exploration"}
+
+    def test_who_does_not_learn_does_not_explore(self) -> None:
+        self.teach(60)
+        for seed in range(60):
+            foresight = Foresight(predict=True, threshold=0.1, explore=True)
+            tried = Planner(same, Wishes(), foresight=foresight, rng=random.Random(seed))
+            plan = foreseeing.predicted_plan(tried, get_history(), 1_000, None)
+            assert plan is not None
+            assert plan.source == "history"
+
+    @pytest.mark.parametrize("taught", [None, ChunkBounds(0.8, 0.9)])
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_chunks_of_the_duration_that_the_caller_wants(self, taught: ChunkBounds | None, streaming: bool) -> None:
+        for _ in range(60):
+            update_model_from_execution(same, 1_000, 0.01, 2, 25, 1.9, adaptive=taught)
+        for seed in range(60):
+            tried = Planner(
+                same,
+                Wishes(target_chunk_duration=0.05, streaming=streaming),
+                foresight=Foresight(predict=True, threshold=0.1, explore=True, learn=True),
+                rng=random.Random(seed),
+            )
+            plan = foreseeing.predicted_plan(tried, get_history(), 1_000, None)
+            assert plan is not None
+            assert plan.adaptive is not None
+            assert plan.adaptive.target_duration == 0.05
+            assert plan.chunksize <= 5
+
+    def test_is_asked_only_what_can_be(self) -> None:
+        for wrong in ({"threshold": 1.1}, {"threshold": "high"}, {"item_seconds": 0}, {"item_seconds": "long"}):
+            with pytest.raises(InvalidInput):
+                Foresight(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("explored", [False, True])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"n_jobs": 3}, {"chunksize": 7}, {"executor": "thread"}, {"executor": "process", "n_jobs": 3}, {"n_jobs": 2, "chunksize": 3},
+        {"executor": "thread", "chunksize": 9}, {"n_jobs": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "streamed", [{}, {"streaming": True, "buffer_size": 40, "ordered": False}], ids=["batch", "stream"]
+)
+def test_what_the_caller_says_stands_wherever_the_plan_comes_from(
+    wanted: dict[str, Any], streamed: dict[str, Any], explored: bool
+) -> None:
+    for executor in ("process", "thread"):
+        for n_jobs in (2, 3):
+            for _ in range(8):
+                update_model_from_execution(same, 1_000, 0.01, n_jobs, 9, 1.5, executor_type=executor)
+    sources = set()
+    for seed in range(30):
+        tried = Planner(
+            same,
+            Wishes(**wanted, **streamed),
+            foresight=Foresight(predict=True, threshold=0.0, explore=explored, learn=True),
+            rng=random.Random(seed),
+        )
+        source = Source(range(1_000))
+        plan = tried.plan(source, 1_000, extend=True)
+        later = tried.replan(report(replace(plan, item_seconds=1e-6), 100, 0.1), 900)
+        for each in (plan, later):
+            if each is None:
+                continue
+            sources.add(each.source)
+            assert each.executor == wanted.get("executor", each.executor)
+            if "n_jobs" in wanted:
+                assert each.n_jobs == (wanted["n_jobs"] if wanted["n_jobs"] > 0 else machine.here().cores)
+            if "chunksize" in wanted:
+                assert each.chunksize == wanted["chunksize"]
+            if streamed:
+                assert (each.buffer_size, each.ordered) == (40, False)
+    assert sources, "a plan there was"
 
 
 class TestInputs:

@@ -307,6 +307,51 @@ def test_a_new_machine_starts_with_what_another_has_learned(history: History) ->
     assert here.confidence > confidence_of_strangers
 
 
+def test_so_it_does_with_files_of_older_versions_which_say_how_many_physical_cores_there_were(history: History) -> None:
+    cores = HERE.physical_cores
+    there = {"physical_cores": 32 * cores}
+    recorded(
+        history,
+        20,
+        func_hash=NAME,
+        n_jobs=32 * cores,
+        speedup=20.0 * cores,
+        fingerprint=None,
+        executor=None,
+        features=there,
+    )
+    recorded(
+        history,
+        20,
+        func_hash="f0",
+        n_jobs=32 * cores,
+        speedup=20.0 * cores,
+        fingerprint=None,
+        executor=None,
+        features=there,
+    )
+    for function in (WORK, some_function(55)):
+        found = predict_parameters(function, 1_000, 0.001, 0.0, history=history)
+        assert found is not None
+        assert found.n_jobs == cores
+    here = {"physical_cores": cores}
+    recorded(history, 20, func_hash="f1", n_jobs=5, fingerprint=None, executor=None, features=here)
+    same = predictor.predict(predictor.Query("f1", 1_000, None), history)
+    assert same is not None
+    assert same.n_jobs == 5, "no other machine: as it was"
+
+
+def test_a_buffer_of_another_machine_is_as_large_for_each_worker(history: History) -> None:
+    there = replace(HERE, cores=HERE.cores * 32, physical_cores=HERE.physical_cores * 32)
+    recorded(
+        history, 20, func_hash=NAME, n_jobs=there.cores, speedup=20.0, fingerprint=there, chunksize=10,
+        buffer_size=there.cores * 30, use_ordered=True, is_streaming=True,
+    )  # fmt: skip
+    found = predict_streaming_parameters(WORK, 1_000, 0.001, 0.0, history=history)
+    assert found is not None
+    assert (found.n_jobs, found.buffer_size) == (HERE.cores, HERE.cores * 30)
+
+
 def test_the_flow_of_the_seed(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     kept: dict[str, Any] = {"data_size": 1_000, "estimated_item_time": 0.001, "history": history}
     for _ in range(5):

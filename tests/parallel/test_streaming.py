@@ -12,7 +12,7 @@ import pytest
 from tests.parallel.test_api import spin
 from tests.parallel.workloads import Refused, refuse_odd, square
 
-from everloop.core.errors import NotPicklable
+from everloop.core.errors import InvalidInput, NotPicklable
 from everloop.parallel import PoolManager, get_history, optimize_streaming, stream
 from everloop.parallel.cache import forget
 
@@ -118,6 +118,33 @@ def test_the_settings_of_a_result_run_it() -> None:
     assert sorted(results) == [item * item for item in range(500)]
     assert results.plan.n_jobs == 2
     assert results.report.items == 500
+
+
+def test_what_is_said_beside_the_settings_of_a_result_counts_for_more() -> None:
+    settings = optimize_streaming(square, range(100), executor="thread", n_jobs=2)
+    with stream(square, range(100), settings=settings, n_jobs=3, buffer_size=9, prefer_ordered=False) as results:
+        assert (results.plan.executor, results.plan.n_jobs, results.plan.ordered) == ("thread", 3, False)
+        assert (results.plan.buffer_size, results.plan.buffer_grows) == (9, False)
+        assert sorted(results) == [item * item for item in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"memory_threshold": 2.0}, "memory_threshold"),
+        ({"prefer_ordered": "yes"}, "prefer_ordered"),
+        ({"ml_confidence_threshold": -1}, "ml_confidence_threshold"),
+        ({"estimated_item_time": 0}, "estimated_item_time"),
+        ({"pool_manager": 5}, "pool_manager"),
+        ({"history": "folder"}, "history"),
+        ({"sample_size": True}, "sample_size"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_even_where_they_are_not_used(wrong: dict[str, Any], field: str) -> None:
+    for call in (optimize_streaming, stream):
+        with pytest.raises(InvalidInput) as raised:
+            call(square, range(3), **wrong)
+        assert raised.value.field == field
 
 
 def test_an_iterator_keeps_every_item_through_a_dry_run() -> None:

@@ -14,5 +14,7 @@ MIN_TRAINING_SAMPLES = 3
 """Recorded runs below which nothing is predicted."""
 TARGET_CHUNK_DURATION = 0.2
 """Seconds that a chunk should take: long enough to hide its dispatch, short enough to balance the workers."""
+ADAPTATION_RATE = 0.3
+"""Weight of the newest chunk in the running estimate of an item's time, where chunks adapt."""
 MAX_IO_THREADS = 32
 """Threads beyond which waiting work is not spread: what it waits for is somebody's server."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from everloop.core.errors import InvalidInput
 from everloop.parallel.buffer import GROWN
 from everloop.parallel.constants import (
+    ADAPTATION_RATE,
     DEFAULT_BUFFER_SIZE_MULTIPLIER,
     HETEROGENEOUS_CV_THRESHOLD,
     LARGE_DATASET_THRESHOLD,
@@ -24,6 +25,7 @@ from everloop.parallel.constants import (
 from everloop.parallel.cost import CostModel, Estimate, MachineCosts
 from everloop.parallel.plan import ChunkBounds, Plan, Source
 from everloop.parallel.probe import Probe
+from everloop.parallel.validation import flag
 from everloop.parallel.wording import duration, size_of, workers_of
 from everloop.parallel.work import KINDS, ExecutorKind
 
@@ -54,7 +56,7 @@ class Wishes:
     buffer_size: int | None = None
     adaptive: bool = True
     """Sizes of chunks follow what is observed."""
-    adaptation_rate: float = 0.3
+    adaptation_rate: float = ADAPTATION_RATE
 
     def __post_init__(self) -> None:
         if self.executor is not None and self.executor not in KINDS:
@@ -66,8 +68,15 @@ class Wishes:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 also = " or -1 for all cores" if name == "n_jobs" else ""
                 raise InvalidInput(f"{name}: a whole number from 1{also} is needed, this is {value!r}", field=name)
+        if self.ordered is not None:
+            flag("prefer_ordered", self.ordered)
         _share("adaptation_rate", self.adaptation_rate, 1.0)
         _share("target_chunk_duration", self.target_chunk_duration, math.inf)
+
+    @property
+    def paced(self) -> bool:
+        """How adaptive chunking goes is the caller's choice, not the default."""
+        return (self.target_chunk_duration, self.adaptation_rate) != (TARGET_CHUNK_DURATION, ADAPTATION_RATE)
 
     @property
     def settled(self) -> bool:

@@ -95,13 +95,14 @@ class Cell:
     """All logarithms are natural, of seconds, items and bytes."""
 
     __slots__ = (
-        "adaptive", "as_batch", "buffer", "busy", "chunk", "cpu", "elsewhere", "item", "machine", "pickle", "runs", "setting", "speedup",
-        "streaming", "total", "variation", "wall", "warm",
+        "adaptive", "as_batch", "buffer", "busy", "chunk", "cpu", "elsewhere", "item", "machine", "physical_cores", "pickle", "runs", "setting",
+        "speedup", "streaming", "total", "variation", "wall", "warm",
     )  # fmt: skip
 
     def __init__(self, setting: Setting, sample: TrainingData) -> None:
         """Empty, for runs like `sample`."""
         self.setting, self.machine, self.streaming = setting, sample.fingerprint, sample.is_streaming
+        self.physical_cores = max(1, round(sample.features.physical_cores))
         self.warm = sample.warm
         self.as_batch = setting._replace(buffer=None, ordered=None)
         """What batches and streams have in common."""
@@ -170,7 +171,8 @@ class Experience:
         self.seconds += sample.wall_per_item * features.data_size
         self.scale *= _GROWTH
         setting, total = setting_of(sample), math.log(features.total_seconds)
-        key = (setting, sample.fingerprint, sample.is_streaming, sample.warm, round(total / _HALF_DECADE))
+        where = sample.fingerprint or features.physical_cores
+        key = (setting, where, sample.is_streaming, sample.warm, round(total / _HALF_DECADE))
         cell = self.cells.get(key)
         if cell is None:
             cell = self.cells[key] = Cell(setting, sample)
@@ -307,7 +309,7 @@ def weigh(
             if runs < 1e-3:
                 continue
             setting = cell.elsewhere if kernel.features else cell.as_batch if kind is None else cell.setting
-            setting, shift = _translated(setting, cell.machine, here)
+            setting, shift = _translated(cell, setting, here)
             if cell.warm is not None and workload.warm is not None and cell.warm is not workload.warm:
                 starting = _starting(cell, workload)
                 shift += starting
@@ -357,13 +359,23 @@ def _distance(cell: Cell, workload: Workload, kernel: Kernel) -> tuple[float, fl
     return off / 2, doubt
 
 
-def _translated(setting: Setting, there: Fingerprint | None, here: Fingerprint) -> tuple[Setting, float]:
-    """A setting of another machine on this one, and what that adds to its log speedup. As many workers per core; threads that outnumber
-    the cores wait for something else than cores, and stay."""
-    if there is None or there.cores == here.cores or setting.n_jobs == 1 or setting.n_jobs > there.cores:
+def _translated(cell: Cell, setting: Setting, here: Fingerprint) -> tuple[Setting, float]:
+    """A setting of another machine on this one, and what that adds to its log speedup. As many workers per core, with as much of the buffer
+    for each; threads that outnumber the cores wait for something else than cores, and stay. What older versions wrote has no fingerprint,
+    but says how many physical cores there were."""
+    there = cell.machine
+    if there is not None:
+        cores, ratio = there.cores, here.cores / there.cores
+    else:
+        cores, ratio = cell.physical_cores, here.physical_cores / cell.physical_cores
+    if ratio == 1 or setting.n_jobs == 1 or (setting.executor == "thread" and setting.n_jobs > cores):
         return setting, 0.0
-    n_jobs = max(1, round(setting.n_jobs * here.cores / there.cores))
-    return setting._replace(n_jobs=n_jobs), _CPU_EFFICIENCY * math.log(n_jobs / setting.n_jobs)
+    n_jobs = max(1, round(setting.n_jobs * ratio))
+    buffer = setting.buffer
+    if buffer is not None:
+        buffer = max(0, buffer + round(math.log2(n_jobs / setting.n_jobs)))
+    shift = _CPU_EFFICIENCY * math.log(n_jobs / setting.n_jobs)
+    return setting._replace(n_jobs=n_jobs, buffer=buffer), shift
 
 
 def _starting(cell: Cell, workload: Workload) -> float:
@@ -382,8 +394,20 @@ def raw_confidence(deviation: float, freedom: float) -> float:
     return math.erf(z / math.sqrt(2.0))
 
 
+def buffer_of(evidence: Evidence) -> float:
+    """Mean log buffer of the evidence, with as much for each worker as there was; NaN where none of its cells knows it."""
+    more = math.log(evidence.setting.n_jobs)
+    known = [
+        (runs, cell.buffer.mean + more - math.log(cell.setting.n_jobs))
+        for cell, runs in evidence.cells
+        if cell.buffer.weight
+    ]
+    weight = sum(runs for runs, _ in known)
+    return sum(runs * buffer for runs, buffer in known) / weight if weight else math.nan
+
+
 def merged(evidence: Evidence, of: str) -> float:
-    """Weighted mean of a cell's quantity (`item`, `chunk`, `buffer`, `busy`, `cpu`) over the evidence; NaN where none of its cells knows it."""
+    """Weighted mean of a cell's quantity (`item`, `chunk`, `busy`, `cpu`) over the evidence; NaN where none of its cells knows it."""
     weight = total = 0.0
     for cell, runs in evidence.cells:
         moments: _Moments = getattr(cell, of)

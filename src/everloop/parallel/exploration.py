@@ -95,6 +95,8 @@ def neighbours(
             if kind in (setting.executor, "ray"):
                 continue
             workers = 1 if kind == "serial" else (n_jobs if parallel else cores)
+            if workers != n_jobs and "n_jobs" not in free:
+                continue
             if workers > 1 or kind == "serial":
                 changes: dict[str, Any] = {"executor_type": kind, "n_jobs": workers}
                 yield Neighbour(

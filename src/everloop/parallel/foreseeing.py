@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from everloop.core.errors import NotPicklable
 from everloop.parallel import machine, nesting
 from everloop.parallel.constants import MIN_TRAINING_SAMPLES
-from everloop.parallel.decision import as_stream, bounds
+from everloop.parallel.decision import Wishes, as_stream, bounds
 from everloop.parallel.exploration import explore
 from everloop.parallel.identity import func_hash
-from everloop.parallel.plan import Plan
+from everloop.parallel.plan import ChunkBounds, Plan
 from everloop.parallel.predictor import (
     PredictionResult,
     StreamingPredictionResult,
@@ -53,7 +53,7 @@ def predicted_plan(planner: Planner, history: History, total: int | None, run: D
             result = _ask(planner, history, total, run, _IN_THIS_PROCESS)
     if result is None:
         return None
-    if planner.foresight.explore and known is not None:
+    if planner.foresight.explore and planner.foresight.learn and known is not None:  # else nobody would be the wiser
         result = _explored(planner, result, known.seconds)
     planner.prediction = result
     if planner.run is None:
@@ -65,7 +65,7 @@ def _as_probe(result: PredictionResult, cores: int) -> Probe:
     """What the fastest settings say about the items: more threads than cores are good for what waits, as many for what lets the GIL go."""
     threads = result.executor_type == "thread"
     return Probe(
-        items=1,
+        items=1 if result.coefficient_of_variation is None else 2,
         item_seconds=result.serial_item_seconds or 0.0,
         coefficient_of_variation=result.coefficient_of_variation or 0.0,
         cpu_share=cores / result.n_jobs if threads and result.n_jobs > 2 * cores else 1.0,
@@ -80,7 +80,7 @@ def _explored(planner: Planner, result: PredictionResult, past_seconds: float) -
     fixed = {
         "executor": wishes.executor,
         "n_jobs": wishes.n_jobs,
-        "chunksize": wishes.chunksize,
+        "chunksize": wishes.chunksize or wishes.paced or None,
         "buffer_size": wishes.buffer_size,
         "use_ordered": wishes.ordered,
     }
@@ -156,16 +156,29 @@ def _ask(
     )
 
 
+def _chunks(wishes: Wishes, result: PredictionResult) -> tuple[ChunkBounds | None, int]:
+    """Parameters of adaptive chunking as predicted, unless the caller wants chunks of one size, or of a duration; and the size of the
+    first ones."""
+    own = bounds(wishes)
+    if own is None:
+        return None, result.chunksize
+    if not wishes.paced:
+        return result.adaptive or (own if wishes.streaming else None), result.chunksize
+    item_seconds = result.worker_item_seconds or result.serial_item_seconds
+    if wishes.chunksize is not None or not item_seconds:
+        return own, result.chunksize
+    return own, max(1, min(result.chunksize, round(wishes.target_chunk_duration / item_seconds)))
+
+
 def _plan(planner: Planner, result: PredictionResult, total: int | None, run: DryRun | None) -> Plan:
     wishes = planner.wishes
-    own_bounds = bounds(wishes)
+    adaptive, chunksize = _chunks(wishes, result)
     kinds: dict[str, ExecutorKind] = {"serial": "serial", "thread": "thread", "process": "process", "ray": "ray"}
     plan = Plan(
         executor=kinds[result.executor_type],
         n_jobs=result.n_jobs,
-        chunksize=result.chunksize,
-        # Predicted parameters of adaptive chunking, unless the caller wants chunks of one size.
-        adaptive=(result.adaptive or (own_bounds if wishes.streaming else None)) if own_bounds is not None else None,
+        chunksize=chunksize,
+        adaptive=adaptive,
         item_seconds=result.worker_item_seconds or result.serial_item_seconds,
         result_bytes=result.result_bytes,
         predicted_seconds=result.predicted_seconds,

@@ -102,9 +102,9 @@ class Outcomes:
         inode, offset = self._read_to
         if now.st_ino == inode and now.st_size == offset:
             return
-        if now.st_ino != inode or now.st_size < offset:  # rewritten by another process
+        anew = now.st_ino != inode or now.st_size < offset  # rewritten by another process
+        if anew:
             offset = 0
-            self._rows.clear()
         offset = max(offset, now.st_size - 4 * _LONGEST)  # of what is longer than it ever should be, the end
         try:
             with self.path.open("rb") as file:
@@ -112,6 +112,8 @@ class Outcomes:
                 text = file.read(4 * _LONGEST)
         except OSError:
             return
+        if anew:
+            self._rows.clear()
         self._read_to = (now.st_ino, offset + len(text))
         self._take([row for row in map(_parsed, text.splitlines()) if row is not None])
 

@@ -35,6 +35,7 @@ from everloop.parallel.pool import PoolManager, get_global_pool_manager
 from everloop.parallel.probe import TINY, DryRun, Probe, examine, measure_travel, sample
 from everloop.parallel.report import RunReport
 from everloop.parallel.source import Source
+from everloop.parallel.validation import function, number
 from everloop.parallel.wording import duration
 from everloop.parallel.work import Done
 
@@ -62,6 +63,11 @@ class Foresight:
     explore: bool = False
     verbose: bool = False
 
+    def __post_init__(self) -> None:
+        number("ml_confidence_threshold", self.threshold, 0, 1)
+        if self.item_seconds is not None:
+            number("estimated_item_time", self.item_seconds, 0, above=True)
+
 
 @dataclass
 class Planner:
@@ -86,12 +92,14 @@ class Planner:
     """By the pool, before this work."""
 
     def __post_init__(self) -> None:
-        if not callable(self.func):
-            raise InvalidInput(f"func: a function of one item is needed, this is {self.func!r}", field="func")
-        if not isinstance(self.sample_size, int) or self.sample_size < 1:
-            raise InvalidInput(f"sample_size: at least 1 is needed, this is {self.sample_size!r}", field="sample_size")
+        function(self.func)
+        self.sample_size = number("sample_size", self.sample_size, 1, whole=True)
         if self.pool is None:
             self.pool = get_global_pool_manager()
+        elif not isinstance(self.pool, PoolManager):
+            raise InvalidInput(f"pool_manager: a PoolManager is needed, this is {self.pool!r}", field="pool_manager")
+        if self.history is not None and not hasattr(self.history, "folder"):
+            raise InvalidInput(f"history: a History is needed, this is {self.history!r}", field="history")
         self._workers_started = self.pool.stats()["started"]
 
     @property
@@ -244,7 +252,7 @@ class Planner:
             return Plan(
                 executor="serial",
                 n_jobs=1,
-                chunksize=max(1, remaining or 1),
+                chunksize=self.wishes.chunksize or max(1, remaining or 1),
                 adaptive=bounds(self.wishes),
                 item_seconds=probe.item_seconds,
                 source=source,

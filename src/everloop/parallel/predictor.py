@@ -31,6 +31,7 @@ from everloop.parallel.evidence import (
     Experience,
     Kernel,
     Workload,
+    buffer_of,
     merged,
     raw_confidence,
     weigh,
@@ -305,7 +306,7 @@ def _chunksize(best: Evidence, query: Query, workload: Workload, remembered: boo
 
 
 def _for_stream(result: PredictionResult, best: Evidence, query: Query, history: History) -> StreamingPredictionResult:
-    buffer = math.exp(merged(best, "buffer")) if best.setting.buffer is not None else math.nan
+    buffer = math.exp(buffer_of(best)) if best.setting.buffer is not None else math.nan
     learned = not math.isnan(buffer)
     if query.buffer_size is not None:
         size = query.buffer_size

@@ -107,7 +107,12 @@ class OptimizationResult:
         if probe is None or not probe.items:
             return []
         taken = f"{probe.items} item{'s' * (probe.items != 1)} run, {duration(probe.seconds)}"
-        lines = ["", f"Found out  ({taken})"]
+        heading = {
+            "history": "Remembered  (nothing was run to decide)",
+            "exploration": "Remembered  (nothing was run to decide)",
+            "cache": f"Remembered  (an earlier call's dry run: {taken})",
+        }
+        lines = ["", heading.get(self.plan.source, f"Found out  ({taken})")]
         varying = f", varying by {probe.coefficient_of_variation:.0%}" if probe.items > 1 else ""
         lines.append(_row("one item", duration(probe.item_seconds) + varying))
         cores = f", on {probe.cores_used:.1f} cores by itself" if probe.cores_used > 1.3 else ""

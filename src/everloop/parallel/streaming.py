@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from everloop.parallel.api import facts_of, listed, say
@@ -11,9 +12,11 @@ from everloop.parallel.decision import Wishes
 from everloop.parallel.engine import Run
 from everloop.parallel.hooks import ExecutionHooks
 from everloop.parallel.inputs import Input, opened, rest
+from everloop.parallel.machine import here
 from everloop.parallel.options import RunOptions
 from everloop.parallel.planning import Foresight, Planner
 from everloop.parallel.results import StreamingOptimizationResult
+from everloop.parallel.validation import number
 from everloop.parallel.work import ExecutorKind
 
 if TYPE_CHECKING:
@@ -61,6 +64,7 @@ def optimize_streaming(  # noqa: PLR0917 - the names and places that callers kno
         nothing is submitted while more than that share of the memory is in use.
     """
     began = time.perf_counter()
+    number("memory_threshold", memory_threshold, 0, 1, above=True)
     given = opened(data)
     planner = Planner(
         func,
@@ -181,6 +185,7 @@ def stream(  # noqa: PLR0917 - the same
         adaptive=enable_adaptive_chunking and chunksize is None,
         adaptation_rate=adaptation_rate,
     )
+    number("memory_threshold", memory_threshold, 0, 1, above=True)
     threshold = memory_threshold if enable_memory_backpressure else None
     if settings is not None and settings.memory_threshold is not None:
         threshold = settings.memory_threshold
@@ -204,7 +209,10 @@ def stream(  # noqa: PLR0917 - the same
         history=history,
         first=given.first,
     )
-    plan = settings.plan if settings is not None else planner.plan(given.source, given.total, extend=True)
+    if settings is not None:
+        plan = _with(settings.plan, wishes)
+    else:
+        plan = planner.plan(given.source, given.total, extend=True)
     if verbose:
         say(_described(planner, plan, given, False, time.perf_counter() - began))
     run = Run(
@@ -219,6 +227,23 @@ def stream(  # noqa: PLR0917 - the same
         replan=planner.replan,
     )
     return Stream(run, lambda: planner.finish(run.report, given.total))
+
+
+def _with(plan: Plan, wishes: Wishes) -> Plan:
+    """`plan`, where the caller does not say something else."""
+    said: dict[str, Any] = {
+        "executor": wishes.executor,
+        "n_jobs": here().cores if wishes.n_jobs == -1 else wishes.n_jobs,
+        "chunksize": wishes.chunksize,
+        "ordered": wishes.ordered,
+        "buffer_size": wishes.buffer_size,
+    }
+    said = {name: value for name, value in said.items() if value is not None}
+    if "chunksize" in said:
+        said["adaptive"] = None
+    if "buffer_size" in said:
+        said["buffer_grows"] = False
+    return replace(plan, **said) if said else plan
 
 
 def _described(
