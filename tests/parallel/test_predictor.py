@@ -427,6 +427,26 @@ def test_numpy_s_numbers_are_numbers(history: History) -> None:
     assert (found.n_jobs, found.buffer_size, found.use_ordered) == (2, 6, True)
 
 
+def test_verbose_tells_what_was_predicted_or_why_nothing_was(
+    history: History, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(function: Callable[[Any], Any] = WORK, size: int = 1_000, **given: Any) -> str:
+        predict_streaming_parameters(function, size, verbose=True, history=history, **given)
+        return capsys.readouterr().err
+
+    assert "0 runs are recorded, 3 are needed; a dry run decides" in said()
+    recorded(history, 8, func_hash=NAME, n_jobs=4, chunksize=50, buffer_size=12, use_ordered=True, is_streaming=True)
+    told = said()
+    assert "n_jobs=4, chunksize=50, buffer_size=12, in order; confidence 9" in told
+    assert "8 runs of this function" in told
+    assert "a dry run decides" not in told
+    assert "threshold 100%" in said(confidence_threshold=1.0)
+    assert "a thousand times more than any of the 8 runs of this function" in said(size=10**7)
+    assert "or had the settings that are asked for" in said(n_jobs=7)
+    assert "there are no items" in said(size=0)
+    assert "a dry run decides" in said(some_function(88), size=1_000)
+
+
 def test_what_says_nothing_is_not_taught(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     """Results whose item time is not known say 0.0."""
     assert not update_model_from_execution(WORK, 100, 0.0, 2, 1, 1.9, verbose=True, history=history)

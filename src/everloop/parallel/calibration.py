@@ -151,10 +151,13 @@ def track_prediction_accuracy(
     themselves for the runs that they record."""
     import math
 
+    from everloop.core.errors import InvalidInput
     from everloop.parallel.evidence import TOLERANCE
     from everloop.parallel.history import get_history
     from everloop.parallel.validation import number
 
+    if not hasattr(prediction, "predicted_speedup"):
+        raise InvalidInput(f"prediction: a prediction is needed, this is {prediction!r}", field="prediction")
     actual_speedup = number("actual_speedup", actual_speedup, 0, above=True)
     number("prediction.predicted_speedup", prediction.predicted_speedup, 0, above=True)
     number("prediction.confidence", prediction.confidence, 0, 1)

@@ -163,12 +163,33 @@ def _sure(query: Query, asked: float, verbose: bool, history: History) -> Predic
     threshold = history.outcomes.threshold(asked)
     sure = result is not None and result.confidence >= threshold
     if verbose:
-        if result is None:
-            said = "no runs that this workload could be predicted from"
-        else:
-            said = f"{result.reason}; confidence {result.confidence:.0%}, threshold {threshold:.0%}"
-        print(f"Prediction: {said}{'' if sure else '; a dry run decides'}", file=sys.stderr)  # noqa: T201
+        said = _why_not(query, history) if result is None else f"{_told(result, threshold)}: {result.reason}"
+        print(f"ML prediction: {said}{'' if sure else '; a dry run decides'}", file=sys.stderr)  # noqa: T201
     return result if sure else None
+
+
+def _told(result: PredictionResult, threshold: float) -> str:
+    settings = f"{result.executor_type}, n_jobs={result.n_jobs}, chunksize={result.chunksize}"
+    if isinstance(result, StreamingPredictionResult):
+        settings += f", buffer_size={result.buffer_size}, {'in order' if result.use_ordered else 'as they are ready'}"
+    return f"{settings}; confidence {result.confidence:.0%}, threshold {threshold:.0%}"
+
+
+def _why_not(query: Query, history: History) -> str:
+    """Why nothing was predicted."""
+    if query.data_size == 0:
+        return "there are no items"
+    with history.lock:
+        own = history.experience(query.func_hash)
+        known = own is not None and own.runs >= MIN_TRAINING_SAMPLES
+        experiences = [own] if own is not None and known else list(history.all_experience().values())
+        runs = sum(each.runs for each in experiences)
+        if runs < MIN_TRAINING_SAMPLES:
+            return f"{runs} runs are recorded, {MIN_TRAINING_SAMPLES} are needed"
+        whose = f"the {runs} runs of this function" if known else f"the {runs} runs of other functions"
+        if _beyond(query, _workload(query, own if known else None)[0], experiences):
+            return f"this is a thousand times more than any of {whose}"
+        return f"none of {whose} is like this, or had the settings that are asked for"
 
 
 def _checked(query: Query, asked: float) -> Query:
