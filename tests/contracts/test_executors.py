@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.parallel import workloads
 
-from everloop.core.errors import ItemFailed, ItemTimeout, NotPicklable
+from everloop.core.errors import ItemTimeout, NotPicklable
 from everloop.parallel.executors.base import Executor
 from everloop.parallel.executors.opening import open_executor
 from everloop.parallel.work import KINDS, Chunk, Done, ExecutorKind
@@ -137,12 +137,11 @@ def test_the_traceback_of_another_process_is_the_cause(opened: Open, kind: Execu
     assert ("in refuse_odd" in str(cause)) == (kind in PICKLING)
 
 
-def test_an_exception_that_cannot_travel_is_told_in_words(opened: Open, kind: ExecutorKind) -> None:
+def test_an_exception_is_of_its_class_whatever_its_constructor_wants(opened: Open) -> None:
     (done,) = run_all(opened(workloads.stubborn_about_three), [Chunk(0, 0, [2, 3, 4])])
     assert done.values == [2, None, 4]
     (failure,) = done.failures
-    if kind in PICKLING:
-        assert type(failure.error) is ItemFailed
+    assert type(failure.error) is workloads.Stubborn
     assert "3 is stubborn" in str(failure.error)
 
 
@@ -172,6 +171,16 @@ def test_a_result_that_cannot_be_read_again_is_a_failure(opened: Open, kind: Exe
     if done.failures:
         assert isinstance(done.failures[0].error, NotPicklable)
         assert "sealed" in str(done.failures[0].error)
+
+
+def test_of_several_results_nobody_can_tell_which_cannot_be_read_again(opened: Open, kind: ExecutorKind) -> None:
+    executor = opened(workloads.seal_three)
+    executor.submit(Chunk(0, 0, [2, 3, 4]))
+    (done,) = executor.collect()
+    assert done.spoiled == (kind in PICKLING)
+    assert done.count == (0 if done.spoiled else 3)
+    assert not done.failures
+    assert executor.running == 0
 
 
 def test_an_item_that_cannot_travel_is_named_before_anything_is_sent(opened: Open, kind: ExecutorKind) -> None:

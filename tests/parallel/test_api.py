@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.parallel.workloads import Refused, refuse_odd, same, sleep, square
+from tests.parallel.workloads import Refused, refuse_odd, same, seal_three, sleep, square
 
 from everloop.core.errors import InvalidInput, NotPicklable
 from everloop.parallel import ExecutionHooks, PoolManager, execute, optimize
@@ -266,6 +266,15 @@ def _with(lock: Any, item: int) -> int:
 def _inner(item: int) -> tuple[int, str, int]:
     results, result = execute(spin, [0.001] * 100, return_optimization_result=True, use_cache=False)
     return len(results), result.executor_type, item
+
+
+@pytest.mark.parametrize("chunksize", [1, 5, 20])
+def test_a_result_that_cannot_be_read_again_spoils_no_other(chunksize: int) -> None:
+    results = execute(seal_three, range(20), executor="process", n_jobs=2, chunksize=chunksize, on_error="return")
+    failed = results.pop(3)
+    assert isinstance(failed.error, NotPicklable)
+    assert "sealed" in str(failed.error)
+    assert results == [0, 1, 2, *range(4, 20)]
 
 
 def test_inside_a_worker_work_is_not_spread_again() -> None:

@@ -73,6 +73,24 @@ def test_functions_of_main_go_by_value() -> None:
     assert payload.load(*functions)[0](4) == 8
 
 
+def test_cached_functions_of_main_go_by_value() -> None:
+    """`lru_cache` makes them objects that pickle names, and no worker has the caller's `__main__`."""
+    script = (
+        "import sys, pickle, functools\n"
+        "from everloop.parallel import payload\n"
+        "@functools.lru_cache(maxsize=7)\n"
+        "def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)\n"
+        "body, parts = payload.dump_function(fib)\n"
+        "sys.stdout.buffer.write(body)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=60).stdout
+    fib = payload.load(out)
+    assert fib(90) == 2880067194370816120
+    assert fib.cache_parameters()["maxsize"] == 7
+    body, _ = payload.dump_function(workloads.cached_square)
+    assert payload.load(body) is workloads.cached_square
+
+
 def test_one_that_cannot_be_pickled_fails_alone() -> None:
     body, failures = payload.dump_each([1, threading.Lock(), 3], from_main=False)
     assert payload.load_each(body, "the result") == ([1, None, 3], [])
@@ -99,7 +117,7 @@ class Mute(Exception):
     [
         (ValueError("bad", 3), ValueError, "('bad', 3)"),
         (workloads.Refused(7, "odd"), workloads.Refused, "7 refused: odd"),
-        (workloads.Stubborn(7, "odd"), ItemFailed, "tests.parallel.workloads.Stubborn: 7 is stubborn"),
+        (workloads.Stubborn(7, "odd"), workloads.Stubborn, "7 is stubborn"),
         (KeyboardInterrupt("by code"), KeyboardInterrupt, "by code"),
     ],
 )
@@ -107,6 +125,34 @@ def test_exceptions_travel_as_they_are_or_in_words(error: BaseException, kind: t
     ((index, back, trace),) = payload.load_failures(payload.dump_failures([(4, error, "Traceback …")]))
     assert (index, type(back), str(back), trace) == (4, kind, text, "Traceback …")
     assert "Traceback …" in str(back.__cause__)
+
+
+class ApiError(OSError):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(code, "refused")
+        self.code = code
+        self.connection = threading.Lock()
+
+
+class Speaking(Exception):
+    def __init__(self, *, lock: Any) -> None:
+        self.lock = lock
+
+    def __str__(self) -> str:
+        return f"with {self.lock}"
+
+
+def test_an_exception_is_of_its_class_whatever_its_constructor_wants() -> None:
+    ((_, back, _),) = payload.load_failures(payload.dump_failures([(0, ApiError(code=13), "")]))
+    assert isinstance(back, ApiError)
+    assert (back.code, back.errno, back.args) == (13, 13, (13, "refused"))
+    assert not hasattr(back, "connection"), "what cannot travel stays behind"
+
+
+def test_an_exception_that_would_say_something_else_is_told_in_words() -> None:
+    ((_, back, _),) = payload.load_failures(payload.dump_failures([(0, Speaking(lock=threading.Lock()), "")]))
+    assert type(back) is ItemFailed
+    assert "Speaking: with <unlocked" in str(back)
 
 
 def test_an_exception_without_words_is_no_trouble() -> None:

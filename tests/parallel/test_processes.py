@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -208,6 +209,25 @@ def test_what_waits_behind_a_slow_chunk_is_handed_back() -> None:
 
 
 # --- the function ---
+
+
+def test_a_caller_with_a_thousand_open_files_has_workers_too(pool: PoolManager) -> None:
+    """`select` knows no file descriptor beyond 1023, and a worker's pipes have the numbers that they have here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1100:
+        pytest.skip("so many files may not be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1030)]
+    try:
+        with opened(workloads.sleep, 1, pool) as executor:
+            executor.submit(Chunk(0, 0, [0.03]))  # long enough for it to look what waits behind
+            (done,) = executor.collect()
+            assert done.lost is None
+            assert executor._seats[0].worker.outlet > 1023
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_function_whose_module_no_worker_can_import_goes_by_value() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -44,6 +45,21 @@ def test_a_thread_whose_item_hangs_is_abandoned_and_replaced() -> None:
     (done,) = executor.collect()
     assert done.values == [4]
     free.set()
+    executor.close()
+
+
+def test_the_time_between_items_is_nobodys() -> None:
+    """A thread that idled for longer than the timeout before its chunk came has not outstayed anything."""
+    executor = open_executor("thread", lambda item: item, 1)
+    executor.submit(Chunk(0, 0, [1], timeout=0.05))
+    (done,) = executor.collect()
+    (seat,) = executor._seats  # type: ignore[attr-defined]
+    assert seat.begun == math.inf
+    seat.chunk, seat.started = Chunk(1, 1, [2], timeout=0.05), 1
+    seat.begun, seat.tally.values = -1.0, [2]
+    assert executor._abandon(seat) is None, "it has come back after all"  # type: ignore[attr-defined]
+    seat.chunk = None
+    assert done.values == [1]
     executor.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -165,3 +166,8 @@ def answer(question: bytes) -> bytes:
     if what == b"nice":
         return str(os.nice(0)).encode()
     return str(os.getpid()).encode() if what == b"pid" else question.upper()
+
+
+@functools.lru_cache
+def cached_square(item: int) -> int:
+    return item * item

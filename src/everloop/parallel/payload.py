@@ -7,6 +7,7 @@ Large buffers (NumPy arrays) stay outside of the pickle and are copied once, int
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ Failures = list[tuple[int, BaseException, str]]
 
 _ASIDE = 1 << 14
 _LONG = 1 << 14
+_CACHED = type(functools.lru_cache(len))
 _PLAIN = frozenset((int, float, bool, str, bytes, bytearray, complex, type(None)))
 
 
@@ -44,11 +46,41 @@ def dump(value: Any, *, from_main: bool) -> Packed:
     except Exception:  # lambdas, closures, local classes
         named_well = False
     if not named_well:
-        import cloudpickle
-
         parts.clear()
-        payload = cloudpickle.dumps(value, 5, buffer_callback=aside)
+        payload = _by_value(value, aside)
     return payload, parts
+
+
+def _by_value(value: Any, aside: Callable[[pickle.PickleBuffer], object] | None = None) -> bytes:
+    """With the code of what cannot be imported by name. cloudpickle takes a cached function for one that can."""
+    import io
+
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, each: Any) -> Any:
+            if type(each) is _CACHED and not _by_name(each):
+                return _cached, (each.__wrapped__, each.cache_parameters())
+            return super().reducer_override(each)
+
+    buffer = io.BytesIO()
+    Pickler(buffer, 5, buffer_callback=aside).dump(value)
+    return buffer.getvalue()
+
+
+def _cached(func: Callable[..., Any], parameters: dict[str, Any]) -> Callable[..., Any]:
+    cached: Callable[..., Any] = functools.lru_cache(**parameters)(func)
+    return cached
+
+
+def _by_name(func: Any) -> bool:
+    """Whether another process finds it where it says it is."""
+    import sys
+
+    found: Any = sys.modules.get(func.__module__) if func.__module__ != "__main__" else None
+    for name in func.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is func
 
 
 class _Long:
@@ -109,9 +141,46 @@ def dump_failures(failures: Failures) -> bytes:
             single = dump_one(error, from_main=False)
             load(single)  # many an exception can be pickled and not unpickled
         except Exception:
-            single = b""
+            single = _dump_outline(error)
         found.append((index, single, _summary(error), text))
     return pickle.dumps(found, 5)
+
+
+def _dump_outline(error: BaseException) -> bytes:
+    """An exception that its own pickling does not carry, mostly since its constructor wants more than `args` has: its class, its
+    arguments and those of its attributes that can travel, so that `except` and `retry_on` know it. Empty where that does not say the
+    same."""
+    attributes = {name: value for name, value in vars(error).items() if _travels(value)}
+    try:
+        single = dump_one(_Outline(type(error), error.args, attributes), from_main=False)
+        return single if str(load(single)) == str(error) else b""
+    except Exception:
+        return b""
+
+
+def _travels(value: Any) -> bool:
+    try:
+        load(dump_one(value, from_main=False))
+    except Exception:
+        return False
+    return True
+
+
+class _Outline:
+    def __init__(self, *parts: Any) -> None:
+        self._parts = parts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _filled_in, self._parts
+
+
+def _filled_in(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """An exception without its class's own constructor, as that of the built-in class below it makes it."""
+    below = next(each for each in kind.__mro__ if each.__module__ == "builtins")
+    error: BaseException = below.__new__(kind, *args)
+    below.__init__(error, *args)  # type: ignore[misc]
+    vars(error).update(attributes)
+    return error
 
 
 def load_failures(packed: Bytes) -> Failures:
@@ -152,7 +221,7 @@ def dump_function(func: Callable[..., Any], *, by_value: bool = False) -> Packed
         module = _home(func)
         cloudpickle.register_pickle_by_value(module)
         try:
-            return cloudpickle.dumps(func, 5), []
+            return _by_value(func), []
         finally:
             cloudpickle.unregister_pickle_by_value(module)
     except Exception as error:
@@ -223,7 +292,6 @@ def _culprit(value: Any, depth: int = 4) -> tuple[str, Any]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    import functools
     import inspect
     from itertools import islice
 

@@ -55,6 +55,10 @@ class Settlement:
         if done.lost is not None:
             self._lost(chunk, done.lost, late=done.late)
             return
+        if done.spoiled:
+            for piece in one_by_one(chunk):  # only the one that is to blame shall fail
+                self._backlog.add(piece)
+            return
         size = self._measure(done)
         if (
             chunk.deaths and count == len(chunk.items) == 1

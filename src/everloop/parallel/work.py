@@ -68,5 +68,7 @@ class Done:
     failures: list[ItemFailure] = field(default_factory=list)
     lost: str | None = None
     """Why the chunk was lost with its worker (`killed by signal 9`); None where it came back. Nothing else is then known."""
+    spoiled: bool = False
+    """It was run, but one of its results cannot be unpickled and has spoiled the others: nothing is known of them."""
     late: bool = False
     """Lost because an item outstayed `timeout` and its worker had to be killed or abandoned."""

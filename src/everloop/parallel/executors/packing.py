@@ -23,6 +23,10 @@ class Unreadable(Exception):
     """Some item cannot be unpickled here; which one shows when they come each by itself. Nothing has run."""
 
 
+class Spoiled(Exception):
+    """Some result cannot be unpickled here; which one shows when the items are run one by one."""
+
+
 class TimeUp(BaseException):
     """Raised by the timer in the middle of an item; no `except Exception` of the function's swallows it."""
 
@@ -62,7 +66,8 @@ def pack(tally: Tally) -> tuple[int, Bytes, list[memoryview]]:
 def unpack(
     chunk: Chunk, count: int, flags: int, body: Bytes, parts: list[Bytes]
 ) -> tuple[list[Any], list[ItemFailure]]:
-    """In the caller's process: values and failures. What cannot be unpickled here is a failure, too."""
+    """In the caller's process: values and failures. A single result that cannot be unpickled here is a failure, too; of several, nobody
+    can tell which: raises Spoiled."""
     failures = payload.load_failures(parts.pop()) if flags & FAILURES else []
     try:
         if flags & SEPARATE:
@@ -70,17 +75,14 @@ def unpack(
             failures += bad
         else:
             values = payload.load(body, parts)
-    except Exception as error:  # one has spoiled the pickle of all
-        values = [None] * count
-        failures += _spoiled(count, {index for index, _, _ in failures}, error)
+    except Exception as error:
+        if count > 1:  # one has spoiled the pickle of all
+            raise Spoiled from error
+        from everloop.core.errors import NotPicklable, explain
+
+        values = [None]
+        failures += [(0, NotPicklable(f"the result cannot be unpickled again: {explain(error)}"), "")]
     return values, _told(chunk, failures) if failures else []
-
-
-def _spoiled(count: int, known: set[int], error: Exception) -> payload.Failures:
-    from everloop.core.errors import NotPicklable, explain
-
-    failed = NotPicklable(f"the chunk's results cannot be unpickled again: {explain(error)}")
-    return [(index, failed, "") for index in range(count) if index not in known]
 
 
 def _told(chunk: Chunk, failures: payload.Failures) -> list[ItemFailure]:

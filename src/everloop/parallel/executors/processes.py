@@ -24,7 +24,7 @@ from everloop.parallel.executors import frames
 from everloop.parallel.executors.frames import Frame
 from everloop.parallel.executors.handle import Worker, last_words
 from everloop.parallel.executors.pacing import Pace
-from everloop.parallel.executors.packing import unpack
+from everloop.parallel.executors.packing import Spoiled, unpack
 from everloop.parallel.pool import PoolManager
 from everloop.parallel.work import Chunk, Done, ExecutorKind
 
@@ -289,7 +289,10 @@ class ProcessExecutor:
     def _done(self, seat: _Seat, parcel: _Parcel, frame: Frame) -> Done:
         chunk, (seconds, squares, cpu_seconds) = parcel.chunk, frame.numbers
         self._pace.note(seconds + (parcel.size + frame.size) * _PER_BYTE)
-        values, failures = unpack(chunk, frame.count, frame.flags, frame.payload, frame.parts)
+        try:
+            values, failures = unpack(chunk, frame.count, frame.flags, frame.payload, frame.parts)
+        except Spoiled:
+            return Done(chunk, [], 0, worker=seat.worker.pid, spoiled=True)
         return Done(
             chunk,
             values,

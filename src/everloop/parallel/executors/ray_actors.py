@@ -18,7 +18,7 @@ from everloop.core.errors import MissingExtra, NotPicklable, WorkerDied
 from everloop.parallel import nesting, payload
 from everloop.parallel.executors.frames import SEPARATE
 from everloop.parallel.executors.pacing import Pace
-from everloop.parallel.executors.packing import Alarm, Unreadable, run_packed, unpack
+from everloop.parallel.executors.packing import Alarm, Spoiled, Unreadable, run_packed, unpack
 from everloop.parallel.work import Chunk, Done, ExecutorKind
 
 _GRACE = 5.0
@@ -195,7 +195,11 @@ class RayExecutor:
             return
         self._running -= 1
         count, seconds, squares, cpu_seconds, flags, body, parts = payload.load(answer)
-        values, failures = unpack(chunk, count, flags, body, parts)
+        try:
+            values, failures = unpack(chunk, count, flags, body, parts)
+        except Spoiled:
+            done.append(Done(chunk, [], 0, worker=seat.ordinal, spoiled=True))
+            return
         self._pace.note(seconds)
         done.append(
             Done(

@@ -23,7 +23,7 @@ from everloop.parallel.work import Chunk, Done, ExecutorKind, ItemFailure
 class _Seat:
     """A thread and what it runs. `lock` decides who answers for a chunk: the thread that ran it, or we who have given it up."""
 
-    __slots__ = ("abandoned", "begun", "chunk", "lock", "ordinal", "tally", "thread")
+    __slots__ = ("abandoned", "begun", "chunk", "lock", "ordinal", "started", "tally", "thread")
 
     def __init__(self, ordinal: int) -> None:
         self.ordinal = ordinal
@@ -31,7 +31,9 @@ class _Seat:
         self.chunk: Chunk | None = None
         self.tally = Tally()
         self.begun = math.inf
-        """When the running item began (perf_counter), where its chunk has a timeout."""
+        """When the running item began (perf_counter), where its chunk has a timeout. Infinite between two items."""
+        self.started = 0
+        """Items of the chunk that have begun, the running one included."""
         self.abandoned = False
         self.thread: threading.Thread
 
@@ -102,6 +104,7 @@ class ThreadExecutor:
         nesting.enter(self._depth_of_workers)
         while (chunk := self._chunks.get()) is not None and not self._closed:
             seat.tally = tally = Tally(chunk.slice)
+            seat.started = 0
             seat.chunk = chunk
             run(self._watched(seat) if chunk.timeout is not None else self._func, chunk.items, tally)
             with seat.lock:
@@ -115,8 +118,12 @@ class ThreadExecutor:
         func = self._func
 
         def watched(item: Any) -> Any:
+            seat.started += 1
             seat.begun = time.perf_counter()
-            return func(item)
+            try:
+                return func(item)
+            finally:
+                seat.begun = math.inf
 
         return watched
 
@@ -146,19 +153,19 @@ class ThreadExecutor:
     def _abandon(self, seat: _Seat) -> Done | None:
         """None where it has come back after all."""
         with seat.lock:
-            chunk, tally = seat.chunk, seat.tally
-            if chunk is None or time.perf_counter() <= _overdue(seat):
+            chunk, tally, begun, late = seat.chunk, seat.tally, seat.begun, seat.started - 1
+            if chunk is None or time.perf_counter() <= _overdue(seat) or len(tally.values) > late:
                 return None
             seat.abandoned = True
             tally.until = -math.inf
-            values = list(tally.values)
+            values = tally.values[:late]
         self._seats.remove(seat)
         self._start()
         given_up = Tally()
         given_up.values = [*values, None]
         error = ItemTimeout(f"the item took longer than {chunk.timeout:g} s; its thread was abandoned")
         given_up.failures = [each for each in tally.failures if each[0] < len(values)] + [(len(values), error, "")]
-        given_up.seconds = time.perf_counter() - seat.begun
+        given_up.seconds = time.perf_counter() - begun
         return done_of(chunk, given_up, seat.ordinal)
 
 

@@ -67,6 +67,8 @@ class _Worker:
     def __init__(self, inbox: int, outbox: int, blas: _Blas) -> None:
         self._inbox = inbox
         self._reader = Reader(inbox)
+        self._look = select.poll()  # `select` knows no file descriptors beyond 1023, which a server's child may have
+        self._look.register(inbox, select.POLLIN)
         self._outbox = Outbox(outbox)
         self._blas = blas
         self._func: Callable[[Any], Any] | None = None
@@ -165,7 +167,7 @@ class _Worker:
                     self._put_off = frame
                     return found
                 found.append(frame.number)
-            if not select.select([self._inbox], [], [], 0)[0] or not self._reader.fill():
+            if not self._look.poll(0) or not self._reader.fill():
                 return found
 
 
