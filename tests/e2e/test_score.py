@@ -24,6 +24,10 @@ def slow(row):
     time.sleep(0.002)
     return row["x"] * 2
 
+def loud(row):
+    print("talk")
+    return row["x"]
+
 def twice(rows):
     return [row["x"] * 2 for row in rows]
 """
@@ -150,6 +154,16 @@ def test_streams_from_and_to_pipes(folder: Path) -> None:
     assert out == ""
     assert (folder / "o.csv.gz").exists()
     assert not list(folder.glob("*.part*"))
+
+
+@pytest.mark.parametrize("executor", ["serial", "thread", "process"])
+def test_stdout_is_for_data_even_if_the_function_prints(folder: Path, executor: str) -> None:
+    write_rows(folder / "in.csv", 3000)
+    out, said = score(folder, "fn:loud", "in.csv", "--keep", "x", "--executor", executor)
+    assert out.splitlines() == ["x,prediction", *(f"{i},{i}" for i in range(3000))]
+    assert said.count("talk") == 3000
+    out, _ = score(folder, "fn:loud", "in.csv", "-o", "out.csv", "--executor", executor, "--json")
+    assert json.loads(out)["rows"] == 3000
 
 
 def test_nobody_reads_on(folder: Path) -> None:

@@ -214,11 +214,15 @@ def explain(error: BaseException) -> str:
     """Any exception in one line: ours by its message, others by type, message, and where they were raised."""
     if isinstance(error, EverloopError):
         return error.message
+    try:
+        told = f"{type(error).__name__}: {error}"
+    except Exception:  # a user's class, whose own __str__ fails
+        told = type(error).__name__
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
-        return f"{type(error).__name__}: {error}"
+        return told
     code = trace.tb_frame.f_code
     file = code.co_filename.replace("\\", "/").rpartition("/")[2]
-    return f"{type(error).__name__}: {error} (in {code.co_name}, {file}:{trace.tb_lineno})"
+    return f"{told} (in {code.co_name}, {file}:{trace.tb_lineno})"

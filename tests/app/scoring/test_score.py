@@ -7,6 +7,7 @@ import datetime as dt
 import gzip
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,10 @@ def test_a_batch_must_answer_every_row(run: Score, folder: Path) -> None:
         ("{'a': [1]}", '{"a": [1]}'),
         ("__import__('numpy').float32(0.5)", 0.5),
         ("__import__('numpy').array([1, 2])", [1.0, 2.0]),
+        ("__import__('datetime').date(2024, 1, 2)", "2024-01-02"),
+        ("__import__('decimal').Decimal('1.10')", "1.10"),
+        ("{'day': __import__('datetime').date(2024, 1, 2), 1: float('nan')}", '{"day": "2024-01-02", "1": null}'),
+        ("{'a': __import__('numpy').float32(0.5), 'b': __import__('numpy').arange(2)}", '{"a": 0.5, "b": [0, 1]}'),
     ],
 )
 def test_what_a_function_answers_has_a_place_in_every_format(run: Score, folder: Path, answer: str, cell: Any) -> None:
@@ -270,11 +275,134 @@ def test_what_a_function_answers_has_a_place_in_every_format(run: Score, folder:
     assert len(read(folder / "out.csv")) == len(read(folder / "out.ndjson")) == 3
 
 
-@pytest.mark.parametrize("answer", ["float('inf')", "object()"])
-def test_what_no_file_can_hold_is_an_error_of_its_row(run: Score, folder: Path, answer: str) -> None:
-    write(folder / "t.ndjson", [{"answer": answer}])
-    with pytest.raises(InvalidInput, match=r"line 1, .*the function answered"):
-        run("fn:answer", "t.ndjson", "out.csv")
+@pytest.mark.parametrize("into", ["out.csv", "out.ndjson", "out.parquet"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "float('inf')",
+        "object()",
+        "{'a': [float('inf')]}",
+        "{(1, 2): 3}",
+        "[{1, 2}]",
+        "'\\udc80'",
+        "10 ** 5000",
+        "(lambda a: a.append(a) or a)([])",
+        "type('Odd', (), {'__repr__': lambda self: 1 / 0})()",
+    ],
+)
+def test_what_no_file_can_hold_is_an_error_of_its_row(run: Score, folder: Path, answer: str, into: str) -> None:
+    write(folder / "t.ndjson", [{"answer": answer}, {"answer": "1"}])
+    with pytest.raises(InvalidInput, match=r"line 1, the function answered"):
+        run("fn:answer", "t.ndjson", into)
+    assert run("fn:answer", "t.ndjson", into, on_error="skip").errors == 1
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_function_that_exits_or_fails_oddly_spoils_its_row_alone(run: Score, folder: Path, batch: bool) -> None:
+    (folder / "odd.py").write_text("""
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+def one(row):
+    if row["x"] == 1:
+        raise SystemExit(3)
+    if row["x"] == 2:
+        raise Mute
+    return row["x"]
+
+def many(rows):
+    return list(map(one, rows))
+""")
+    write(folder / "t.csv", [{"x": x} for x in range(5)])
+    run("odd:many" if batch else "odd:one", "t.csv", "out.ndjson", on_error="keep", batch=batch)
+    found = read(folder / "out.ndjson")
+    assert [row["prediction"] for row in found] == [0, None, None, 3, 4]
+    assert found[1]["error"].startswith("SystemExit: 3 (in one, odd.py:")
+    assert found[2]["error"].startswith("Mute (in one, odd.py:")
+
+
+def test_the_values_of_a_bad_row_are_of_their_kinds(run: Score, folder: Path) -> None:
+    (folder / "t.csv").write_text("x,y,z\n" + "1,2.5,7\n" * 999 + "13,2.5,NA\n" + "14,2.5,3\n15,no,3\n16\n")
+    run("fn:pick", "t.csv", "out.ndjson", on_error="keep")
+    found = [{name: row[name] for name in "xyz"} for row in read(folder / "out.ndjson")[999:]]
+    assert found == [
+        {"x": 13, "y": 2.5, "z": None},
+        {"x": 14, "y": 2.5, "z": 3},
+        {"x": 15, "y": "no", "z": 3},
+        {"x": 16, "y": None, "z": None},
+    ]
+
+
+def test_infinity_is_not_quietly_lost_in_json(run: Score, folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"x": [1.0, math.inf, None, math.nan], "deep": [[1.0], [2.0], [-math.inf], None]})
+    pq.write_table(table, folder / "t.parquet")
+    with pytest.raises(InvalidInput, match="row 2, column 'x': JSON has no infinity; leave the column out with --keep"):
+        run("fn:kind", "t.parquet", "out.ndjson")
+    assert run("fn:kind", "t.parquet", "out.ndjson", on_error="skip").errors == 2
+    run("fn:kind", "t.parquet", "out.csv")
+    assert [row["x"] for row in read(folder / "out.csv")] == ["1.0", "inf", "", ""]
+    run("fn:kind", "t.parquet", "out.parquet")
+    assert read(folder / "out.parquet")[1]["x"] == math.inf
+
+
+@pytest.mark.parametrize("delimiter", ["", "ab", '"', "\n", "é"])
+def test_a_delimiter_is_one_character(run: Score, folder: Path, delimiter: str) -> None:
+    (folder / "t.csv").write_text("x\ty\n1\t2\n")
+    with pytest.raises(InvalidInput, match=r"--delimiter .*: expected one character"):
+        run("fn:kind", "t.csv", "out.csv", delimiter=delimiter)
+    for tab in ("\\t", "tab", "\t"):
+        assert run("fn:kind", "t.csv", "out.csv", delimiter=tab, force=True).rows == 1
+
+
+@pytest.mark.parametrize("header", ['x;"a\nb"', '"a\nb";x', '"a,\n,;b";x', "\r\n\n x ; y "])
+def test_names_may_have_line_ends_in_them(run: Score, folder: Path, header: str) -> None:
+    (folder / "t.csv").write_text(f"{header}\n1;2\n3;4\n")
+    assert run("fn:echo", "t.csv", "out.ndjson").rows == 2
+    assert "x" in read(folder / "out.ndjson")[0]["prediction"]
+
+
+def test_only_ordinary_files_are_replaced_and_links_are_followed(run: Score, folder: Path) -> None:
+    write(folder / "t.csv", [{"x": 1}])
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(InvalidInput, match="is no ordinary file; for a pipe or a device say -o -"):
+        run("fn:kind", "t.csv", "pipe", force=True, output_format="csv")
+    with pytest.raises(InvalidInput, match="is no ordinary file"):
+        run("fn:kind", "t.csv", "out.csv", dead_letter=folder / "pipe", on_error="skip", force=True)
+    assert (folder / "pipe").is_fifo()
+    (folder / "link.csv").symlink_to("target.csv")
+    run("fn:kind", "t.csv", "link.csv")
+    assert (folder / "link.csv").is_symlink()
+    assert len(read(folder / "target.csv")) == 1
+
+
+@pytest.mark.parametrize("how", ["grown", "shrunk"])
+def test_an_input_that_changes_meanwhile_is_told(run: Score, folder: Path, how: str) -> None:
+    (folder / "t.csv").write_text("x\n" + "1\n" * 1_000_000)
+    (folder / "changing.py").write_text(f"""
+import os
+
+def one(row):
+    if row["x"] == 1 and not os.path.exists("done"):
+        open("done", "w").close()
+        if {how!r} == "grown":
+            with open("t.csv", "a") as file:
+                file.write("2\\n")
+        else:
+            os.truncate("t.csv", 1_000_000)
+    return 1
+""")
+    said: list[str] = []
+    if how == "shrunk":
+        with pytest.raises(InvalidInput, match="was cut short while it was read: it had 2,000,002 bytes"):
+            run("changing:one", "t.csv", "out.csv", said=said)
+        assert not (folder / "out.csv").exists()
+    else:
+        run("changing:one", "t.csv", "out.csv", said=said)
+        assert any("was changed while it was read" in each for each in said)
 
 
 def test_an_answer_that_does_not_fit_its_column_is_an_error_of_its_row(run: Score, folder: Path) -> None:
@@ -291,6 +419,12 @@ def test_a_column_that_comes_late_needs_a_decision(run: Score, folder: Path) -> 
     run("fn:double", "t.ndjson", "out.csv", keep=("x",), restart=True)
     run("fn:double", "t.ndjson", "out.ndjson")
     assert read(folder / "out.ndjson")[-1] == {"x": 2, "late": 3, "prediction": 4}
+
+
+def test_a_file_of_one_json_array_says_how_to_convert_it(run: Score, folder: Path) -> None:
+    (folder / "t.ndjson").write_text('[{"x": 1}, {"x": 2}]')
+    with pytest.raises(InvalidInput, match=r"convert it first, e\.g\. jq -c"):
+        run("fn:kind", "t.ndjson", "out.ndjson")
 
 
 def test_values_of_several_kinds_have_no_place_in_parquet(run: Score, folder: Path) -> None:

@@ -7,10 +7,12 @@ colours nothing that is not a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import typer
 
@@ -111,6 +113,24 @@ def number(value: float) -> str:
     if value == int(value) and abs(value) < 1e15:
         return str(int(value))
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+@contextmanager
+def for_data_alone() -> Iterator[BinaryIO]:
+    """The real stdout, for bytes. Whatever prints meanwhile, a user's function here, in C or in a worker, prints to stderr."""
+    stdout = sys.stdout
+    stdout.flush()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(sys.stderr))
+        try:
+            fd, talk = stdout.fileno(), sys.stderr.fileno()
+        except (OSError, ValueError):  # not a process's own: a notebook's, a test's
+            yield stdout.buffer
+            return
+        kept = stack.enter_context(os.fdopen(os.dup(fd), "wb"))
+        os.dup2(talk, fd)
+        stack.callback(os.dup2, kept.fileno(), fd)
+        yield kept
 
 
 def figure(metric: str, value: float | None) -> str:

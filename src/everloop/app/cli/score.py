@@ -12,7 +12,7 @@ import typer
 
 from everloop.app.cli.group import UsageError
 from everloop.app.cli.output import as_json as to_json
-from everloop.app.cli.output import data, say
+from everloop.app.cli.output import data, for_data_alone, say
 from everloop.app.cli.serve import DATA_DIR
 from everloop.app.scoring.job import Job, Summary
 from everloop.app.scoring.progress import Progress, span
@@ -59,7 +59,8 @@ def run(
     )
     told = (lambda _: None) if quiet else say
     try:
-        summary = score(job, say=told, progress=Progress.chosen(progress, quiet=quiet))
+        with for_data_alone() as stdout:
+            summary = score(job, say=told, progress=Progress.chosen(progress, quiet=quiet), stdout=stdout)
     except KeyboardInterrupt as interrupt:  # what is kept was said
         raise typer.Exit(1) from interrupt
     if as_json:
@@ -96,11 +97,15 @@ def _names(texts: Iterable[str]) -> list[str]:
 
 def _told(summary: Summary) -> str:
     rows = summary.rows - summary.resumed
-    parts = [f"{summary.output}: {summary.written:,} rows by {summary.model}"]
+    parts = [f"{summary.output}: {_counted(summary.written, 'row')} by {summary.model}"]
     if summary.errors:
         where = f", told in {summary.dead_letter}" if summary.dead_letter else ""
-        parts.append(f"{summary.errors:,} bad rows{where}")
+        parts.append(f"{_counted(summary.errors, 'bad row')}{where}")
     how = f" on {summary.workers} {summary.executor} workers" if summary.workers > 1 else ""
     again = f", {summary.resumed:,} were there before" if summary.resumed else ""
-    parts.append(f"{rows:,} rows in {span(summary.seconds)} ({summary.rate:,.0f} rows/s{how}){again}")
+    parts.append(f"{_counted(rows, 'row')} in {span(summary.seconds)} ({summary.rate:,.0f} rows/s{how}){again}")
     return "; ".join(parts)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

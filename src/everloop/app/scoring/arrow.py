@@ -41,6 +41,7 @@ class ParquetReader:
         assert place.path is not None
         self._place = place
         check_readable(place.path)
+        self._opened = place.path.stat()
         try:
             # no prefetch: it would hold whole row groups
             self._file = pq.ParquetFile(place.path, pre_buffer=False, memory_map=False, buffer_size=1 << 20)
@@ -76,6 +77,14 @@ class ParquetReader:
 
     def fraction(self) -> float | None:
         return self._taken / self.rows if self.rows else None
+
+    def changed(self) -> bool:
+        assert self._place.path is not None
+        try:
+            now = self._place.path.stat()
+        except OSError:
+            return True
+        return (now.st_size, now.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns)
 
     def close(self) -> None:
         self._batches = None

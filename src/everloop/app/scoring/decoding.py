@@ -134,6 +134,9 @@ class CsvRows(Rows):
         position = self._position[name]
         return [record[position] for record in self.records]
 
+    def cell(self, i: int, name: str) -> str:
+        return self.records[i][self._position[name]]
+
     def _read(self, block: Block, delimiter: str) -> None:
         self._odd: dict[int, Any] = {}
         csv.field_size_limit(2 * LARGEST_ROW)
@@ -220,6 +223,9 @@ class JsonRows(Rows):
                 record = decode(raw)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 record, message = _lenient(raw)
+            if isinstance(record, list) and record and all(isinstance(each, dict) for each in record):
+                message = "a list of objects: NDJSON has one object on each line; convert it first, e.g. jq -c '.[]'"
+                record = {}
             if isinstance(record, list):
                 record = {f"x{i}": value for i, value in enumerate(record)}
                 raw = msgspec.json.encode(record)

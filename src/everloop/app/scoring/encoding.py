@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from everloop.app.scoring.decoding import CsvRows, JsonRows, Rows
+from everloop.app.scoring.kinds import is_missing
 from everloop.app.scoring.predicting import Answers
 from everloop.app.scoring.rows import RowError
 
@@ -124,16 +126,21 @@ class NdjsonEncoder(Encoder):
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
 
     def prepare(self, rows: Rows) -> None:
-        if isinstance(rows, JsonRows):
-            if self._layout.keep is None:
-                for i, record in enumerate(rows.records):
-                    for name in self._layout.added:
-                        if name in record:
-                            message = "the row has this column already; name the new one otherwise (--prediction)"
-                            rows.errors.setdefault(i, RowError(rows.lines[i], name, message))
-        else:
-            for name in self._layout.keep or ():
-                rows.values(name)
+        if isinstance(rows, JsonRows) and self._layout.keep is None:
+            for i, record in enumerate(rows.records):
+                for name in self._layout.added:
+                    if name in record:
+                        message = "the row has this column already; name the new one otherwise (--prediction)"
+                        rows.bad(i, name, message)
+            return
+        for name in self._layout.keep or ():
+            values = rows.values(name)
+            if isinstance(rows, CsvRows):  # where no number is infinite
+                continue
+            for i, value in enumerate(values):
+                if isinstance(value, (float, list, dict, tuple)) and _infinite(value):
+                    message = "JSON has no infinity; leave the column out with --keep, or write CSV or Parquet"
+                    rows.bad(i, name, message)
 
     def encode(self, rows: Rows, prepared: Any, chosen: Sequence[int], answers: Answers) -> bytes:  # noqa: ARG002
         keep, names = self._layout.keep, self._layout.added
@@ -148,9 +155,7 @@ class NdjsonEncoder(Encoder):
             for i, found in zip(chosen, added, strict=True):
                 record = {name: column[i] for name, column in columns.items()}
                 if i in rows.errors and isinstance(rows, CsvRows):
-                    record = dict(
-                        zip(columns, (rows.records[i][rows.names.index(name)] for name in columns), strict=True)
-                    )
+                    record = {name: _or_cell(value, rows, i, name) for name, value in record.items()}
                 lines.append(self._encode({**record, **found}))
         lines.append(b"")
         return _packed(b"\n".join(lines), gz=self._gz)
@@ -248,6 +253,22 @@ class Unfitting(Exception):
         super().__init__(error.text())
         self.error = error
         self.i = i
+
+
+def _infinite(value: Any) -> bool:
+    """Whether there is an infinite number in it."""
+    if isinstance(value, float):
+        return math.isinf(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return any(map(_infinite, parts))
+
+
+def _or_cell(value: Any, rows: CsvRows, i: int, name: str) -> Any:
+    """Of a bad row: the value, or where it is the cell that is bad its text."""
+    if value is not None:
+        return value
+    cell = rows.cell(i, name)
+    return None if is_missing(cell) else cell
 
 
 def _as_text(value: Any) -> Any:

@@ -98,5 +98,8 @@ def _kinds_of(text: str) -> set[Kind]:
 
 
 def short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a user's class, or an integer of too many digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"

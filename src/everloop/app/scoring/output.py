@@ -9,7 +9,6 @@ Three instants matter, and a crash at any of them loses nothing that was counted
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -39,8 +38,8 @@ class Output(Protocol):
 class StreamOutput:
     """stdout: nothing is kept, so nothing can be resumed."""
 
-    def __init__(self, dead_letters: Path | None) -> None:
-        self._stdout: BinaryIO = sys.stdout.buffer
+    def __init__(self, stdout: BinaryIO, dead_letters: Path | None) -> None:
+        self._stdout = stdout
         self._letters: IO[bytes] | None = None if dead_letters is None else _open(dead_letters, "wb")
 
     def append(self, payload: bytes, dead_letters: bytes) -> None:
@@ -67,12 +66,17 @@ class FileOutput:
         """Not `resumable`: the input cannot be read twice, so no state is kept. Raises InvalidInput for a place that cannot be."""
         assert place.path is not None
         self._place = place
-        self.path = place.path
-        for path in filter(None, (self.path, dead_letters)):
+        for path in filter(None, (place.path, dead_letters)):
             if path.is_dir():
                 raise InvalidInput(f"{path} is a folder; give the name of a file", field="output")
+            if path.exists() and not path.is_file():  # a rename would replace the device itself
+                raise InvalidInput(
+                    f"{path} is no ordinary file; for a pipe or a device say -o - > {path}", field="output"
+                )
             if not path.parent.is_dir():
                 raise InvalidInput(f"{path}: there is no folder {path.parent}", field="output")
+        self.path = _through_links(place.path)
+        dead_letters = None if dead_letters is None else _through_links(dead_letters)
         self.part = beside(self.path, ".part")
         self.state_path = beside(self.path, ".part.json")
         self._converted = beside(self.path, ".part.parquet")
@@ -112,7 +116,10 @@ class FileOutput:
                     f"{self.part} is there already, and nothing tells whose it is: remove it, or say --restart",
                     field="output",
                 )
-            resume.save(self.state_path, state)  # from here on what is in the part file is known to be ours
+            try:
+                resume.save(self.state_path, state)  # from here on what is in the part file is known to be ours
+            except OSError as error:
+                raise _unopened(self.part, error) from error
         self._file = self._appending(self.part, state.output_bytes)
         if self._letters_path is not None:
             self._letters = self._appending(beside(self._letters_path, ".part"), state.dead_letter_bytes)
@@ -205,7 +212,16 @@ def _open(path: Path, mode: str) -> IO[bytes]:
     try:
         return path.open(mode)
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror or error}", field="output") from error
+        raise _unopened(path, error) from error
+
+
+def _unopened(path: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(f"{path} cannot be written: {error.strerror or error}", field="output")
+
+
+def _through_links(path: Path) -> Path:
+    """A symbolic link stays, and what it names is replaced."""
+    return path.resolve() if path.is_symlink() else path
 
 
 def _cut(file: IO[bytes], path: Path, size: int) -> None:

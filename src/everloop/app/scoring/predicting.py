@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
 from typing import Any, Protocol
+from uuid import UUID
 
 import numpy as np
 
@@ -12,8 +16,10 @@ from everloop.app.scoring.decoding import Rows
 from everloop.app.scoring.kinds import short
 from everloop.app.scoring.rows import RowError
 from everloop.core.errors import ModelFailed, explain
-from everloop.core.schema import plain
 from everloop.runtime.session import Matrix, Session
+
+MOST_DEPTH = 100
+MOST_BITS = 4096
 
 
 @dataclass
@@ -122,11 +128,13 @@ class FunctionPredictor:
             if i in rows.errors:
                 continue
             try:
-                answers.values[i] = usable(self._function(mapping))
-            except Exception as error:
+                found = self._function(mapping)
+            except (Exception, SystemExit) as error:
                 rows.errors[i] = RowError(rows.lines[i], None, explain(error))
-                if first_only:
-                    break
+            else:
+                _accept(found, i, rows, answers)
+            if first_only and rows.errors:
+                break
         return answers
 
     def close(self) -> None:
@@ -155,7 +163,7 @@ class BatchPredictor:
     ) -> None:
         try:
             found = self._function([mappings[i] for i in good])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if len(good) == 1:
                 rows.errors[good[0]] = RowError(rows.lines[good[0]], None, explain(error))
                 return
@@ -171,24 +179,65 @@ class BatchPredictor:
                 f"--batch: the function was given {len(good)} rows and answered {told}, not one answer a row"
             )
         for i, value in zip(good, listed, strict=True):
-            try:
-                answers.values[i] = usable(value)
-            except ValueError as error:
-                rows.errors[i] = RowError(rows.lines[i], None, str(error))
+            _accept(value, i, rows, answers)
 
 
-def usable(value: Any) -> Any:
-    """A function's answer in plain types; NaN is a missing answer. Raises ValueError for what no file can hold."""
-    value = plain(value)
-    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, float):
+def _accept(value: Any, i: int, rows: Rows, answers: Answers) -> None:
+    try:
+        answers.values[i] = usable(value)
+    except ValueError as error:
+        rows.errors[i] = RowError(rows.lines[i], None, f"the function answered {error}")
+
+
+def usable(value: Any, depth: int = 0) -> Any:
+    """A function's answer in JSON's own types, whatever file it goes into; NaN is a missing answer, dates and Decimals are text.
+
+    Raises ValueError, whose message follows "the function answered", for what no file can hold."""
+    kind = type(value)
+    if kind is float:
+        if value - value == 0.0:
+            return value
         if value != value:
             return None
-        if value - value != 0.0:
-            raise ValueError(f"the function answered {value}")
-    elif not isinstance(value, (int, str, bool, list, dict, tuple)) and value is not None:
-        raise ValueError(
-            f"the function answered {short(value)}, a {type(value).__name__}: a number, a text, a list or a dict is needed"
-        )
-    return value
+        raise ValueError(f"{value}, and not a finite number")
+    if kind is bool or value is None:
+        return value
+    if kind is int:
+        if value.bit_length() > MOST_BITS:
+            raise ValueError("an integer of more than a thousand digits")
+        return value
+    if isinstance(value, str):
+        text = str(value)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{short(text)}, which is no valid Unicode") from None
+        return text
+    if depth > MOST_DEPTH:
+        raise ValueError(f"something nested more than {MOST_DEPTH} deep")
+    if isinstance(value, (list, tuple)):
+        return [usable(each, depth + 1) for each in value]
+    if isinstance(value, dict):
+        return {_key(key): usable(each, depth + 1) for key, each in value.items()}
+    if kind.__module__ == "numpy" and hasattr(value, "tolist") and not isinstance(listed := value.tolist(), kind):
+        return usable(listed, depth + 1)
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    if isinstance(value, (int, float)):  # of a class of its own: an Enum's, say
+        return usable(float(value) if isinstance(value, float) else int(value), depth + 1)
+    if inspect.iscoroutine(value):
+        value.close()  # or Python complains that nobody awaited it
+        raise ValueError("a coroutine; an async function cannot be used, wrap it in one that calls asyncio.run")
+    raise ValueError(f"{short(value)}, a {kind.__name__}: a number, a text, a list or a dict is needed")
+
+
+def _key(key: Any) -> str:
+    """As JSON would have it."""
+    if isinstance(key, str):
+        return str(usable(key))
+    if key is None or isinstance(key, (bool, int)):
+        return {None: "null", True: "true", False: "false"}[key] if key is None or isinstance(key, bool) else str(key)
+    raise ValueError(f"a dict with the key {short(key)}: keys must be texts")

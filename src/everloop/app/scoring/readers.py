@@ -10,7 +10,9 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import os
 import re
+import stat
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -44,6 +46,9 @@ class Reader(Protocol):
     def fraction(self) -> float | None:
         """The share of the input that has been taken, where that is known."""
 
+    def changed(self) -> bool:
+        """Whether somebody has written to it since it was opened."""
+
     def close(self) -> None: ...
 
 
@@ -53,8 +58,9 @@ class TextReader:
     def __init__(self, place: Place) -> None:
         """Raises InvalidInput for a file that is not there or may not be read."""
         self._place = place
-        self._size = None if place.path is None else place.path.stat().st_size if place.path.exists() else None
         self._file: BinaryIO = open_text(place)
+        self._opened = None if place.path is None else os.fstat(self._file.fileno())
+        self._size = None if self._opened is None or not stat.S_ISREG(self._opened.st_mode) else self._opened.st_size
         self._lines: deque[bytes] = deque()
         self._rest = b""
         self._ended = False
@@ -118,6 +124,12 @@ class TextReader:
             return None if raw is None else min(1.0, raw.tell() / self._size)
         return min(1.0, self._offset / self._size)
 
+    def changed(self) -> bool:
+        if self._size is None or self._opened is None:
+            return False
+        now = os.fstat(self._file.fileno())
+        return (now.st_size, now.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns)
+
     def close(self) -> None:
         if self._place.path is not None:
             self._file.close()
@@ -129,6 +141,7 @@ class TextReader:
                 chunk = self._file.read(CHUNK)
             if not chunk:
                 self._ended = True
+                self._refuse_shrunk()
                 if self._rest:
                     self._lines.append(self._rest)
                     self._rest = b""
@@ -145,6 +158,12 @@ class TextReader:
                 self._lines.extend(lines)
                 return True
         return False
+
+    def _refuse_shrunk(self) -> None:
+        if self._size is not None and os.fstat(self._file.fileno()).st_size < self._size:
+            raise InvalidInput(
+                f"{self._place.name} was cut short while it was read: it had {self._size:,} bytes", field="input"
+            )
 
     def _finish_row(self, taken: list[bytes]) -> None:
         """Add to `taken` the lines that its last row goes on with, where a quoted cell has line ends in it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
@@ -29,9 +30,11 @@ from everloop.core.errors import Conflict, EverloopError, InvalidInput
 Say = Callable[[str], None]
 
 
-def score(job: Job, *, say: Say, progress: Progress) -> Summary:
+def score(job: Job, *, say: Say, progress: Progress, stdout: BinaryIO | None = None) -> Summary:
     """Raises InvalidInput (what is wrong with the input: which line and column), Conflict, CheckpointMismatch, what loading the model
-    raises, and KeyboardInterrupt. Unless the input or output is a stream, the same call then goes on from where it was."""
+    raises, and KeyboardInterrupt. Unless the input or output is a stream, the same call then goes on from where it was.
+
+    stdout: where the rows go if the job's output is `-`."""
     began = time.monotonic()
     source_place = place(job.input, job.input_format, None, field="input")
     target = place(job.output, job.output_format, source_place.format, field="output")
@@ -40,7 +43,7 @@ def score(job: Job, *, say: Say, progress: Progress) -> Summary:
     with closing(open_source(source_place, delimiter=job.delimiter, types=job.types)) as source:
         scorer = make_scorer(job, model, source, target)
         with closing(scorer):
-            attempt = _Attempt(job, source, target, model, scorer, say, progress, began)
+            attempt = _Attempt(job, source, target, model, scorer, say, progress, began, stdout)
             return attempt.run()
 
 
@@ -57,6 +60,7 @@ class _Attempt:
         say: Say,
         progress: Progress,
         began: float,
+        stdout: BinaryIO | None,
     ) -> None:
         self._job = job
         self._source = source
@@ -65,6 +69,7 @@ class _Attempt:
         self._say = say
         self._progress = progress
         self._began = began
+        self._stdout = stdout
         identity = resume.identify(source.place, model.identity, options(job, source, target))
         self._resumable = identity is not None and target.path is not None
         self._state = resume.State(
@@ -80,7 +85,7 @@ class _Attempt:
         job = self._job
         output: Output
         if self._target.path is None:
-            output = StreamOutput(job.dead_letter)
+            output = StreamOutput(self._stdout or sys.stdout.buffer, job.dead_letter)
         else:
             output = FileOutput(self._target, job.dead_letter, force=job.force, resumable=self._resumable)
         with closing(output):
@@ -141,6 +146,10 @@ class _Attempt:
             self._take(output, position, scored, pace)
             output.sync(self._state)
             self._progress.update(self._state.rows, source.reader.fraction(), self._state.errors)
+        if source.reader.changed():
+            self._say(
+                f"warning: {source.place.name} was changed while it was read; rows that were changed are scored as they were, or as they are"
+            )
         scorer.encoder.learn_types([])
         output.finish(self._state, scorer.encoder.schema())
 

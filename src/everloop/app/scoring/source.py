@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -77,9 +78,16 @@ def open_source(place: Place, *, delimiter: str | None, types: Mapping[str, Kind
 
 
 def _csv(place: Place, reader: TextReader, delimiter: str | None, types: Mapping[str, Kind]) -> Source:
+    chosen = None if delimiter is None else parse_delimiter(delimiter)
+    # The delimiter tells where a quoted name begins, which may have line ends in it: first that of the first line.
+    reader.split_by(chosen or _likely(place, reader.peek().lstrip(b"\r\n").partition(b"\n")[0].decode("latin-1")))
     header = reader.take(1, 1)
     while header is not None and not header.data.strip():
         header = reader.take(1, 1)
+    if header is not None and header.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidInput(
+            f"{place.name} is UTF-16 text; convert it first, e.g. iconv -f utf-16 -t utf-8", field="input"
+        )
     if header is None:
         raise InvalidInput(f"{place.name} is empty: expected a first line with the columns' names", field="input")
     try:
@@ -94,8 +102,7 @@ def _csv(place: Place, reader: TextReader, delimiter: str | None, types: Mapping
         raise InvalidInput(
             f"{place.name} has the line ends of old Macs; convert it first, e.g. tr '\\r' '\\n'", field="input"
         )
-    bare = re.sub(r'"[^"]*"', "", text)
-    reader.split_by(delimiter or ("\t" if place.tabs else max(DELIMITERS, key=bare.count)))
+    reader.split_by(chosen or _likely(place, text))
     try:
         names = tuple(
             name.strip() for name in next(csv.reader(io.StringIO(text, newline="\n"), delimiter=reader.delimiter))
@@ -119,6 +126,25 @@ def _csv(place: Place, reader: TextReader, delimiter: str | None, types: Mapping
             )
         kinds[name] = kind
     return Source(place, reader, Decoder("csv", names, kinds, reader.delimiter), names, None)
+
+
+def _likely(place: Place, text: str) -> str:
+    """The delimiter of a header, or of its first line."""
+    if place.tabs:
+        return "\t"
+    bare = re.sub(r'"[^"]*("|\Z)', "", text)
+    return max(DELIMITERS, key=bare.count)
+
+
+def parse_delimiter(text: str) -> str:
+    """One character, or how one types a tab. Raises InvalidInput."""
+    found = {"\\t": "\t", "tab": "\t"}.get(text, text)
+    if len(found) != 1 or not found.isascii() or found in '"\r\n\0':
+        raise InvalidInput(
+            f"--delimiter {text!r}: expected one character, e.g. ';', or tab (found out, if it is one of , ; | and tab)",
+            field="delimiter",
+        )
+    return found
 
 
 def _ndjson(place: Place, reader: TextReader, types: Mapping[str, Kind]) -> Source:
@@ -145,5 +171,5 @@ def _no_doubles(names: Sequence[str], place: Place) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise InvalidInput(f"{place.name}: two columns are named {name!r}", field="input")
+            raise InvalidInput(f"{place.name}: two columns are named {name!r}; rename one of them first", field="input")
         seen.add(name)
