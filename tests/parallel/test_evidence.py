@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.parallel.recorded import HERE, run
 
-from everloop.parallel.evidence import ACROSS, OWN, Experience, Workload, raw_confidence, weigh
+from everloop.parallel.cells import Experience
+from everloop.parallel.evidence import ACROSS, OWN, Workload, raw_confidence, weigh
 from everloop.parallel.samples import TrainingData
 
 
@@ -33,15 +34,43 @@ def test_later_runs_weigh_more_and_old_ones_are_forgotten() -> None:
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=30))
-def test_a_cell_s_moments_are_those_of_its_weighted_runs(speedups: list[float]) -> None:
-    found = experience(*[run(speedup=speedup) for speedup in speedups])
+def test_a_cell_s_moments_are_those_of_its_weighted_runs(cpu_shares: list[float]) -> None:
+    found = experience(*[run(cpu_share=share) for share in cpu_shares])
     (cell,) = found.cells.values()
-    weights = [(1 / 0.98) ** number for number in range(1, len(speedups) + 1)]
-    logs = [math.log(speedup) for speedup in speedups]
-    mean = sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights)
-    squares = sum(w * (x - mean) ** 2 for w, x in zip(weights, logs, strict=True))
+    weights = [(1 / 0.98) ** number for number in range(1, len(cpu_shares) + 1)]
+    mean = sum(w * x for w, x in zip(weights, cpu_shares, strict=True)) / sum(weights)
+    squares = sum(w * (x - mean) ** 2 for w, x in zip(weights, cpu_shares, strict=True))
+    assert cell.cpu.mean == pytest.approx(mean, abs=1e-9)
+    assert cell.cpu.squares == pytest.approx(squares, abs=1e-9)
+
+
+@given(st.lists(st.floats(1.7, 1.8), min_size=1, max_size=30))
+def test_its_speed_is_the_mean_of_the_last_runs(speedups: list[float]) -> None:
+    (cell,) = experience(*[run(speedup=speedup) for speedup in speedups]).cells.values()
+    last = [math.log(speedup) for speedup in speedups[-10:]]
+    mean = sum(last) / len(last)
     assert cell.speedup.mean == pytest.approx(mean, abs=1e-9)
-    assert cell.speedup.squares == pytest.approx(squares, abs=1e-9)
+    variance = sum((each - mean) ** 2 for each in last) / len(last)
+    assert cell.speedup.squares / cell.speedup.weight == pytest.approx(variance, abs=1e-9)
+    assert cell.speedup.outliers == 0
+
+
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_one_stall_does_not_hide_what_is_usual(at: int) -> None:
+    """A first run that pays for imports, or a machine that was busy for once."""
+    speedups = [1.8] * 6
+    speedups[at] = 0.6
+    best = weigh([experience(*[run(speedup=each) for each in speedups])], asked(), OWN, HERE, kind=None)[0]
+    assert math.exp(best.speedup) == pytest.approx(1.8, rel=0.05)
+    deviation, _ = best.deviation(OWN, of_wall=False)
+    assert deviation < 0.15
+    assert best.outliers() == pytest.approx(1 / 8), "and that it may happen again is not forgotten"
+
+
+def test_what_has_changed_for_good_is_believed_within_some_runs() -> None:
+    speedups = [0.9] * 20 + [1.8] * 7
+    best = weigh([experience(*[run(speedup=each) for each in speedups])], asked(), OWN, HERE, kind=None)[0]
+    assert math.exp(best.speedup) > 1.5
 
 
 def test_a_process_that_never_ends_keeps_counting() -> None:

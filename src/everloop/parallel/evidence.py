@@ -1,8 +1,6 @@
 """What past runs say about a workload: pure arithmetic on sums, no files, no clock.
 
-**Cells.** The runs of one function with one setting, on one machine and about one amount of work, are summed up in a `Cell`: weighted mean
-and spread of log speedup, of log wall time per item, and the centre of the workloads. Later runs weigh more (half as much after 34
-further runs of the function), so what has changed is forgotten. A prediction looks at some dozen cells, however many runs there were.
+**Cells.** Runs are summed up in cells (`cells.py`): a prediction looks at some dozen of them, however many runs there were.
 
 **Kernel.** For a query, each cell counts by its closeness: Gaussian in the logarithms of total work and item time (and, across functions,
 size of results, variation, share of CPU), times the similarity of its machine. Closeness reduces the weight, and distance adds variance:
@@ -14,190 +12,26 @@ and the less settings differ (empirical Bayes; Efron & Morris, JASA 70, 1975): a
 good often. The highest wins: what was fast, not what was used most.
 
 **Confidence.** The predictive distribution is Student's t with a prior of two runs of spread `kernel.spread` (normal-inverse-gamma model;
-Gelman et al., Bayesian Data Analysis, 3rd ed., 3.3). The raw confidence is its mass within 25 % of the predicted time. `calibration.py`
-then holds it against what came true.
+Gelman et al., Bayesian Data Analysis, 3rd ed., 3.3). The raw confidence is its mass within 25 % of the predicted time, less the share of runs
+that lay far from the others. `calibration.py` then holds it against what came true.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from everloop.parallel.cells import PRIOR_RUNS, Cell, Experience, Moments, Setting
 from everloop.parallel.fingerprint import Fingerprint
-from everloop.parallel.plan import ChunkBounds
-from everloop.parallel.samples import TrainingData
 
 TOLERANCE = 0.25
 """A prediction came true if the time it promised was met within this share."""
 _LOG_TOLERANCE = math.log(1 + TOLERANCE)
-_GROWTH = 1.0 / 0.98
-_PRIOR_RUNS = 2.0
-_HALF_DECADE = math.log(10) / 2
-_MOST_SCALE = 1e9
-_FORGOTTEN = 1e-4
-"""Runs' worth of weight below which a cell goes, once in a while."""
 _REACH = 3.0
 """Widths of the kernel beyond which a cell says nothing."""
 _CPU_EFFICIENCY = 0.9
 """Of each further core, where a number of workers is translated to a machine with more."""
-
-
-class Setting(NamedTuple):
-    """What is compared. Chunks, targets and buffers by their octave: nobody needs to tell 100 from 110."""
-
-    executor: str
-    n_jobs: int
-    chunk: int | None
-    """None where chunks adapt."""
-    target: int | None
-    """Of adaptive chunking: half octaves of the duration."""
-    rate: int | None
-    """Of adaptive chunking: tenths of the adaptation rate."""
-    buffer: int | None
-    ordered: bool | None
-
-
-def setting_of(sample: TrainingData) -> Setting:
-    streaming, bounds = sample.is_streaming, sample.adaptive
-    return Setting(
-        executor=sample.executor_type or "process",
-        n_jobs=sample.n_jobs,
-        chunk=None if bounds is not None else round(math.log2(sample.chunksize)),
-        target=None if bounds is None else round(2 * math.log2(bounds.target_duration)),
-        rate=None if bounds is None else round(10 * bounds.adaptation_rate),
-        buffer=round(math.log2(sample.buffer_size)) if streaming and sample.buffer_size else None,
-        ordered=sample.use_ordered if streaming else None,
-    )
-
-
-class _Moments:
-    """Weighted mean and sum of squared deviations, updated run by run (West, 1979)."""
-
-    __slots__ = ("mean", "squares", "weight")
-
-    def __init__(self) -> None:
-        self.weight = self.mean = self.squares = 0.0
-
-    def add(self, value: float, weight: float) -> None:
-        self.weight += weight
-        before = value - self.mean
-        self.mean += before * weight / self.weight
-        self.squares += weight * before * (value - self.mean)
-
-    def scale(self, factor: float) -> None:
-        self.weight *= factor
-        self.squares *= factor
-
-
-class Cell:
-    """All logarithms are natural, of seconds, items and bytes."""
-
-    __slots__ = (
-        "adaptive", "as_batch", "buffer", "busy", "chunk", "cpu", "elsewhere", "item", "machine", "physical_cores", "pickle", "runs", "setting",
-        "speedup", "streaming", "total", "variation", "wall", "warm",
-    )  # fmt: skip
-
-    def __init__(self, setting: Setting, sample: TrainingData) -> None:
-        """Empty, for runs like `sample`."""
-        self.setting, self.machine, self.streaming = setting, sample.fingerprint, sample.is_streaming
-        self.physical_cores = max(1, round(sample.features.physical_cores))
-        self.warm = sample.warm
-        self.as_batch = setting._replace(buffer=None, ordered=None)
-        """What batches and streams have in common."""
-        self.elsewhere = self.as_batch._replace(chunk=None)
-        """What functions have in common: chunks have their own size in each."""
-        self.runs = 0
-        self.adaptive: ChunkBounds | None = None
-        self.speedup, self.wall = _Moments(), _Moments()
-        self.item, self.total, self.chunk, self.buffer = _Moments(), _Moments(), _Moments(), _Moments()
-        self.pickle, self.variation, self.cpu = _Moments(), _Moments(), _Moments()
-        self.busy = _Moments()
-        """Log time of an item in its worker."""
-
-    def moments(self) -> tuple[_Moments, ...]:
-        return (
-            self.speedup, self.wall, self.item, self.total, self.chunk, self.buffer, self.pickle, self.variation, self.cpu, self.busy,
-        )  # fmt: skip
-
-    def add(self, sample: TrainingData, weight: float) -> None:
-        features = sample.features
-        self.runs += 1
-        self.adaptive = sample.adaptive
-        self.speedup.add(math.log(sample.speedup), weight)
-        self.wall.add(math.log(sample.wall_per_item), weight)
-        self.item.add(math.log(features.estimated_item_time), weight)
-        self.total.add(math.log(features.total_seconds), weight)
-        self.chunk.add(math.log(sample.chunksize), weight)
-        for moments, value in (
-            (self.buffer, sample.buffer_size),
-            (self.pickle, features.pickle_size),
-            (self.busy, sample.worker_item_seconds),
-        ):
-            if value:
-                moments.add(math.log(value), weight)
-        if features.coefficient_of_variation is not None:
-            self.variation.add(features.coefficient_of_variation, weight)
-        if sample.cpu_share is not None:
-            self.cpu.add(sample.cpu_share, weight)
-
-
-class Experience:
-    """All cells of one function."""
-
-    def __init__(self, func_hash: str) -> None:
-        self.func_hash = func_hash
-        self.runs = 0
-        self.streams = 0
-        self.seconds = 0.0
-        """Wall time of all runs: exploration is paid from it."""
-        self.scale = 1.0
-        """Weight of the newest run: a cell's effective number of runs is its weight over this."""
-        self.cells: dict[tuple[Hashable, ...], Cell] = {}
-        self.item = _Moments()
-        self.cpu = _Moments()
-        """Log CPU time per item."""
-        self.size = _Moments()
-        self.pickle = _Moments()
-        self.variation = _Moments()
-        self.largest = (-math.inf, -math.inf, -math.inf)
-        """Logarithms: items, item time, total work."""
-
-    def add(self, sample: TrainingData) -> None:
-        features = sample.features
-        self.runs += 1
-        self.streams += sample.is_streaming
-        self.seconds += sample.wall_per_item * features.data_size
-        self.scale *= _GROWTH
-        setting, total = setting_of(sample), math.log(features.total_seconds)
-        where = sample.fingerprint or features.physical_cores
-        key = (setting, where, sample.is_streaming, sample.warm, round(total / _HALF_DECADE))
-        cell = self.cells.get(key)
-        if cell is None:
-            cell = self.cells[key] = Cell(setting, sample)
-        cell.add(sample, self.scale)
-        size, item = math.log(features.data_size), math.log(features.estimated_item_time)
-        self.size.add(size, self.scale)
-        self.item.add(item, self.scale)
-        if sample.cpu_item_seconds:
-            self.cpu.add(math.log(sample.cpu_item_seconds), self.scale)
-        if features.pickle_size:
-            self.pickle.add(math.log(features.pickle_size), self.scale)
-        if features.coefficient_of_variation is not None:
-            self.variation.add(features.coefficient_of_variation, self.scale)
-        if self.scale > _MOST_SCALE:
-            self._rescale()
-        self.largest = (max(self.largest[0], size), max(self.largest[1], item), max(self.largest[2], total))
-
-    def _rescale(self) -> None:
-        """Weights would outgrow floats; cells that no longer count go."""
-        self.cells = {key: cell for key, cell in self.cells.items() if cell.speedup.weight > _FORGOTTEN * self.scale}
-        every = [self.item, self.cpu, self.size, self.pickle, self.variation]
-        every += [moments for cell in self.cells.values() for moments in cell.moments()]
-        for moments in every:
-            moments.scale(1.0 / self.scale)
-        self.scale = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +104,10 @@ class Evidence:
         rows = zip(self.cells, self._shift, strict=True)
         return sum(runs * (cell.wall.mean - shift) for (cell, runs), shift in rows) / self.weight
 
+    def outliers(self) -> float:
+        """Share of the runs that were far from the others, in [0, 1)."""
+        return sum(runs * cell.wall.outliers for cell, runs in self.cells) / self.weight
+
     def deviation(self, kernel: Kernel, *, of_wall: bool) -> tuple[float, float]:
         """Standard deviation and degrees of freedom of the predictive t distribution of one run's log speedup, or log wall time per
         item."""
@@ -280,9 +118,9 @@ class Evidence:
             mean = moments.mean + (-shift if of_wall else shift)
             squares += runs * (moments.squares / moments.weight + (mean - centre) ** 2)
         more = max(0.0, self.weight - 1.0)
-        variance = (_PRIOR_RUNS * kernel.spread**2 + squares) / (_PRIOR_RUNS + more)
+        variance = (PRIOR_RUNS * kernel.spread**2 + squares) / (PRIOR_RUNS + more)
         variance = variance * (1.0 + 1.0 / self.weight) + self._doubt / self.weight
-        return math.sqrt(variance), _PRIOR_RUNS + more
+        return math.sqrt(variance), PRIOR_RUNS + more
 
 
 def weigh(
@@ -330,7 +168,7 @@ def _ranked(found: list[Evidence], kernel: Kernel) -> list[Evidence]:
     for each in found:
         each.speedup /= each.weight
     between = sum(each.weight * (each.speedup - centre) ** 2 for each in found) / everything
-    within = (_PRIOR_RUNS * kernel.spread**2 + sum(each.scatter for each in found)) / (_PRIOR_RUNS + everything)
+    within = (PRIOR_RUNS * kernel.spread**2 + sum(each.scatter for each in found)) / (PRIOR_RUNS + everything)
     # As many runs' weight has the mean of all settings: one at most, and less where settings really differ.
     pull = min(1.0, within / between) if between > 0 else 1.0
     for each in found:
@@ -410,7 +248,7 @@ def merged(evidence: Evidence, of: str) -> float:
     """Weighted mean of a cell's quantity (`item`, `chunk`, `busy`, `cpu`) over the evidence; NaN where none of its cells knows it."""
     weight = total = 0.0
     for cell, runs in evidence.cells:
-        moments: _Moments = getattr(cell, of)
+        moments: Moments = getattr(cell, of)
         if moments.weight:
             weight += runs
             total += runs * moments.mean

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from everloop.parallel.evidence import OWN, Evidence, Setting
+from everloop.parallel.cells import Setting
+from everloop.parallel.evidence import OWN, Evidence
 from everloop.parallel.predictor import PredictionResult, StreamingPredictionResult
 
 RATE = 1 / 8

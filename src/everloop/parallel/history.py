@@ -22,7 +22,7 @@ from pathlib import Path
 
 from everloop.core.clock import Clock, SystemClock
 from everloop.parallel import fingerprint, machine
-from everloop.parallel.evidence import Experience
+from everloop.parallel.cells import Experience
 from everloop.parallel.outcomes import Outcomes
 from everloop.parallel.samples import TrainingData, check, decode, encode
 from everloop.parallel.validation import number

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from everloop.parallel.calibration import Basis
+from everloop.parallel.cells import Setting
 from everloop.parallel.constants import DEFAULT_BUFFER_SIZE_MULTIPLIER
-from everloop.parallel.evidence import Evidence, Setting
+from everloop.parallel.evidence import Evidence
 from everloop.parallel.plan import ChunkBounds
 
 

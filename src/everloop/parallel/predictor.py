@@ -17,6 +17,7 @@ from typing import Any
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel.calibration import Basis
+from everloop.parallel.cells import Experience
 from everloop.parallel.constants import (
     DEFAULT_BUFFER_SIZE_MULTIPLIER,
     HETEROGENEOUS_CV_THRESHOLD,
@@ -28,7 +29,6 @@ from everloop.parallel.evidence import (
     ACROSS,
     OWN,
     Evidence,
-    Experience,
     Kernel,
     Workload,
     buffer_of,
@@ -267,7 +267,7 @@ def _of(
 
 
 def _confidence(evidence: Evidence, kernel: Kernel, remembered: bool) -> float:
-    return raw_confidence(*evidence.deviation(kernel, of_wall=remembered))
+    return raw_confidence(*evidence.deviation(kernel, of_wall=remembered)) * (1.0 - evidence.outliers())
 
 
 def _workload(query: Query, own: Experience | None) -> tuple[Workload, bool]:

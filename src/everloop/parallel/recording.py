@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel.calibration import Outcome
-from everloop.parallel.evidence import TOLERANCE, Experience, setting_of
+from everloop.parallel.cells import Experience, setting_of
+from everloop.parallel.evidence import TOLERANCE
 from everloop.parallel.features import WorkloadFeatures
 from everloop.parallel.fingerprint import get_fingerprint
 from everloop.parallel.history import History, get_history
