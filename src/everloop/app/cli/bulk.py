@@ -154,11 +154,23 @@ def tune(
     items_json: Annotated[str | None, typer.Option(metavar="LIST", help="Items: a JSON list.")] = None,
     limit: Annotated[int, typer.Option(help="Rows of FILE, at most.", min=1)] = 100_000,
     compare: Annotated[bool, typer.Option("--compare", help="Run the alternatives, too.")] = False,
-    rounds: Annotated[int, typer.Option(help="With --compare: each alternative runs so often.", min=1, max=1000)] = 5,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="With --compare: each alternative runs so often.",
+            min=1,
+            max=1000,
+            show_default="5, fewer of slow items",
+        ),
+    ] = None,
     seconds: Annotated[
-        float,
-        typer.Option(help="With --compare: work in one run, on one worker; items beyond are left out.", min=0.001),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="With --compare: work in one run, on one worker; items beyond are left out.",
+            min=0.001,
+            show_default="12 in all",
+        ),
+    ] = None,
     learn: Annotated[bool, typer.Option("--learn", help="Keep what was measured for later predictions.")] = False,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Believe runs of the past.")] = True,
     plot: Annotated[

@@ -9,10 +9,10 @@ from typing import Any
 
 from everloop.app.cli.group import UsageError
 from everloop.app.cli.output import as_json as to_json
-from everloop.app.cli.output import data, say, table
+from everloop.app.cli.output import data, for_data_alone, say, table
 from everloop.app.scoring.formats import Format
 from everloop.app.scoring.models import import_function
-from everloop.app.tuning import Comparison, Measured, alternatives, choose, compare, fitting, head, plot, rows_of
+from everloop.app.tuning import Comparison, Measured, Race, Say, choose, compare, head, plot, race_of, rows_of
 from everloop.parallel.results import OptimizationResult
 from everloop.parallel.wording import duration
 
@@ -31,8 +31,8 @@ def run(
     items_json: str | None,
     limit: int,
     race: bool,
-    rounds: int,
-    seconds: float,
+    rounds: int | None,
+    seconds: float | None,
     learn: bool,
     history: bool,
     picture: Path | None,
@@ -44,37 +44,42 @@ def run(
     from everloop.parallel.machine import here
 
     items = _items(file=file, data_format=data_format, column=column, count=count, text=items_json, limit=limit)
-    function = import_function(target)
+    if picture is not None and not picture.parent.is_dir():
+        raise UsageError(f"--plot {picture}: there is no folder {picture.parent}")
+    told: Say = (lambda _: None) if quiet else say
+    with for_data_alone():  # the function may print
+        function = import_function(target)
     if not items:
         raise UsageError("there are no items: nothing to tune for")
     with PoolManager() as pool:
-        result = choose(function, items, history=history, pool=pool)
+        with for_data_alone():
+            result = choose(function, items, history=history, pool=pool)
         if not as_json:
             data(result.explain())
         if not race and picture is None:
             if as_json:
                 data(to_json(_choice(target, result)))
             return
-        some = fitting(items, result.estimated_item_time, seconds)
-        if len(some) < len(items) and not quiet:
-            say(f"compares on {len(some):,} of the {len(items):,} items: {seconds:g} s for one worker (--seconds)")
-        found = compare(
-            function,
-            some,
-            alternatives(len(some), here().cores),
-            rounds=rounds,
-            learn=learn,
-            pool=pool,
-            say=(lambda _: None) if quiet else say,
-        )
+        plan = race_of(items, result.estimated_item_time, cores=here().cores, rounds=rounds, seconds=seconds)
+        told(_announced(plan, len(items)))
+        with for_data_alone():
+            found = compare(function, plan, learn=learn, pool=pool, say=told)
     if as_json:
         data(to_json({**_choice(target, result), "compared": _compared(found)}))
     else:
         show(found)
     if picture is not None:
         plot(found, target, picture)
-        if not quiet:
-            say(f"drawn in {picture}")
+        told(f"drawn in {picture}")
+
+
+def _announced(race: Race, count: int) -> str:
+    some = f"{len(race.items):,} of the {count:,}" if len(race.items) < count else f"all {count:,}"
+    rounds = f"{race.rounds} round{'s' * (race.rounds != 1)}"
+    return (
+        f"compares {len(race.settings)} settings over {some} items in {rounds}: about {duration(race.seconds)} at most "
+        "(--seconds: work in one run; --rounds)"
+    )
 
 
 def show(found: Comparison) -> None:
@@ -84,7 +89,7 @@ def show(found: Comparison) -> None:
         ("setting", "median", "spread", "against serial", "time"),
         [
             (
-                str(each.setting) + ("  <- best" if each is found.best else ""),
+                str(each) + ("  <- best" if each is found.best else ""),
                 duration(each.median),
                 _spread(each),
                 f"{found.serial.median / each.median:.2f} x",
@@ -93,9 +98,12 @@ def show(found: Comparison) -> None:
             for each in found.measured
         ],
     )
+    for setting, why in found.impossible.items():
+        data(f"{setting}: not possible, {why}")
     behind = found.chosen.median / found.best.median
     verdict = "it is the best of them" if behind <= 1.0 else f"{behind:.2f} times the best"
-    data(f"\n{found.items:,} items, {found.rounds} rounds in turns, workers warm. As chosen: {verdict}.")
+    rounds = f"{found.rounds} round{'s' * (found.rounds != 1)} in turns"
+    data(f"\n{found.items:,} items, {rounds}, workers warm. {str(found.chosen).capitalize()}: {verdict}.")
 
 
 def bar(share: float) -> str:
@@ -156,13 +164,15 @@ def _compared(found: Comparison) -> dict[str, Any]:
         "rounds": found.rounds,
         "settings": [
             {
-                "executor": each.setting.executor or "as chosen",
-                "n_jobs": each.setting.workers,
-                "chunksize": each.setting.chunksize,
+                "executor": (each.found or each.setting).executor,
+                "n_jobs": (each.found or each.setting).workers,
+                "chunksize": (each.found or each.setting).chunksize,
+                "as_chosen": each.setting.executor is None,
                 "median_seconds": each.median,
                 "seconds": each.seconds,
                 "speedup": found.serial.median / each.median,
             }
             for each in found.measured
         ],
+        "impossible": {str(setting): why for setting, why in found.impossible.items()},
     }
