@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from everloop.parallel.cost import MachineCosts
-from everloop.parallel.identity import func_hash
+from everloop.parallel.identity import func_hash, length
 from everloop.parallel.probe import Probe
 
 if TYPE_CHECKING:
@@ -88,7 +88,10 @@ def _key(func: Callable[[Any], Any], first: Any) -> tuple[object, ...]:
 
 def _size(item: Any) -> int:
     """Something that grows with the item."""
+    size = length(item)
+    if size is not None:
+        return size
     try:
-        return len(item)
-    except TypeError:
-        return int(getattr(item, "nbytes", 0)) or sys.getsizeof(item, 0)
+        return int(item.nbytes)
+    except Exception:  # an attribute of somebody else's, of whatever kind
+        return sys.getsizeof(item, 0)

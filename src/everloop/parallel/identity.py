@@ -128,10 +128,16 @@ def _outline(value: Any) -> str:
         return value
     if callable(value):
         return str(getattr(value, "__qualname__", type(value).__qualname__))
+    size = length(value)
+    return type(value).__qualname__ if size is None else f"{type(value).__qualname__}~{size.bit_length()}"
+
+
+def length(value: Any) -> int | None:
+    """`len`, where the value has one: somebody else's `__len__` may raise whatever it likes, and that is no reason not to work."""
     try:
-        return f"{type(value).__qualname__}~{len(value).bit_length()}"
-    except TypeError:
-        return type(value).__qualname__
+        return len(value)
+    except Exception:
+        return None
 
 
 def _function_of(func: Any) -> types.FunctionType | None:
