@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.parallel.recorded import history_in, recorded
@@ -13,6 +14,7 @@ from everloop.parallel import (
     execute,
     get_calibration_stats,
     get_history,
+    optimize_streaming,
     predict_parameters,
     stream,
     update_model_from_execution,
@@ -20,6 +22,7 @@ from everloop.parallel import (
 )
 from everloop.parallel.calibration import Outcome
 from everloop.parallel.identity import func_hash
+from everloop.parallel.plan import ChunkBounds
 
 
 def test_a_run_is_recorded_as_it_was_measured_if_the_caller_wants_it() -> None:
@@ -74,6 +77,25 @@ def test_a_buffer_and_an_ordering_that_were_fast_are_carried_out(ordered: bool, 
     assert sorted(found) == [item * item for item in range(2_000)]
     assert furthest <= 37
     assert results.report.most_in_flight <= 37
+
+
+def test_parameters_of_adaptive_chunking_that_were_fast_are_carried_out() -> None:
+    for bounds, speedup in ((ChunkBounds(0.05, 0.6), 1.9), (ChunkBounds(0.8, 0.2), 1.2)):
+        for _ in range(6):
+            update_model_from_execution(square, 2_000, 1e-3, 2, 40, speedup, executor_type="thread", adaptive=bounds)
+    asked: dict[str, Any] = {"ml_confidence_threshold": 0.1, "explore": False}
+    _, result = execute(square, range(2_000), use_ml_prediction=True, return_optimization_result=True, **asked)
+    assert (result.plan.source, result.plan.adaptive) == ("history", ChunkBounds(0.05, 0.6))
+    with stream(square, range(2_000), enable_ml_prediction=True, **asked) as results:
+        assert (results.plan.source, results.plan.adaptive) == ("history", ChunkBounds(0.05, 0.6))
+    with stream(
+        square, range(2_000), enable_ml_prediction=True, enable_adaptive_chunking=False, **asked
+    ) as results:  # fmt: skip
+        assert results.plan.adaptive is None, "what the caller says"
+    told = optimize_streaming(
+        square, range(2_000), enable_ml_prediction=True, ml_confidence_threshold=0.1, enable_adaptive_chunking=True
+    )
+    assert told.adaptive_chunking_params["adaptation_rate"] == 0.6
 
 
 class Awkward:

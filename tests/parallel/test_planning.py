@@ -177,6 +177,24 @@ class TestExperience:
             sources.add(plan.source)
         assert sources == {"history", "exploration"}
 
+    def test_what_cannot_travel_is_not_tried_in_processes(self) -> None:
+        lock = threading.Lock()
+
+        def locked(item: int) -> int:
+            with lock:
+                return item
+
+        for _ in range(60):
+            update_model_from_execution(locked, 1_000, 0.01, 2, 25, 1.9, executor_type="thread")
+        kinds = set()
+        for seed in range(150):
+            foresight = Foresight(predict=True, threshold=0.1, explore=True, learn=True)
+            tried = Planner(locked, Wishes(chunksize=25, n_jobs=2), foresight=foresight, rng=random.Random(seed))
+            plan = foreseeing.predicted_plan(tried, get_history(), 1_000, None)
+            assert plan is not None
+            kinds.add(plan.executor)
+        assert kinds == {"thread"}
+
     def test_who_does_not_learn_does_not_explore(self) -> None:
         self.teach(60)
         for seed in range(60):
