@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.parallel.workloads import Refused, refuse_odd, same, seal_three, sleep, square
 
 from everloop.core.errors import InvalidInput, NotPicklable
-from everloop.parallel import ExecutionHooks, PoolManager, execute, optimize
+from everloop.parallel import ExecutionHooks, PoolManager, execute, optimize, stream
 from everloop.parallel.hooks import Ended, Started
 
 KINDS = ["serial", "thread", "process"]
@@ -50,6 +51,40 @@ def test_any_iterable() -> None:
         execute(len, "abc")
     with pytest.raises(InvalidInput, match="iterable"):
         execute(len, 3)  # type: ignore[call-overload]
+
+
+class ByIndex:
+    """As PyTorch's data sets: no `__iter__`."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> int:
+        if index >= 5:
+            raise IndexError(index)
+        return index
+
+
+class Endless:
+    def __len__(self) -> int:
+        raise NotImplementedError("of unknown length")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(5))
+
+
+@pytest.mark.parametrize("data", [ByIndex(), Endless()])
+def test_data_sets(data: Any) -> None:
+    assert execute(square, data) == [0, 1, 4, 9, 16]
+    assert list(stream(square, data, prefer_ordered=True)) == [0, 1, 4, 9, 16]
+    assert list(optimize(square, data).data) == list(range(5))
+
+
+@pytest.mark.parametrize("data", [np.array(5), 5, None, "text", square])
+def test_what_is_no_list_is_refused(data: Any) -> None:
+    with pytest.raises(InvalidInput, match="data: ") as raised:
+        execute(square, data)
+    assert raised.value.field == "data"
 
 
 def test_arrays() -> None:
@@ -342,3 +377,72 @@ def test_fast_items_that_turn_slow() -> None:
     assert result.report is not None
     if result.report.replanned:
         assert any("changed on the way" in note for note in result.report.plan.notes)
+
+
+async def answer(item: int) -> int:
+    return item
+
+
+class Asking:
+    async def __call__(self, item: int) -> int:
+        return item
+
+
+@pytest.mark.parametrize("func", [answer, Asking(), functools.partial(answer), Asking().__call__])
+def test_an_async_function_is_refused_with_what_to_do(func: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"asyncio\.run") as raised:
+        execute(func, range(3))
+    assert raised.value.field == "func"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("checkpoint", 3),
+        ("checkpoint", b"bytes"),
+        ("progress", "yes"),
+        ("label", None),
+        ("retry_on", [ValueError]),
+        ("timeout", 1e300),
+        ("hooks", 3),
+        ("hooks", print),
+        ("hooks", ExecutionHooks),
+        ("hooks", [print]),
+        ("settings", 3),
+    ],
+)
+def test_options_of_the_wrong_kind_are_named_before_anything_runs(field: str, value: Any) -> None:
+    ran: list[int] = []
+    with pytest.raises(InvalidInput, match=f"^{field}: ") as raised:
+        stream(ran.append, iter(range(9)), **{field: value})
+    assert raised.value.field == field
+    if field != "settings":
+        with pytest.raises(InvalidInput, match=f"^{field}: "):
+            execute(ran.append, iter(range(9)), **{field: value})
+    assert ran == []
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "right"),
+    [
+        (execute, "n_job", "n_jobs"),
+        (execute, "chunk_size", "chunksize"),
+        (execute, "enable_ml_prediction", "use_ml_prediction"),
+        (stream, "use_ml_prediction", "enable_ml_prediction"),
+        (stream, "ordered", "prefer_ordered"),
+        (execute, "max_workers", "n_jobs"),
+        (execute, "backend", "executor"),
+        (execute, "retrys", "retries"),
+    ],
+)
+def test_a_misspelled_option_is_told_its_name(call: Any, wrong: str, right: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{wrong}: no such option; did you mean .*{right}"):
+        call(square, [1], **{wrong: 1})
+
+
+def test_one_exception_class_is_enough_to_retry_on() -> None:
+    def broken(item: int) -> int:
+        raise OSError(item)
+
+    (failed,) = execute(broken, [1], on_error="return", retries=2, retry_on=OSError, backoff=0.0)
+    assert failed.attempts == 3

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from everloop.core.errors import InvalidInput
 from everloop.parallel.decision import Wishes
 from everloop.parallel.engine import Run
 from everloop.parallel.hooks import ExecutionHooks
@@ -166,13 +167,15 @@ def execute(  # noqa: PLR0917 - the same
         target_chunk_duration=target_chunk_duration,
         prefer_threads_for_io=prefer_threads_for_io,
     )
+    run_options = RunOptions.of(execute, **options) if options else RunOptions()
+    watchers = listed(hooks)
     began = time.perf_counter()
     tell(progress_callback, "looking at the input", 0.0)
     given = opened(data, look_ahead=True)
     planner = Planner(
         func,
         wishes,
-        RunOptions.of(**options) if options else RunOptions(),
+        run_options,
         sample_size=sample_size,
         use_cache=use_cache,
         foresight=Foresight(
@@ -198,7 +201,7 @@ def execute(  # noqa: PLR0917 - the same
         planner.options,
         total=given.total,
         done=planner.done,
-        hooks=listed(hooks),
+        hooks=watchers,
         open_executor=planner.open,
         replan=planner.replan,
     )
@@ -235,7 +238,14 @@ def facts_of(planner: Planner, seconds: float) -> Profile:
 def listed(hooks: ExecutionHooks | Sequence[ExecutionHooks] | None) -> Sequence[ExecutionHooks]:
     if hooks is None:
         return ()
-    return (hooks,) if isinstance(hooks, ExecutionHooks) else hooks
+    given = [hooks] if isinstance(hooks, ExecutionHooks) else hooks
+    if not isinstance(given, Sequence) or not all(isinstance(each, ExecutionHooks) for each in given):
+        raise InvalidInput(
+            f"hooks: an ExecutionHooks object or a list of them is needed, this is {hooks!r}; subclass ExecutionHooks, and override "
+            "what you want to hear of",
+            field="hooks",
+        )
+    return given
 
 
 def tell(callback: ProgressCallback | None, what: str, share: float) -> None:

@@ -27,15 +27,27 @@ class Input:
     first: Any = None
 
 
+def _length(data: Iterable[Any]) -> int | None:
+    try:
+        return len(data) if isinstance(data, Sized) else None
+    except Exception as error:  # an array of no dimensions, a data set of unknown length
+        if getattr(data, "ndim", None) == 0:
+            raise InvalidInput("data: this is a single value, not a list of them", field="data") from error
+        return None
+
+
 def opened(data: Iterable[Any], *, look_ahead: bool = False) -> Input:
     """`look_ahead`: an iterator may be read a little further than is needed, to find out whether it is a short one."""
     if isinstance(data, (str, bytes)):
         raise InvalidInput(
             "data: this is text; a list, an iterator or another iterable of items is needed", field="data"
         )
+    total = _length(data)
     if not isinstance(data, Iterable):
-        raise InvalidInput(f"data: a list or another iterable is needed, this is {data!r}", field="data")
-    total = len(data) if isinstance(data, Sized) else None
+        try:
+            data = iter(data)  # by index, as PyTorch's data sets
+        except TypeError as error:
+            raise InvalidInput(f"data: a list or another iterable is needed, this is {data!r}", field="data") from error
     if isinstance(data, (list, tuple, range)):
         return Input(Source(data), total, data, repeatable=True, first=data[0] if data else None)
     repeatable = not isinstance(data, Iterator)

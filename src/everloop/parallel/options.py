@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from everloop.core.errors import InvalidInput
 from everloop.parallel.validation import number
+
+_ELSEWHERE = {
+    "ml_prediction": ("use_ml_prediction", "enable_ml_prediction"),
+    "max_workers": ("n_jobs",),
+    "workers": ("n_jobs",),
+    "processes": ("n_jobs",),
+    "chunk_size": ("chunksize",),
+    "batch_size": ("chunksize",),
+    "backend": ("executor",),
+    "ordered": ("prefer_ordered",),
+    "desc": ("label",),
+    "progress_bar": ("progress",),
+    "memory_backpressure": ("enable_memory_backpressure", "memory_threshold"),
+}
 
 OnError = Literal["raise", "skip", "return"]
 
@@ -23,7 +38,7 @@ class RunOptions:
     """With `skip` or `return`: an NDJSON file that each failed item is appended to, with its error."""
     retries: int = 0
     """How often an item that raised or timed out is tried again."""
-    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,)
     """Only these exceptions are worth another try."""
     backoff: float = 0.1
     """Seconds before the first retry, doubled for each further one."""
@@ -60,23 +75,44 @@ class RunOptions:
         number("jitter", self.jitter, 0, 1)
         number("checkpoint_interval", self.checkpoint_interval, 0)
         if self.timeout is not None:
-            number("timeout", self.timeout, 0, above=True)
+            number("timeout", self.timeout, 0, 1e9, above=True)
         if self.memory_threshold is not None:
             number("memory_threshold", self.memory_threshold, 0, 1, above=True)
-        if not isinstance(self.retry_on, tuple) or not all(
-            isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.retry_on
-        ):
-            raise InvalidInput("retry_on: a tuple of exception classes is needed", field="retry_on")
+        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)  # as in `except`
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise InvalidInput(
+                f"retry_on: an exception class or a tuple of them is needed, this is {self.retry_on!r}",
+                field="retry_on",
+            )
+        for name in ("checkpoint", "dead_letter"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, (str, Path)):
+                raise InvalidInput(f"{name}: the path of a file is needed, this is {path!r}", field=name)
+        if self.progress not in (None, True, False):
+            raise InvalidInput(f"progress: True, False or None is needed, this is {self.progress!r}", field="progress")
+        if not isinstance(self.label, str):
+            raise InvalidInput(f"label: text is needed, this is {self.label!r}", field="label")
 
     @classmethod
-    def of(cls, **given: Any) -> RunOptions:
-        """From a call's keyword arguments. Raises InvalidInput for one that does not exist, with near names."""
+    def of(cls, call: Callable[..., Any] | None = None, /, **given: Any) -> RunOptions:
+        """From the keyword arguments that `call` has no parameters for. Raises InvalidInput for one that does not exist, with near
+        names."""
         known = {each.name for each in fields(cls)}
         for name in given:
             if name not in known:
                 import difflib
 
-                near = difflib.get_close_matches(name, known, n=3)
+                if call is not None:
+                    import inspect
+
+                    known.update(inspect.signature(call).parameters)
+                near = _near(name, known) or difflib.get_close_matches(name, known, n=3)
                 hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(sorted(known))}"
                 raise InvalidInput(f"{name}: no such option{hint}", field=name)
         return cls(**given)
+
+
+def _near(name: str, known: set[str]) -> list[str]:
+    """What the same thing is called by other libraries, and in our own other calls."""
+    found = _ELSEWHERE.get(name.removeprefix("use_").removeprefix("enable_"), ())
+    return [each for each in found if each in known]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from everloop.core.errors import InvalidInput
 from everloop.parallel.api import facts_of, listed, say
 from everloop.parallel.decision import Wishes
 from everloop.parallel.engine import Run
@@ -187,14 +188,20 @@ def stream(  # noqa: PLR0917 - the same
     )
     number("memory_threshold", memory_threshold, 0, 1, above=True)
     threshold = memory_threshold if enable_memory_backpressure else None
+    if settings is not None and not isinstance(settings, StreamingOptimizationResult):
+        raise InvalidInput(
+            f"settings: what optimize_streaming answers is needed, this is {settings!r}", field="settings"
+        )
     if settings is not None and settings.memory_threshold is not None:
         threshold = settings.memory_threshold
+    run_options = RunOptions.of(stream, memory_threshold=threshold, **options)
+    watchers = listed(hooks)
     began = time.perf_counter()
     given = opened(iterable)
     planner = Planner(
         func,
         wishes,
-        RunOptions.of(memory_threshold=threshold, **options),
+        run_options,
         sample_size=sample_size,
         use_cache=use_cache,
         foresight=Foresight(
@@ -222,7 +229,7 @@ def stream(  # noqa: PLR0917 - the same
         planner.options,
         total=given.total,
         done=planner.done,
-        hooks=listed(hooks),
+        hooks=watchers,
         open_executor=planner.open,
         replan=planner.replan,
     )

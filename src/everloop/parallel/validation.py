@@ -5,6 +5,7 @@ NumPy's numbers are numbers, too: `len` of a frame, a mean, a comparison. They l
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -45,6 +46,12 @@ def flag(name: str, value: Any) -> bool:
 def function(value: Any) -> Callable[..., Any]:
     if not callable(value):
         raise InvalidInput(f"func: a function of one item is needed, this is {_told(value)}", field="func")
+    if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
+        raise InvalidInput(
+            "func: this is an async function, which gives a coroutine that no worker awaits; asyncio.gather runs many of them in one "
+            "thread, and `lambda item: asyncio.run(func(item))` is a function as it is needed here",
+            field="func",
+        )
     return value  # type: ignore[no-any-return]
 
 
