@@ -93,6 +93,17 @@ def test_a_remembered_item_time_is_not_overruled_by_the_default(history: History
     assert found.serial_item_seconds == pytest.approx(5e-6, rel=1e-6)
 
 
+def test_a_caller_who_says_ten_milliseconds_may_mean_it(history: History) -> None:
+    """The default of the signature is no claim; the same number from a caller is."""
+    recorded(history, 20, func_hash=NAME, item_time=5e-6)
+    assert predict_parameters(WORK, 1_000, history=history) is not None
+    assert predict_parameters(WORK, 1_000, float("0.010"), 0.0, history=history) is None, "2,000 times what was seen"
+    assert (
+        predict_streaming_parameters(WORK, 1_000, estimated_item_time=1e-2, confidence_threshold=0.0, history=history)
+        is None
+    )
+
+
 @pytest.mark.parametrize(("size", "item_time"), [(1_000_000, 0.001), (1_000, 1.0), (100_000, 0.01 * 1.01)])
 def test_a_workload_a_thousand_times_larger_than_any_seen_is_not_predicted(
     history: History, size: int, item_time: float

@@ -52,8 +52,8 @@ __all__ = [
     "predict_streaming_parameters",
 ]
 
-DEFAULT_ITEM_TIME = 0.01
-"""Stands for "not known" where a function has runs of its own: they know better."""
+DEFAULT_ITEM_TIME = float("0.01")
+"""Stands for "not known" where a function has runs of its own: they know better. Told by identity from a caller's 0.01, who may mean it."""
 _BEYOND = math.log(1_000) - 1e-9
 _AS_GOOD = math.log(1.03)
 _COUNTS = (
@@ -275,7 +275,7 @@ def _workload(query: Query, own: Experience | None) -> tuple[Workload, bool]:
     item = None if query.item_time is None else math.log(query.item_time)
     remembered = False
     if own is not None and (
-        item is None or query.item_time == DEFAULT_ITEM_TIME or abs(item - own.item.mean) < _SAME_WORK
+        item is None or query.item_time is DEFAULT_ITEM_TIME or abs(item - own.item.mean) < _SAME_WORK
     ):
         item, remembered = own.item.mean, True
     if item is None:
