@@ -15,7 +15,7 @@ import pytest
 from tests.app.scoring.conftest import Score
 
 from everloop.app.scoring import output, pace, resume
-from everloop.core.errors import CheckpointMismatch, Conflict, InvalidInput
+from everloop.core.errors import CheckpointMismatch, Conflict, InvalidInput, StoreUnavailable
 
 
 class Killed(BaseException):
@@ -284,3 +284,19 @@ def test_syncs_take_a_small_share_of_the_time(folder: Path, monkeypatch: pytest.
         out.sync(state)
     assert (now[0] - begun - 100.0) / 100.0 <= 0.1
     out.close()
+
+
+def test_a_full_disk_does_not_promise_rows_that_are_not_there(
+    run: Score, folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, state: resume.State) -> None:
+        if state.rows:
+            raise OSError(28, "No space left on device")
+        save(path, state)
+
+    save = resume.save
+    monkeypatch.setattr(resume, "save", full)
+    said: list[str] = []
+    with pytest.raises(StoreUnavailable, match="No space left"):
+        run("fn:double", source.name, "out.csv", said=said)
+    assert any("0 rows are kept" in each for each in said), said

@@ -123,7 +123,6 @@ class NdjsonEncoder(Encoder):
     def __init__(self, layout: Layout, *, gz: bool) -> None:
         self._layout = layout
         self._gz = gz
-        self._encode = msgspec.json.Encoder(enc_hook=str).encode
 
     def prepare(self, rows: Rows) -> None:
         if isinstance(rows, JsonRows) and self._layout.keep is None:
@@ -156,17 +155,17 @@ class NdjsonEncoder(Encoder):
                 record = {name: column[i] for name, column in columns.items()}
                 if i in rows.errors and isinstance(rows, CsvRows):
                     record = {name: _or_cell(value, rows, i, name) for name, value in record.items()}
-                lines.append(self._encode({**record, **found}))
+                lines.append(_json({**record, **found}))
         lines.append(b"")
         return _packed(b"\n".join(lines), gz=self._gz)
 
     def _spliced(self, rows: JsonRows, i: int, found: dict[str, Any]) -> bytes:
         """The line as it is, byte for byte, with more members at its end."""
-        more = self._encode(found)
+        more = _json(found)
         if not rows.records[i]:
-            return more if rows.raw[i] == b"{}" else self._encode({"line": rows.source(i), **found})
+            return more if rows.raw[i] == b"{}" else _json({"line": rows.source(i), **found})
         if i in rows.errors:  # it may have a member of that name
-            return self._encode({**rows.records[i], **found})
+            return _json({**rows.records[i], **found})
         raw = rows.raw[i]
         return raw[:-1].rstrip() + b"," + more[1:]
 
@@ -253,6 +252,10 @@ class Unfitting(Exception):
         super().__init__(error.text())
         self.error = error
         self.i = i
+
+
+_json = msgspec.json.Encoder(enc_hook=str).encode
+"""Not an attribute of the encoder, which travels to the workers: it could not."""
 
 
 def _infinite(value: Any) -> bool:

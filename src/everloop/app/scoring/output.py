@@ -87,6 +87,8 @@ class FileOutput:
         self._letters: IO[bytes] | None = None
         self._synced = time.monotonic()
         self._wait = SYNC_SECONDS
+        self.synced_rows = 0
+        """As many are durable."""
 
     def state(self) -> State | None:
         """Of an attempt before this one. Raises CheckpointMismatch."""
@@ -120,6 +122,7 @@ class FileOutput:
                 resume.save(self.state_path, state)  # from here on what is in the part file is known to be ours
             except OSError as error:
                 raise _unopened(self.part, error) from error
+        self.synced_rows = state.rows
         self._file = self._appending(self.part, state.output_bytes)
         if self._letters_path is not None:
             self._letters = self._appending(beside(self._letters_path, ".part"), state.dead_letter_bytes)
@@ -144,6 +147,7 @@ class FileOutput:
             resume.save(self.state_path, state)
         except OSError as error:
             raise self._unwritable(error) from error
+        self.synced_rows = state.rows
         self._synced = time.monotonic()
         self._wait = max(SYNC_SECONDS, (self._synced - began) / SYNC_SHARE)
 

@@ -105,10 +105,14 @@ def load(path: Path) -> State | None:
 def save(path: Path, state: State) -> None:
     """In one piece, and durable when it returns."""
     draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("wb") as file:
-        file.write(msgspec.json.encode(state))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("wb") as file:
+            file.write(msgspec.json.encode(state))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # the disk is full
+        draft.unlink(missing_ok=True)
+        raise
     draft.replace(path)
     flush_folder(path.parent)
 

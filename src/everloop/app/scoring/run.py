@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any, BinaryIO
 
 from msgspec.structs import replace
@@ -207,13 +207,14 @@ class _Attempt:
             output.close()
             output.discard()
             return
-        with suppress(EverloopError):  # the disk is full: then the last sync counts
+        rows = self._state.rows
+        try:
             output.sync(self._state, force=True)
+        except EverloopError:  # the disk is full: then the last sync counts
+            rows = output.synced_rows
         if not isinstance(error, Conflict):
             verb = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            self._say(
-                f"{verb}: {self._state.rows:,} rows are kept in {output.part}; the same command goes on from there"
-            )
+            self._say(f"{verb}: {rows:,} rows are kept in {output.part}; the same command goes on from there")
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began

@@ -20,6 +20,7 @@ from everloop.app.scoring.predicting import Answers, Predictor
 from everloop.app.scoring.rows import Block, Scored
 from everloop.app.scoring.source import Decoder
 
+CLOSE_SECONDS = 5.0
 OnBadRow = Literal["fail", "skip", "keep"]
 
 
@@ -46,10 +47,22 @@ class Scorer:
 
     def __post_init__(self) -> None:
         self._predictor: Predictor | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._idle = threading.Condition()
+        self._running = 0
 
     def __call__(self, block: Block) -> Scored:
-        return self.write(self.answer(block))
+        with self._idle:
+            self._running += 1
+        try:
+            return self.write(self.answer(block))
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
 
     def answer(self, block: Block) -> Answered:
         predictor = self._loaded()
@@ -81,6 +94,9 @@ class Scorer:
         )
 
     def close(self) -> None:
+        """Wait for threads that an interrupted run has left in the model: a process that ends under native code is aborted."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running, CLOSE_SECONDS)
         if self._predictor is not None:
             self._predictor.close()
             self._predictor = None
@@ -95,11 +111,11 @@ class Scorer:
         return predictor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_predictor": None, "_lock": None}
+        return {**self.__dict__, "_predictor": None, "_lock": None, "_idle": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._begin()
 
 
 def _letters(rows: Rows) -> bytes:
