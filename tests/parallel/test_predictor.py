@@ -78,6 +78,17 @@ def test_a_neighbour_that_was_tried_once_and_is_as_good_does_not_unsettle_what_i
     assert better.chunksize == 128
 
 
+def test_a_neighbour_that_was_lucky_once_does_not_send_everybody_back_to_the_dry_run(history: History) -> None:
+    recorded(history, 8, func_hash=NAME, chunksize=64, speedup=1.80)
+    recorded(history, 1, func_hash=NAME, chunksize=128, speedup=2.05)
+    found = predict_parameters(WORK, 1_000, 0.001, history=history)
+    assert found is not None
+    assert found.chunksize == 64
+    unsure = predict_parameters(WORK, 1_000, 0.001, 0.0, history=history)
+    assert unsure is not None
+    assert unsure.chunksize == 128, "who does not mind gets what looks fastest"
+
+
 def test_the_time_that_is_promised_is_the_one_that_was_measured(history: History) -> None:
     recorded(history, 10, func_hash=NAME, speedup=1.6, item_time=0.002, item_seconds=0.002 / 1.6)
     found = predict_parameters(WORK, 1_000, history=history)

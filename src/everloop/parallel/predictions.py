@@ -99,5 +99,7 @@ class Query:
     """Worker processes are there already (True), or must be started first."""
     spawn_seconds: float | None = None
     """What their start takes here, where that was measured."""
+    threshold: float = 0.0
+    """Confidence that is asked for: a setting that reaches it is preferred to one that is a little faster and does not."""
     exactly: Setting | None = None
     """Only this setting, as far as functions can be compared by it: what a run that was done with it should have taken."""

@@ -56,6 +56,7 @@ DEFAULT_ITEM_TIME = float("0.01")
 """Stands for "not known" where a function has runs of its own: they know better. Told by identity from a caller's 0.01, who may mean it."""
 _BEYOND = math.log(1_000) - 1e-9
 _AS_GOOD = math.log(1.03)
+_NEARLY = math.log(1.15)
 _COUNTS = (
     ("pickle_size", 0, False),
     ("coefficient_of_variation", 0, False),
@@ -159,8 +160,8 @@ def predict_streaming_parameters(  # noqa: PLR0917 - the order is an agreed inte
 
 def _sure(query: Query, asked: float, verbose: bool, history: History) -> PredictionResult | None:
     query = _checked(query, asked)
-    result = predict(query, history) if query.data_size != 0 else None
     threshold = history.outcomes.threshold(asked)
+    result = predict(replace(query, threshold=threshold), history) if query.data_size != 0 else None
     sure = result is not None and result.confidence >= threshold
     if verbose:
         said = _why_not(query, history) if result is None else f"{_told(result, threshold)}: {result.reason}"
@@ -230,12 +231,19 @@ def _of(
     ]
     if not ranked:
         return None
+    basis: Basis = "across" if own is None else "function"
     # Of settings that are as good as equal, the one that is known best: a neighbour that was tried once must not unsettle it.
     equal = [each for each in ranked if each.score >= ranked[0].score - _AS_GOOD]
     raw, best = max(((_confidence(each, kernel, remembered), each) for each in equal), key=lambda pair: pair[0])
+    if history.outcomes.calibrated(raw, basis) < query.threshold:
+        # One that was lucky once must not hide what is well known, and nearly as fast.
+        for each in ranked:
+            sure = _confidence(each, kernel, remembered)
+            if each.score >= ranked[0].score - _NEARLY and history.outcomes.calibrated(sure, basis) >= query.threshold:
+                raw, best = sure, each
+                break
     ranked.remove(best)
     ranked.insert(0, best)
-    basis: Basis = "across" if own is None else "function"
     if remembered:
         item_seconds = math.exp(best.wall() + best.speedup - best.score)
     else:
