@@ -9,6 +9,7 @@ A warm prediction reads one modification time and some dozen sums: far less than
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Collection
@@ -237,9 +238,9 @@ def _of(
     raw, best = max(((_confidence(each, kernel, remembered), each) for each in equal), key=lambda pair: pair[0])
     if history.outcomes.calibrated(raw, basis) < query.threshold:
         # One that was lucky once must not hide what is well known, and nearly as fast.
-        for each in ranked:
+        for each in itertools.takewhile(lambda each: each.score >= ranked[0].score - _NEARLY, ranked):
             sure = _confidence(each, kernel, remembered)
-            if each.score >= ranked[0].score - _NEARLY and history.outcomes.calibrated(sure, basis) >= query.threshold:
+            if history.outcomes.calibrated(sure, basis) >= query.threshold:
                 raw, best = sure, each
                 break
     ranked.remove(best)
