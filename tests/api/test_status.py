@@ -29,6 +29,7 @@ GRPC = {
     "UNAVAILABLE",
     "INTERNAL",
     "DATA_LOSS",
+    "DEADLINE_EXCEEDED",
 }
 
 
