@@ -77,7 +77,7 @@ class Endless:
 def test_data_sets(data: Any) -> None:
     assert execute(square, data) == [0, 1, 4, 9, 16]
     assert list(stream(square, data, prefer_ordered=True)) == [0, 1, 4, 9, 16]
-    assert list(optimize(square, data).data) == list(range(5))
+    assert list(iter(optimize(square, data).data)) == list(range(5))
 
 
 @pytest.mark.parametrize("data", [np.array(5), 5, None, "text", square])
