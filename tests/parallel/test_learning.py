@@ -38,6 +38,13 @@ def test_a_run_is_recorded_as_it_was_measured_if_the_caller_wants_it() -> None:
     assert sample.worker_item_seconds == pytest.approx(result.report.mean_item_seconds), "by the workers' own"
 
 
+def test_chunks_are_recorded_as_they_were_and_not_as_adaptation_would_have_had_them() -> None:
+    assert list(stream(square, range(400), executor="thread", n_jobs=2, buffer_size=6, prefer_ordered=True))
+    (sample,) = get_history().load()
+    assert sample.buffer_size == 6
+    assert sample.chunksize <= 6
+
+
 def test_after_some_runs_the_history_decides_and_nothing_is_run_for_it() -> None:
     for _ in range(6):
         update_model_from_execution(square, 200, 0.0002, 2, 20, 1.8, executor_type="thread")

@@ -123,7 +123,7 @@ def test_without_a_dry_run_the_remembered_item_time_counts(history: History) -> 
 
 def test_streams_keep_buffer_and_ordering_and_batches_do_not(history: History) -> None:
     plan = {"buffer_size": 16, "ordered": False, "adaptive": ChunkBounds(0.1)}
-    stream = recorded(history, report(plan=plan, last_chunksize=77), streaming=True)
+    stream = recorded(history, report(plan=plan, largest_chunk=77), streaming=True)
     assert (stream.is_streaming, stream.buffer_size, stream.use_ordered) == (True, 16, False)
     assert (stream.chunksize, stream.adaptive) == (77, ChunkBounds(0.1))
     batch = recorded(history, report(plan=plan))

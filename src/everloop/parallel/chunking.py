@@ -85,11 +85,6 @@ class Chunking:
     def item_seconds(self) -> float | None:
         return self._time.seconds
 
-    @property
-    def settled(self) -> int:
-        """The size that adaptation has come to, whatever the end or the beginning of the work makes of it."""
-        return self._size
-
     def depth(self, remaining: int | None) -> int:
         """Chunks that a worker may have at once. None is queued behind another where that would be long, or at the end, where the last
         ones shall go to whoever is free."""

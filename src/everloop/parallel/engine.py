@@ -308,6 +308,8 @@ class Run:
         self._settlement.take_in(done)
         if done.lost is None:
             self._chunking.observe(done.count, done.seconds)
+            if self._executor is not None:  # else the dry run's, which is no chunk
+                self.report.largest_chunk = max(self.report.largest_chunk, done.count)
         if self._announcer:
             failures = len(done.failures)
             event = ChunkDone(self.label, done.chunk.first, done.count, done.seconds, done.worker, failures, done.lost)
@@ -355,7 +357,6 @@ class Run:
         # Workers go on while a consumer is away. Its time does not count, but no run is faster than its workers.
         report.wall_seconds = max(now - self._started - self._away, work / max(1, self._plan.n_jobs))
         report.recent_item_seconds = self._chunking.item_seconds
-        report.last_chunksize = self._chunking.settled
         if self._gate is not None:
             report.paused_seconds = self._gate.paused_seconds(now)
         return report

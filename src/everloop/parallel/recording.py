@@ -92,7 +92,7 @@ def record_run(
             memory_bandwidth_gbps=history.memory_bandwidth(measure=report.wall_seconds > _WORTH_MEASURING),
         ),
         n_jobs=n_jobs,
-        chunksize=max(1, (report.last_chunksize or plan.chunksize) if adaptive else plan.chunksize),
+        chunksize=max(1, (report.largest_chunk or plan.chunksize) if adaptive else plan.chunksize),
         speedup=serial / wall,
         timestamp=history.clock.now(),
         buffer_size=_buffer(report) if streaming else None,

@@ -30,8 +30,8 @@ class RunReport:
     bytes_in: int = 0
     bytes_out: int = 0
     chunks: int = 0
-    last_chunksize: int = 0
-    """After adaptation."""
+    largest_chunk: int = 0
+    """Items that one worker ran at a stretch, at most: what chunks came to, whatever adaptation would have liked."""
     most_in_flight: int = 0
     deaths: int = 0
     """Workers lost."""

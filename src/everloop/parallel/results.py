@@ -162,7 +162,7 @@ class OptimizationResult:
         lines = ["", "Happened"]
         spread = f", of which {duration(report.item_seconds)} of work in the items" if report.item_seconds else ""
         lines.append(_row("took", f"{duration(report.wall_seconds)} for {report.items:,} items{spread}"))
-        lines.append(_row("chunks", f"{report.chunks:,}, at last of {report.last_chunksize:,} items"))
+        lines.append(_row("chunks", f"{report.chunks:,}, of up to {report.largest_chunk:,} items"))
         troubles = {
             "settings changed": report.replanned,
             "items retried": report.retries,
