@@ -26,6 +26,8 @@ from everloop.parallel.plan import Plan
 from everloop.parallel.work import ItemFailure
 from everloop.testing import ManualClock
 
+# What crashes and what resumes are two functions here, one after the bug and one before.
+pytestmark = pytest.mark.filterwarnings("ignore:checkpoint. the code of:RuntimeWarning")
 PLAN = Plan("process", 2, 3, buffer_size=12)
 PROGRAM = Path(__file__).with_name("interrupted.py")
 
@@ -55,6 +57,12 @@ def crashed(path: Path, limit: int = 20, items: Iterable[Any] = range(30), plan:
 
 def resumed(path: Path, items: Iterable[Any] = range(30), **given: Any) -> Bench:
     return Bench(ten, items, given.pop("plan", PLAN), checkpoint=path, **given)
+
+
+def test_changed_code_is_warned_of_since_its_old_results_stand(tmp_path: Path) -> None:
+    crashed(tmp_path / "c")
+    with pytest.warns(RuntimeWarning, match="code of .* has changed"):
+        collect(resumed(tmp_path / "c").run, [])
 
 
 def test_finished_chunks_are_not_run_again(tmp_path: Path) -> None:

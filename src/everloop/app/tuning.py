@@ -232,14 +232,19 @@ def _came_to(result: OptimizationResult) -> Setting:
     return Setting(plan.executor, plan.n_jobs, None if plan.adaptive else plan.chunksize)
 
 
-def plot(comparison: Comparison, name: str, path: Path) -> None:
-    """A bar for each setting, with all of its rounds as dots. Raises MissingExtra."""
+def check_drawing() -> None:
+    """Raises MissingExtra: better before a race than after it."""
+    from importlib.util import find_spec
+
     from everloop.core.errors import MissingExtra
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra.of("bench", "--plot") from error
+    if find_spec("matplotlib") is None:
+        raise MissingExtra.of("bench", "--plot")
+
+
+def plot(comparison: Comparison, name: str, path: Path) -> None:
+    """A bar for each setting, with all of its rounds as dots."""
+    from matplotlib.figure import Figure
 
     measured = comparison.measured[::-1]
     figure = Figure(figsize=(8, 0.6 + 0.32 * len(measured)), layout="constrained")

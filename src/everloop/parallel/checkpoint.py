@@ -22,6 +22,7 @@ import os
 import pickle
 import stat
 import struct
+import warnings
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -135,7 +136,7 @@ class Checkpoint:
             except BlockingIOError as error:
                 raise Conflict(f"checkpoint: another run has {path} open", field="checkpoint") from error
             checkpoint = cls(path, handle, clock, interval)
-            checkpoint._read_header(identity_of(func))
+            checkpoint._read_header(identity_of(func), func_hash(func))
             checkpoint._read_records()
         except BaseException:
             os.close(handle)
@@ -207,8 +208,8 @@ class Checkpoint:
             self._dirty = False
         self._synced = self._clock.monotonic()
 
-    def _read_header(self, identity: str) -> None:
-        mine = MAGIC + json.dumps({"function": identity}).encode() + b"\n"
+    def _read_header(self, identity: str, code: str) -> None:
+        mine = MAGIC + json.dumps({"function": identity, "code": code}).encode() + b"\n"
         there = os.pread(self._handle, 1 << 16, 0)
         if mine.startswith(there):  # new, or torn while it was made
             if there != mine:
@@ -219,9 +220,17 @@ class Checkpoint:
         if not there.startswith(MAGIC):
             raise self._mismatch("it is no checkpoint file")
         line = there[len(MAGIC) :].partition(b"\n")[0]
-        if line + b"\n" != mine[len(MAGIC) :]:
-            raise self._mismatch(_another(line, identity))
-        self._end = len(mine)
+        header = _header(line)
+        if header.get("function") != identity:
+            raise self._mismatch(_another(str(header.get("function")), identity))
+        if header.get("code") != code:
+            warnings.warn(
+                f"checkpoint: the code of {identity} has changed since {self._path} was begun; what is finished there keeps the results "
+                "of the old code. Remove the file to begin anew",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._end = len(MAGIC) + len(line) + 1
 
     def _read_records(self) -> None:
         size = os.fstat(self._handle).st_size
@@ -321,11 +330,15 @@ def _why(path: Path, error: OSError) -> str:
     return "it is a symbolic link; give the file that it leads to" if path.is_symlink() else str(error.strerror)
 
 
-def _another(line: bytes, identity: str) -> str:
+def _header(line: bytes) -> dict[str, Any]:
     try:
-        there = str(json.loads(line)["function"])
-    except (ValueError, TypeError, KeyError):
-        there = line.decode(errors="replace")
+        header = json.loads(line)
+    except ValueError:
+        header = None
+    return header if isinstance(header, dict) else {"function": line.decode(errors="replace")}
+
+
+def _another(there: str, identity: str) -> str:
     if there.partition(" with ")[0] == identity.partition(" with ")[0]:
         return f"what is bound to {identity.partition(' with ')[0]} (arguments, variables) was something else then"
     return f"it is of another function, {there}; this is {identity}"

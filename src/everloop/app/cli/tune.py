@@ -12,7 +12,19 @@ from everloop.app.cli.output import as_json as to_json
 from everloop.app.cli.output import data, for_data_alone, say, table
 from everloop.app.scoring.formats import Format
 from everloop.app.scoring.models import import_function
-from everloop.app.tuning import Comparison, Measured, Race, Say, choose, compare, head, plot, race_of, rows_of
+from everloop.app.tuning import (
+    Comparison,
+    Measured,
+    Race,
+    Say,
+    check_drawing,
+    choose,
+    compare,
+    head,
+    plot,
+    race_of,
+    rows_of,
+)
 from everloop.parallel.results import OptimizationResult
 from everloop.parallel.wording import duration
 
@@ -46,6 +58,8 @@ def run(
     items = _items(file=file, data_format=data_format, column=column, count=count, text=items_json, limit=limit)
     if picture is not None and not picture.parent.is_dir():
         raise UsageError(f"--plot {picture}: there is no folder {picture.parent}")
+    if picture is not None:
+        check_drawing()
     told: Say = (lambda _: None) if quiet else say
     with for_data_alone():  # the function may print
         function = import_function(target)

@@ -179,6 +179,10 @@ def import_function(text: str) -> Callable[..., Any]:
     import difflib
 
     name, _, attribute = text.partition(":")
+    if not name or not attribute:
+        raise InvalidInput(
+            f"{text}: which function? Say MODULE:FUNCTION, as in mypackage.cleaning:clean", field="model"
+        )
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:  # as `python -m` would have it
         sys.path.insert(0, here)

@@ -179,7 +179,8 @@ class _Attempt:
         if error is not None and self._job.on_error == "fail":
             where = "row" if self._source.place.format == "parquet" else "line"
             raise InvalidInput(
-                f"{self._source.place.name}, {where} {error.line}, {error.text()} (--on-error skip leaves such rows out, keep shows why)",
+                f"{self._source.place.name}, {where} {error.line}, {error.text()} (--on-error skip leaves such rows out, from here on; "
+                "--on-error keep --restart shows why)",
                 field=error.column,
             )
         output.append(scored.payload, scored.dead_letters)
