@@ -151,7 +151,7 @@ class OptimizationResult:
             f"Why  (by {self.plan.source})",
             *(f"  - {note}" for note in self.plan.notes or [self.plan.reason]),
         ]
-        if self.plan.confidence is not None:
+        if self.plan.confidence is not None and self.plan.source == "history":  # an exploration is a try
             lines.append(f"  - confidence {self.plan.confidence:.0%} that the time is met within a quarter")
         return lines + [f"  ! {warning}" for warning in self.warnings]
 
