@@ -211,6 +211,46 @@ def test_what_waits_behind_a_slow_chunk_is_handed_back() -> None:
 # --- the function ---
 
 
+def ignore_signals(item: int) -> int:
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    return item
+
+
+def handlers(item: int) -> list[bool]:
+    return [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGUSR1)]
+
+
+def test_a_function_s_signal_handlers_are_not_the_next_one_s(pool: PoolManager) -> None:
+    """Nor is its alarm instead of ours: items would outstay their timeout."""
+    for func, result in ((ignore_signals, 1), (handlers, [False, False, False])):
+        with opened(func, 1, pool) as executor:
+            executor.submit(Chunk(0, 0, [1]))
+            (done,) = collect(executor, 1)
+            assert done.values == [result]
+    assert pool.stats()["started"] == 1
+
+
+def test_what_a_function_has_started_ends_with_a_parent_that_dies(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    command = program(
+        tmp_path,
+        f"""
+        import os, signal, subprocess, sys
+        from everloop.parallel import execute
+        def start(item):
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            open({str(path)!r}, "w").write(str(child.pid))
+            os.kill({{parent}}, signal.SIGKILL)
+            child.wait()
+        parent = os.getpid()
+        execute(start, [1], executor="process", n_jobs=1)
+        """.replace("{{parent}}", "parent").replace("{parent}", "parent"),
+    )
+    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert until_gone([int(path.read_text())])
+
+
 def test_a_caller_with_a_thousand_open_files_has_workers_too(pool: PoolManager) -> None:
     """`select` knows no file descriptor beyond 1023, and a worker's pipes have the numbers that they have here."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

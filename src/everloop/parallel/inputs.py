@@ -43,7 +43,7 @@ def opened(data: Iterable[Any], *, look_ahead: bool = False) -> Input:
             "data: this is text; a list, an iterator or another iterable of items is needed", field="data"
         )
     total = _length(data)
-    if not isinstance(data, Iterable):
+    if not hasattr(type(data), "__iter__"):
         try:
             data = iter(data)  # by index, as PyTorch's data sets
         except TypeError as error:

@@ -50,8 +50,8 @@ def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> N
     try:
         _Worker(inbox, outbox, blas).serve()
     except BrokenPipeError:  # the parent is gone
-        os._exit(1)
-    impatient = threading.Timer(_LAST_ORDERS, os._exit, (1,))
+        _end_all()
+    impatient = threading.Timer(_LAST_ORDERS, _end_all)
     impatient.daemon = True
     impatient.start()
     sys.exit(0)
@@ -60,6 +60,13 @@ def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> N
 def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
+    _end_all()
+
+
+def _end_all() -> None:
+    """At once, with the processes that functions have started: nobody is there to end them."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -74,6 +81,7 @@ class _Worker:
         self._func: Callable[[Any], Any] | None = None
         self._raw = False
         self._alarm = Alarm()
+        self._handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
         self._put_off: Frame | None = None
         """Read, and still to be done."""
 
@@ -111,6 +119,7 @@ class _Worker:
             sys.path[:] = settings["path"]
             with contextlib.suppress(OSError):  # deleted meanwhile, or not ours to enter
                 os.chdir(settings["folder"])
+            self._restore_signals()
             nesting.enter(settings["depth"], whole_process=True)
             self._blas.limit(settings["threads"])
             self._func = payload.load(frame.payload, frame.parts)
@@ -122,6 +131,12 @@ class _Worker:
             self._say(frames.LOADED, frame.number, explain(error).encode(), flags=frames.BROKEN)
             return
         self._say(frames.LOADED, frame.number, numbers=(time.perf_counter() - begun, 0.0, 0.0))
+
+    def _restore_signals(self) -> None:
+        """An earlier function's handlers are not for the next one, nor instead of our alarm."""
+        for number, handler in self._handlers.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
 
     def _run(self, frame: Frame) -> None:
         func, number, (slice_seconds, timeout, _) = self._func, frame.number, frame.numbers
