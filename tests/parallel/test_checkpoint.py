@@ -251,6 +251,19 @@ def test_what_fills_on_the_way_does_not() -> None:
         assert identity_of(func) == before
 
 
+def test_what_fills_on_the_way_is_no_other_code_either(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def keep(item: int) -> int:
+        seen.append(item)
+        return item
+
+    for func in (keep, lambda item: keep(item) and seen.append(item)):
+        path = tmp_path / func.__name__
+        for _ in range(2):  # a warning would be an error here
+            assert len(Bench(func, range(9), checkpoint=path).run.results()) == 9
+
+
 def test_lambdas_are_known_by_their_code() -> None:
     assert identity_of(lambda item: item + 1) != identity_of(lambda item: item + 2)
 

@@ -35,7 +35,7 @@ from typing import Any
 from everloop.core.clock import Clock
 from everloop.core.errors import CheckpointMismatch, Conflict, ItemFailed, NotPicklable, StoreUnavailable, Untrusted
 from everloop.parallel.digests import digest_of
-from everloop.parallel.identity import func_hash
+from everloop.parallel.identity import code_hash
 from everloop.parallel.work import ItemFailure
 
 MAGIC = b"everloop checkpoint 1\n"
@@ -56,7 +56,7 @@ def identity_of(func: Callable[..., Any]) -> str:
     named = func if hasattr(func, "__qualname__") else type(func)
     name = f"{named.__module__}:{named.__qualname__}"
     if name.endswith("<lambda>"):
-        name += f" {func_hash(func)}"
+        name += f" {code_hash(func)}"
     bound = _bound(func)
     return f"{name} with {digest_of(bound):016x}" if bound else name
 
@@ -136,7 +136,7 @@ class Checkpoint:
             except BlockingIOError as error:
                 raise Conflict(f"checkpoint: another run has {path} open", field="checkpoint") from error
             checkpoint = cls(path, handle, clock, interval)
-            checkpoint._read_header(identity_of(func), func_hash(func))
+            checkpoint._read_header(identity_of(func), code_hash(func))
             checkpoint._read_records()
         except BaseException:
             os.close(handle)

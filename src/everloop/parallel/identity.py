@@ -36,6 +36,29 @@ def func_hash(func: Callable[..., Any]) -> str:
     return _digest(func)
 
 
+def code_hash(func: Callable[..., Any]) -> str:
+    """12 hexadecimal digits of the code alone, that of the functions of its module that it calls included: whatever is bound to it may
+    fill or change while it runs. Empty for what is written in C."""
+    digest, waiting = hashlib.sha1(usedforsecurity=False), [_function_of(func)]
+    seen: set[types.CodeType] = set()
+    while waiting:
+        function = waiting.pop()
+        if function is None or function.__code__ in seen or len(seen) > _MOST_CALLEES:
+            continue
+        seen.add(function.__code__)
+        for code in _codes(function.__code__):
+            constants = (_constant(value) for value in code.co_consts if not isinstance(value, types.CodeType))
+            for part in (code.co_code.hex(), *code.co_names, *constants):
+                digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+            called = (function.__globals__.get(name) for name in code.co_names)
+            waiting += [
+                each
+                for each in called
+                if isinstance(each, types.FunctionType) and each.__globals__ is function.__globals__
+            ]
+    return digest.hexdigest()[:HASH_LENGTH] if seen else ""
+
+
 def function_complexity(func: Callable[..., Any]) -> int:
     """Bytes of bytecode, of nested functions too; 0 for what is written in C."""
     function = _function_of(func)
