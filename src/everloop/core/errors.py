@@ -174,6 +174,8 @@ class WorkerDied(ItemFailed):
     """The workers that ran this item were killed or crashed, as often as was allowed: the item is poison."""
 
     code = "worker_died"
+    how = "it died"
+    """What became of the last of them: `killed by signal 9`."""
 
 
 class ItemTimeout(ItemFailed, TimeoutError):

@@ -135,7 +135,9 @@ class Settlement:
                 self._backlog.add(piece)
         if not pieces:
             deaths = chunk.deaths + 1
-            self._fail_alone(chunk, WorkerDied(f"{deaths} workers died with this item alone; the last one was {how}"))
+            died = WorkerDied(f"{deaths} worker{'s' * (deaths != 1)} died with this item alone; the last one was {how}")
+            died.how = how
+            self._fail_alone(chunk, died)
 
     def _fail_alone(self, chunk: Chunk, error: BaseException) -> None:
         """The single item of a chunk failed, and no worker is there to say so."""

@@ -429,10 +429,10 @@ def test_a_file_of_one_json_array_says_how_to_convert_it(run: Score, folder: Pat
 
 @pytest.mark.parametrize("into", ["out.csv", "out.ndjson", "out.parquet"])
 def test_every_format_can_be_written_by_worker_processes(run: Score, folder: Path, into: str) -> None:
-    write(folder / "t.ndjson", [{"x": x} for x in range(20_000)])
+    write(folder / "t.ndjson", [{"x": x} for x in range(30_000)])  # more than are scored here before they are spread
     summary = run("fn:double", "t.ndjson", into, executor="process", workers=2)
-    assert (summary.executor, summary.rows) == ("process", 20_000)
-    assert [float(row["prediction"]) for row in read(folder / into)] == [2.0 * x for x in range(20_000)]
+    assert (summary.executor, summary.rows) == ("process", 30_000)
+    assert [float(row["prediction"]) for row in read(folder / into)] == [2.0 * x for x in range(30_000)]
 
 
 def test_values_of_several_kinds_have_no_place_in_parquet(run: Score, folder: Path) -> None:

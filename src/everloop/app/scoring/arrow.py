@@ -206,6 +206,12 @@ def from_stream(data: bytes) -> Any:
         return reader.read_next_batch()
 
 
+def cut_stream(data: bytes, rows: int) -> tuple[bytes, bytes]:
+    """The first `rows` rows of its batch, and the rest, each a stream."""
+    batch = from_stream(data)
+    return to_stream(batch.slice(0, rows)), to_stream(batch.slice(rows))
+
+
 def to_parquet(streams: Path, target: Path, schema: Any) -> None:
     """Copy a file of streams into a new Parquet file, and make that durable."""
     import pyarrow as pa

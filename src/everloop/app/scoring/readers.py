@@ -52,6 +52,12 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+def cut_text(data: bytes, lines: int) -> tuple[bytes, bytes]:
+    """The first `lines` lines of it, and the rest."""
+    found = data.split(b"\n")
+    return b"".join(line + b"\n" for line in found[:lines]), b"\n".join(found[lines:])
+
+
 class TextReader:
     """CSV (its header is a row like any other here) or NDJSON."""
 

@@ -93,6 +93,15 @@ class Scorer:
             seconds=time.perf_counter() - answered.began,
         )
 
+    def refuse(self, block: Block, message: str) -> Scored:
+        """What becomes of a block whose rows nothing can score. The model is not asked."""
+        began = time.perf_counter()
+        rows = self.decoder.rows(block)
+        prepared = self.encoder.prepare(rows)
+        for i in range(len(rows)):
+            rows.bad(i, None, message)
+        return self.write(Answered(rows, prepared, Answers([None] * len(rows)), began))
+
     def close(self) -> None:
         """Wait for threads that an interrupted run has left in the model: a process that ends under native code is aborted."""
         with self._idle:

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from everloop.app.scoring.arrow import ArrowRows, ParquetReader
+from everloop.app.scoring.arrow import ArrowRows, ParquetReader, cut_stream
 from everloop.app.scoring.decoding import CsvRows, JsonRows, Rows
 from everloop.app.scoring.formats import Format, Place
 from everloop.app.scoring.kinds import KINDS, Kind, kinds_of_cells
-from everloop.app.scoring.readers import Reader, TextReader
+from everloop.app.scoring.readers import Reader, TextReader, cut_text
 from everloop.app.scoring.rows import Block
 from everloop.core.errors import InvalidInput
 
@@ -37,6 +37,16 @@ class Decoder:
         if self.format == "csv":
             return CsvRows(block, self.names, self.kinds, self.delimiter)
         return JsonRows(block) if self.format == "ndjson" else ArrowRows(block)
+
+    def halves(self, block: Block) -> tuple[Block, ...]:
+        """The block in two, each with half of its rows; none of one that has no two rows."""
+        lines = self.rows(block).lines
+        if len(lines) < 2:
+            return ()
+        middle = lines[len(lines) // 2]
+        cut = cut_stream if self.format == "parquet" else cut_text
+        first, second = cut(block.data, middle - block.line)
+        return Block(first, block.line), Block(second, middle)
 
 
 @dataclass

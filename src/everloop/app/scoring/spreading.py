@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from everloop.app.scoring.models import FunctionModel
 from everloop.app.scoring.rows import Block, Scored
 from everloop.app.scoring.scorer import Scorer
+from everloop.core.errors import WorkerDied
 from everloop.parallel.work import ExecutorKind
 
 
@@ -23,7 +24,8 @@ class Spread:
     def run(self, scorer: Scorer, blocks: Iterator[Block]) -> Generator[Scored, None, None]:
         """One block at a time goes to each worker: `Pace` has made them large enough. An exception of the input comes when all that was
         read before it has been scored."""
-        from everloop.parallel import PoolManager, stream
+        from everloop.app.scoring.poison import score_piecemeal
+        from everloop.parallel import ItemFailure, PoolManager, stream
 
         work = functools.partial(score_block, scorer=scorer, work=work_of(scorer))
         with (
@@ -38,12 +40,19 @@ class Spread:
                 prefer_threads_for_io=isinstance(scorer.model, FunctionModel),  # a model never waits for anybody
                 pool_manager=pool,
                 enable_ml_prediction=True,
+                on_error="return",
                 progress=False,
                 label="score",
             ) as results,
         ):
             try:
-                yield from results
+                for found in results:
+                    if not isinstance(found, ItemFailure):
+                        yield found
+                    elif isinstance(found.error, WorkerDied):
+                        yield score_piecemeal(found.item, found.error, scorer=scorer, work=work, pool=pool)
+                    else:
+                        raise found.error
             finally:
                 self.executor, self.workers = results.plan.executor, results.plan.n_jobs
 
