@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.parallel.workloads import same, sleep
 
+from everloop.parallel import optimize
 from everloop.parallel.gil import gil_share, typical_delay
 from everloop.parallel.probe import MOST, SHORT, DryRun, Probe, dry_run, examine, sample, steady
 from everloop.parallel.source import Source
@@ -154,7 +155,44 @@ def test_an_item_that_fails_ends_the_sample() -> None:
     assert done.count == 3
     assert [(each.index, str(each.error), each.item) for each in done.failures] == [(2, "two", 2)]
     assert "ValueError: two" in done.failures[0].traceback
-    assert run.probe.failure == "item 2 raised ValueError"
+    assert run.probe.items == 2
+    assert run.probe.failure.startswith("item 2: ValueError: two (in fails, test_probe.py:")
+
+
+def test_how_long_a_failing_item_takes_says_nothing() -> None:
+    now = Time()
+
+    def fails(item: int) -> None:
+        if item == 2:
+            now.pass_by(waiting=5.0, working=3.0, cores=4.0)
+            raise TimeoutError("nobody answers")
+        now.pass_by(working=0.001)
+
+    run = sample(fails, Source(range(100)), size=5, total=100, timers=now.timers)
+    assert run.probe.item_seconds == pytest.approx(0.001)
+    assert run.probe.coefficient_of_variation == pytest.approx(0.0)
+    assert run.probe.cpu_share == pytest.approx(1.0)
+    assert run.probe.cores_used == 1.0
+    assert run.probe.read_seconds == pytest.approx(0.0)
+    assert run.probe.seconds == pytest.approx(8.002), "it took that time, though"
+    assert run.done[0].cpu_seconds == pytest.approx(3.002)
+
+
+def test_a_function_that_always_fails_is_not_praised() -> None:
+    def fails(item: int) -> None:
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+        raise ValueError("always")
+
+    result = optimize(fails, range(10_000))
+    assert (result.executor_type, result.n_jobs, result.estimated_speedup) == ("serial", 1, 1.0)
+    assert (result.plan.item_seconds, result.plan.predicted_seconds) == (None, None)
+    assert "what an item takes is not known" in result.reason
+    (warning,) = result.warnings
+    assert "item 0: ValueError: always (in fails, test_probe.py:" in warning
+    assert warning in result.explain()
+    assert optimize(fails, range(10_000), executor="thread").executor_type == "thread", "the caller's word stands"
 
 
 def test_a_failure_on_a_thread_of_the_trial_is_a_failure_like_any_other() -> None:

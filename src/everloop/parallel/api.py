@@ -87,7 +87,10 @@ def optimize(  # noqa: PLR0917 - the names and places that callers know
     result = described(planner, plan, given.total, profile, time.perf_counter() - began)
     result.data = given.data if given.repeatable else rest(planner.run.sampled if planner.run else [], given.source)
     if planner.run is not None and planner.run.probe.failure:
-        result.warnings.append(f"the sample failed: {planner.run.probe.failure}; that item will fail in the run, too")
+        unknown = "; what an item takes is not known" if planner.run.probe.only_failures else ""
+        result.warnings.append(
+            f"the sample failed: {planner.run.probe.failure}; that item will fail in the run, too{unknown}"
+        )
     if verbose:
         say(result)
     return result

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from everloop.core.errors import explain
 from everloop.parallel.timers import Timers
 from everloop.parallel.work import Chunk, Done, ItemFailure
 
@@ -33,7 +34,7 @@ class Ran:
 
     @property
     def failed(self) -> str:
-        return "; ".join(f"item {each.index} raised {type(each.error).__name__}" for each in self.failures)
+        return "; ".join(f"item {each.index}: {explain(each.error)}" for each in self.failures)
 
     def done(self) -> Done:
         return Done(

@@ -222,6 +222,8 @@ class Planner:
     def _by_dry_run(self, source: Source, total: int | None, extend: bool) -> Plan:
         limit = self._limit(extend)
         self.run = sample(self.func, source, size=self.sample_size, limit=limit, total=total, cores=_cores)
+        if self.run.probe.only_failures:
+            return self._in_the_dark(self.run.probe, total)
         if self.run.probe.items:
             predicted = self._predict(total, self.run)
             if predicted is not None:
@@ -233,6 +235,16 @@ class Planner:
         if source.ended and total is None:
             total = self.run.count
         return self._decide(probe, None if total is None else total - self.run.count, "dry run")
+
+    def _in_the_dark(self, probe: Probe, total: int | None) -> Plan:
+        """All that was run has failed, and how long that took says nothing. What the caller did not decide is found on the way."""
+        start = replace(
+            self._settled(),
+            source="dry run",
+            reason="the sample failed: what an item takes is not known",
+            notes=[],
+        )
+        return self._in_a_stream(start, probe, total)
 
     def _limit(self, extend: bool) -> float:
         """How many items the dry run may take."""

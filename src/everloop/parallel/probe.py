@@ -50,7 +50,7 @@ class Probe:
     """What is known of a function and its items. Times in seconds, sizes in bytes."""
 
     items: int
-    """Run to learn it."""
+    """Run to learn it; 0 where all that were run failed. How long a failure takes says nothing of those that do not fail."""
     item_seconds: float
     """Wall time of one, undisturbed."""
     coefficient_of_variation: float = 0.0
@@ -76,6 +76,11 @@ class Probe:
     """How an item of the sample failed."""
     seconds: float = 0.0
     """Taken by the dry run."""
+
+    @property
+    def only_failures(self) -> bool:
+        """Something was run, and still nothing is known of how long items take."""
+        return bool(self.failure) and not self.items
 
 
 @dataclass
@@ -174,43 +179,49 @@ class _Subject:
         reading = 0.0
         resident = peak_memory()
         queued, thread, process, began = timers.queued(), timers.thread(), timers.process(), clock()
-        before = began
+        before, cpu, busy = began, 0.0, 0.0
         # Tiny items are too short to time five of them; where results are kept, more of them cost nothing.
         most = min(limit, MOST * size)
         while taken := self.source.take(1):
             item = taken[0]
             started = clock()
-            reading += started - before
             self.run(ran, item)
-            before = clock()
+            if ran.failures:  # what that took says nothing of the others: the clocks stay where they were before it
+                break
+            reading += started - before
+            cpu, busy, before = timers.thread() - thread, timers.process() - process, clock()
             spent, count = before - began, len(ran.items)
-            if count >= most or ran.failures or (count >= size and spent >= SETTLED):
+            if count >= most or (count >= size and spent >= SETTLED):
                 break
             if count == 1 and spent < SHORT:
                 continue
             if spent < SETTLED:
                 continue
-            at_work = timers.thread() - thread + timers.queued() - queued
+            at_work = cpu + timers.queued() - queued
             if spent > PATIENCE * self.at_best(total, spent / count, at_work / spent, cores):
                 break
         if not ran.items:
             return DryRun(Probe(items=0, item_seconds=0.0))
-        ran.cpu, busy, wall = timers.thread() - thread, timers.process() - process, before - began
-        disturbed = min(timers.queued() - queued, wall - ran.cpu)
+        ran.cpu, seconds = timers.thread() - thread, clock() - began
+        good = ran.times[: len(ran.times) - len(ran.failures)]
+        if not good:
+            return DryRun(Probe(items=0, item_seconds=0.0, failure=ran.failed, seconds=seconds), [ran.done()])
+        wall = before - began
+        disturbed = min(timers.queued() - queued, wall - cpu)
         alone = max(wall - disturbed, 1e-9)
-        mean, variation = steady(sorted(ran.times)[:-1] if disturbed > 0.1 * wall and len(ran.times) > 2 else ran.times)
-        each = min(mean, alone / len(ran.items))
+        mean, variation = steady(sorted(good)[:-1] if disturbed > 0.1 * wall and len(good) > 2 else good)
+        each = min(mean, alone / len(good))
         probe = Probe(
-            items=len(ran.items),
+            items=len(good),
             item_seconds=each,
             coefficient_of_variation=variation,
-            cpu_share=min(1.0, ran.cpu / max(alone - reading, ran.cpu, 1e-9)),
+            cpu_share=min(1.0, cpu / max(alone - reading, cpu, 1e-9)),
             # The clock of processes ticks slowly: nothing short can be told by it.
             cores_used=max(1.0, busy / alone) if alone > 0.005 else 1.0,
-            read_seconds=max(0.0, min(reading, alone - each * len(ran.items))) / len(ran.items),
+            read_seconds=max(0.0, min(reading, alone - each * len(good))) / len(good),
             memory_bytes=max(0, peak_memory() - resident),
             failure=ran.failed,
-            seconds=wall,
+            seconds=seconds,
         )
         return DryRun(probe, [ran.done()])
 
