@@ -109,7 +109,8 @@ def test_what_was_sent_ahead_to_a_worker_that_dies_is_not_lost() -> None:
         found = collect(executor, ahead)
         assert [done.chunk.number for done in found if done.lost] == [100]
         untouched = [done for done in found if not done.lost]
-        assert all(done.count == 0 for done in untouched)
+        for done in untouched:  # not begun, or run by the next worker
+            assert done.count == 0 or done.values == done.chunk.items
         assert len(untouched) == ahead - 1
         executor.submit(Chunk(200, 0, [7]))
         assert [done.values for done in executor.collect()] == [[7]]
