@@ -436,15 +436,14 @@ def test_a_run_that_cannot_have_been_is_named_and_not_taught(history: History, g
 
 
 def test_numpy_s_numbers_are_numbers(history: History) -> None:
-    numpy = pytest.importorskip("numpy")
+    import numpy as np
+
     for _ in range(5):
         assert update_model_from_streaming_execution(
-            WORK, numpy.int64(1_000), numpy.float32(0.001), numpy.int32(2), numpy.int64(50), numpy.float64(1.8), numpy.int64(6),
-            numpy.bool_(True), numpy.int64(100), numpy.float32(0.1), history=history,
+            WORK, np.int64(1_000), np.float32(0.001), np.int32(2), np.int64(50), np.float64(1.8), np.int64(6),
+            np.bool_(True), np.int64(100), np.float32(0.1), history=history,
         )  # fmt: skip
-    found = predict_streaming_parameters(
-        WORK, numpy.int64(1_000), numpy.float32(0.001), history=History(history.folder)
-    )
+    found = predict_streaming_parameters(WORK, np.int64(1_000), np.float32(0.001), history=History(history.folder))
     assert found is not None
     assert (found.n_jobs, found.buffer_size, found.use_ordered) == (2, 6, True)
 

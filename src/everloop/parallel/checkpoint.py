@@ -37,6 +37,7 @@ from everloop.core.errors import CheckpointMismatch, Conflict, ItemFailed, NotPi
 from everloop.parallel.digests import digest_of
 from everloop.parallel.identity import code_hash
 from everloop.parallel.work import ItemFailure
+from everloop.stores.folders import flush_folder
 
 MAGIC = b"everloop checkpoint 1\n"
 _RECORD = struct.Struct("<IQQQ")
@@ -214,7 +215,7 @@ class Checkpoint:
         if mine.startswith(there):  # new, or torn while it was made
             if there != mine:
                 self._write(mine)
-                _sync_folder(self._path)
+                flush_folder(self._path.parent)
             self._end = len(mine)
             return
         if not there.startswith(MAGIC):
@@ -342,12 +343,3 @@ def _another(there: str, identity: str) -> str:
     if there.partition(" with ")[0] == identity.partition(" with ")[0]:
         return f"what is bound to {identity.partition(' with ')[0]} (arguments, variables) was something else then"
     return f"it is of another function, {there}; this is {identity}"
-
-
-def _sync_folder(path: Path) -> None:
-    """A new name survives a power failure only once its folder is on disk."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

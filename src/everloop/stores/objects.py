@@ -17,6 +17,7 @@ from pathlib import Path
 
 from everloop.core.errors import ArtifactCorrupt, StoreUnavailable
 from everloop.core.hashing import artifact_digest
+from everloop.stores.folders import flush_folder
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -65,7 +66,7 @@ class FolderArtifacts:
                 return digest
             if not place.parent.is_dir():
                 place.parent.mkdir(exist_ok=True)
-                _flush_folder(self._path)
+                flush_folder(self._path)
             draft = place.with_name(f".{digest[:12]}-{uuid.uuid4().hex}.tmp")
             try:
                 with draft.open("xb") as file:
@@ -76,7 +77,7 @@ class FolderArtifacts:
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
-            _flush_folder(place.parent)
+            flush_folder(place.parent)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -121,16 +122,6 @@ class FolderArtifacts:
 
 def _missing(digest: str) -> ArtifactCorrupt:
     return ArtifactCorrupt(f"artifact {digest[:12]}… is missing from the store")
-
-
-def _flush_folder(path: Path) -> None:
-    if os.name == "nt":  # there a folder cannot be opened, and a rename is durable by itself
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

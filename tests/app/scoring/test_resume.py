@@ -16,6 +16,7 @@ from tests.app.scoring.conftest import Score
 
 from everloop.app.scoring import output, pace, resume
 from everloop.core.errors import CheckpointMismatch, Conflict, InvalidInput, StoreUnavailable
+from everloop.stores import folders
 
 
 class Killed(BaseException):
@@ -41,7 +42,7 @@ class Crashes:
         self.calls = 0
         for owner, name in [
             (resume, "save"),
-            (resume, "flush_folder"),
+            (folders, "flush_folder"),
             (output.FileOutput, "append"),
             (output.FileOutput, "discard"),
             (Path, "replace"),

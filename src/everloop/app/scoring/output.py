@@ -18,6 +18,7 @@ from everloop.app.scoring import resume
 from everloop.app.scoring.formats import Place
 from everloop.app.scoring.resume import State
 from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
+from everloop.stores import folders
 
 SYNC_SECONDS = 1.0
 SYNC_SHARE = 0.05
@@ -180,10 +181,10 @@ class FileOutput:
         if self._letters_path is not None:
             with suppress(FileNotFoundError):
                 beside(self._letters_path, ".part").replace(self._letters_path)
-                resume.flush_folder(self._letters_path.parent)
+                folders.flush_folder(self._letters_path.parent)
         with suppress(FileNotFoundError):  # an attempt before this one has come as far as that
             ready.replace(self.path)
-        resume.flush_folder(self.path.parent)
+        folders.flush_folder(self.path.parent)
         self.close()
         self.part.unlink(missing_ok=True)
         self.state_path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import msgspec
 from everloop.app.scoring.formats import Place
 from everloop.core.errors import CheckpointMismatch
 from everloop.core.hashing import body_digest
+from everloop.stores import folders
 
 LAYOUT = 1
 HEAD = 1 << 16
@@ -114,7 +115,7 @@ def save(path: Path, state: State) -> None:
         draft.unlink(missing_ok=True)
         raise
     draft.replace(path)
-    flush_folder(path.parent)
+    folders.flush_folder(path.parent)
 
 
 def check(state: State, identity: Identity, dead_letter: str | None, part: Path) -> None:
@@ -126,17 +127,6 @@ def check(state: State, identity: Identity, dead_letter: str | None, part: Path)
         raise CheckpointMismatch(
             f"{part} is half of another run: {'; '.join(differences)}. Say --restart to throw its {state.rows:,} rows away and begin anew"
         )
-
-
-def flush_folder(path: Path) -> None:
-    """A rename is durable once the folder is."""
-    if os.name == "nt":  # there a folder cannot be opened, and a rename is durable by itself
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _told(value: Any) -> str:
