@@ -90,7 +90,13 @@ def test_a_number_of_workers_that_is_fixed_holds_for_other_kinds_of_worker_too(h
     assert {(kind, count) for kind, count, _, _ in found} == {("thread", n_jobs)}
 
 
-def test_workers_are_never_more_than_the_cores_unless_they_are_threads(history: History) -> None:
+def test_more_processes_than_cores_are_tried_for_long_items_only(history: History) -> None:
+    recorded(history, 30, n_jobs=2, chunksize=2)
+    found = tried(history, predicted(history), past_seconds=1e9, free={"n_jobs"})
+    assert {(kind, n_jobs) for kind, n_jobs, *_ in found} == {("process", 4)}
+
+
+def test_workers_are_otherwise_never_more_than_the_cores_unless_they_are_threads(history: History) -> None:
     recorded(history, 30, n_jobs=2)
     assert tried(history, predicted(history), past_seconds=1e9, free={"n_jobs"}) == {}
     recorded(history, 30, n_jobs=2, executor="thread", speedup=2.5)

@@ -25,6 +25,8 @@ BUDGET = 0.02
 """Share of the function's whole time so far that one exploration may be expected to lose."""
 MOST_LOSS = 0.5
 """Of the run itself."""
+LONG_ITEMS = 8
+"""Items are long, or few, where no more than so many make a chunk."""
 DIMENSIONS = frozenset({"executor", "n_jobs", "chunksize", "buffer_size", "use_ordered"})
 
 _Result = TypeVar("_Result", bound=PredictionResult)
@@ -91,6 +93,9 @@ def neighbours(
             yield _workers(setting, n_jobs - 1, 1 / (n_jobs - 1))
         if n_jobs < cores or setting.executor == "thread":
             yield _workers(setting, n_jobs + 1, 0.1)
+        if setting.executor == "process" and n_jobs == cores > 1 and prediction.chunksize <= LONG_ITEMS:
+            # Few long items end unevenly; where more processes share the cores, the kernel evens them out.
+            yield _workers(setting, 2 * cores, 0.1)
     if "executor" in free:
         for kind in executors:
             if kind in (setting.executor, "ray"):
