@@ -38,6 +38,7 @@ STATUSES: dict[str, Status] = {
     "model_untrained": Status(409, "FAILED_PRECONDITION", "Model untrained"),
     "not_supported": Status(422, "UNIMPLEMENTED", "Not supported"),
     "untrusted": Status(403, "PERMISSION_DENIED", "Not trusted"),
+    "forbidden": Status(403, "PERMISSION_DENIED", "Forbidden"),
     "missing_extra": Status(501, "UNIMPLEMENTED", "Optional dependency missing"),
     "overloaded": Status(503, "UNAVAILABLE", "Overloaded", 1.0),
     "starting": Status(503, "UNAVAILABLE", "Starting", 1.0),

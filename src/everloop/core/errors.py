@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 Fault = Literal["caller", "server", "model"]
+Failure = Literal["raised", "not_finite", "shape", "timeout", "crash"]
+"""How a model failed on an input."""
 
 
 class EverloopError(Exception):
@@ -89,6 +91,13 @@ class Conflict(EverloopError, ValueError):
     fault = "caller"
 
 
+class Forbidden(EverloopError, PermissionError):
+    """The caller is known or not, but may not do this: asking for a version by header needs a key for it."""
+
+    code = "forbidden"
+    fault = "caller"
+
+
 class ModelUntrained(EverloopError, ValueError):
     """The model is registered but has no version yet: it has not seen enough labelled examples."""
 
@@ -143,10 +152,11 @@ class Draining(EverloopError, RuntimeError):
 
 
 class ModelFailed(EverloopError, RuntimeError):
-    """The model raised, or answered something unusable (NaN, infinity, a wrong shape), for this input."""
+    """The model raised, or answered something unusable (NaN, infinity, a wrong shape), or took too long, for this input."""
 
     code = "model_failed"
     fault = "model"
+    how: Failure = "raised"
 
 
 class FitFailed(EverloopError, RuntimeError):

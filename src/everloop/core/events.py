@@ -25,6 +25,20 @@ EventKind = Literal[
     "archived",
     "unregistered",
     "learner_failed",
+    "rollout_started",
+    "rollout_advanced",
+    "rollout_paused",
+    "rollout_resumed",
+    "rollout_ended",
+    "guard",
+    "sample_ratio",
+    "shadow_failed",
+    "traffic",
+    "aliased",
+    "tagged",
+    "noted",
+    "collected",
+    "imported",
 ]
 
 

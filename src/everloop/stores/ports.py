@@ -7,6 +7,7 @@ Implementations are safe to call from any thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +16,8 @@ from everloop.core.errors import EverloopError
 from everloop.core.events import Event
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Example, Label, PredictionRecord, Task, VersionStatus
+from everloop.policy.rollout import Rollout
+from everloop.policy.routing import Allocation
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -156,6 +159,14 @@ class ModelRecord(msgspec.Struct, frozen=True):
     live_version: int | None = None
     template: str | None = None
     """Digest of the unfitted estimator's bytes, where the kind needs one."""
+    allocation: Allocation | None = None
+    """Which version answers whom, where several do; None: `live_version` answers everybody."""
+    shadow: int | None = None
+    """The version that is shown a copy of the traffic."""
+    aliases: dict[str, int] = {}
+    """Name -> version, as in `fraud@champion`. `champion` (what is live) and `challenger` (of the rollout) are not kept here."""
+    rollout: dict[str, Any] = {}
+    """How versions that the learning loop makes go out: overrides of its policy, as `registry.rollouts.policy_of` reads it."""
 
 
 class VersionRecord(msgspec.Struct, frozen=True):
@@ -166,21 +177,99 @@ class VersionRecord(msgspec.Struct, frozen=True):
     created_at: float
     manifest: Manifest
     note: str = ""
+    name: str = ""
+    """What its maker calls it, as `v1.0`; unique within the model where it is not empty."""
+    tags: dict[str, str] = {}
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one process has seen of a rollout so far, cumulated since it first saw it."""
+
+    source: str
+    """Names the process and its life: a restarted one reports anew."""
+    at: float
+    payload: bytes
+
+
+class Shelf(Protocol):
+    """All that the catalog holds of one model, inside one transaction: read, changed, and told.
+
+    What is put is seen by what is read later from the same shelf. Nothing is visible outside before the transaction ends."""
+
+    @property
+    def model(self) -> ModelRecord: ...
+
+    @property
+    def history(self) -> list[int]:
+        """The versions that were live, oldest first; the last one is live now."""
+
+    def put_model(self, record: ModelRecord, history: Sequence[int] | None = None) -> None:
+        """`history` None: as it was."""
+
+    def versions(self) -> list[VersionRecord]:
+        """By ascending number."""
+
+    def version(self, number: int) -> VersionRecord:
+        """Raises VersionNotFound."""
+
+    def next_number(self) -> int:
+        """Take the next version number; never given again."""
+
+    def put_version(self, record: VersionRecord) -> None:
+        """New or changed."""
+
+    def delete_version(self, number: int) -> None:
+        """Its number is never used again."""
+
+    def rollout(self) -> Rollout | None:
+        """The newest one, active or ended."""
+
+    def put_rollout(self, rollout: Rollout) -> None:
+        """New (its id one higher than the newest's) or changed."""
+
+    def log(self, event: Event) -> None:
+        """An event of the model's timeline, committed with the change that it tells of."""
 
 
 class Catalog(Protocol):
     """Models and their versions: what *should* be live. Every change is one transaction."""
 
-    def create_model(self, record: ModelRecord) -> None:
-        """Raises Conflict if the name is taken."""
+    def change(self, name: str) -> AbstractContextManager[Shelf]:
+        """One transaction on one model: commits at the end of the `with` block, and rolls back if it raises. Serialised with every
+        other change, of whichever process. Raises ModelNotFound (with near names)."""
+
+    def rollout(self, model: str) -> Rollout | None:
+        """The newest one. Raises ModelNotFound."""
+
+    def rollouts(self, model: str) -> list[Rollout]:
+        """All, by ascending id. Raises ModelNotFound."""
+
+    def active_rollouts(self) -> list[Rollout]:
+        """Of all models, those that have not ended."""
+
+    def put_report(self, model: str, rollout: int, report: Report) -> None:
+        """Keep what a process has seen of a rollout, instead of what the same source had reported. No revision."""
+
+    def reports(self, model: str, rollout: int) -> list[Report]:
+        """By source."""
+
+    def put_findings(self, model: str, rollout: int, payload: bytes, *, step_revision: int) -> bool:
+        """Keep what the controller has made of the reports. False, and nothing is kept, where the rollout's `revision` is not
+        `step_revision` any more: somebody has acted meanwhile. No revision of the catalog."""
+
+    def findings(self, model: str, rollout: int) -> bytes | None: ...
+
+    def create_model(self, record: ModelRecord, event: Event | None = None) -> None:
+        """`event` is committed with it. Raises Conflict if the name is taken."""
 
     def get_model(self, name: str) -> ModelRecord:
         """Raises ModelNotFound (with near names)."""
 
     def list_models(self) -> list[ModelRecord]: ...
 
-    def delete_model(self, name: str) -> None:
-        """Raises ModelNotFound. A later model of that name continues the numbering of versions."""
+    def delete_model(self, name: str, event: Event | None = None) -> None:
+        """`event` is committed with it. Rollouts, reports and findings go, too. Raises ModelNotFound. A later model of that name
+        continues the numbering of versions, and of rollouts."""
 
     def set_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
         """Fix the schema, once: the first writer wins and everybody gets the winner's record back. A `target` that was
