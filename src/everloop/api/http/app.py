@@ -19,9 +19,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from everloop.api.http import endpoints
+from everloop.api.http import endpoints, version_endpoints
 from everloop.api.http.bodies import WrongMediaType
-from everloop.api.http.endpoints import Api, Endpoint
+from everloop.api.http.endpoint import Api, Endpoint
+from everloop.api.http.operation import Operation
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import Refusal, problem, refusal
 from everloop.api.services import Services
@@ -31,14 +32,17 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_MODULES = {"versions": version_endpoints}
+"""By tag, where not `endpoints`."""
+
 
 def create_app(services: Services) -> Starlette:
     """Every operation, over `services`. Starts and stops nothing: `app.server` does."""
     api = Api(services)
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
-        endpoint: Endpoint = getattr(endpoints, operation.id)
-        by_path.setdefault(operation.path, {})[operation.method] = _guarded(api, operation.id, endpoint)
+        handler = _guarded(api, operation.id, endpoint_of(operation))
+        by_path.setdefault(operation.path, {})[operation.method] = handler
     app = Starlette(
         routes=[_route(path, handlers) for path, handlers in by_path.items()],
         exception_handlers={HTTPException: _unrouted},
@@ -48,6 +52,11 @@ def create_app(services: Services) -> Starlette:
     app.router.redirect_slashes = False
     app.state.api = api
     return app
+
+
+def endpoint_of(operation: Operation) -> Endpoint:
+    found: Endpoint = getattr(_MODULES.get(operation.tag, endpoints), operation.id)
+    return found
 
 
 def _lifespan(api: Api) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:

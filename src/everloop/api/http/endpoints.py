@@ -6,11 +6,6 @@ Whatever touches a store runs on `Api.threads`; fits, which take long, on `Api.f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -20,59 +15,29 @@ from everloop.api import health as wellbeing
 from everloop.api import verbs, wire
 from everloop.api.http import codec
 from everloop.api.http.bodies import check_depth, decode, read_json
-from everloop.api.http.events import EventHub, EventStream
-from everloop.api.http.threads import Threads
-from everloop.api.services import Services
-from everloop.core.errors import InvalidInput, VersionNotFound
+from everloop.api.http.endpoint import (
+    MOST_ID,
+    Api,
+    boolean,
+    integer,
+    json,
+    json_bytes,
+    model_name,
+    optional_body,
+    whole,
+)
+from everloop.api.http.events import EventStream
+from everloop.core.errors import InvalidInput
 from everloop.core.hashing import body_digest
 
-MOST_ID = 2**53
-"""Beyond it neither JSON readers nor stores agree on integers."""
-
-_encode = msgspec.json.Encoder().encode
 _model_spec = msgspec.json.Decoder(wire.ModelSpec)
-_version_choice = msgspec.json.Decoder(wire.VersionChoice)
-_reason = msgspec.json.Decoder(wire.Reason)
 _nothing = msgspec.json.Decoder(wire.Nothing)
-
-
-@dataclass(eq=False)
-class Api:
-    """What the endpoints share: one an app."""
-
-    services: Services
-    threads: Threads = field(default_factory=lambda: Threads("store", most=8, waiting=256))
-    fits: Threads = field(default_factory=lambda: Threads("fit", most=2, waiting=8))
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self.threads.close()
-        self.fits.close()
-
-    @cached_property
-    def hub(self) -> EventHub:
-        return EventHub(self.services, self.threads)
-
-    @cached_property
-    def openapi(self) -> bytes:
-        from everloop.api.http.openapi import document
-
-        return _encode(document())
-
-    @cached_property
-    def docs(self) -> tuple[bytes, str]:
-        from everloop.api.http.docs_page import page
-
-        return page()
-
-
-Endpoint = Callable[[Api, Request], Awaitable[Response]]
 
 
 async def predict(api: Api, request: Request) -> Response:
     services = api.services
     asked = codec.decode_predict(await read_json(request, services.limits.max_body), services.limits)
-    name = _model(request)
+    name = model_name(request)
     if name not in services.table.current.lanes:  # the registry knows why, and it is on a disk
         raise await api.threads.run(verbs.missing, services, name)
     if asked.instances is not None:
@@ -89,7 +54,7 @@ async def feedback(api: Api, request: Request) -> Response:
     if len(key) > limits.max_key:
         raise InvalidInput(f"Idempotency-Key: longer than {limits.max_key} characters", field="Idempotency-Key")
     digest = body_digest(body) if key else ""
-    name, run = _model(request), api.threads.run
+    name, run = model_name(request), api.threads.run
     if len(name) > limits.max_name:
         raise verbs.missing(api.services, name)
     done = await verbs.feedback(api.services, name, labels, run=run, idempotency_key=key, body=digest)
@@ -113,60 +78,34 @@ async def list_models(api: Api, request: Request) -> Response:
 
 
 async def describe_model(api: Api, request: Request) -> Response:
-    return json(await api.threads.run(verbs.describe_model, api.services, _model(request)))
+    return json(await api.threads.run(verbs.describe_model, api.services, model_name(request)))
 
 
 async def delete_model(api: Api, request: Request) -> Response:
-    await api.threads.run(verbs.delete_model, api.services, _model(request))
+    await api.threads.run(verbs.delete_model, api.services, model_name(request))
     return Response(status_code=204)
 
 
-async def list_versions(api: Api, request: Request) -> Response:
-    return json(await api.threads.run(verbs.versions, api.services, _model(request)))
-
-
-async def describe_version(api: Api, request: Request) -> Response:
-    text = request.path_params["version"]
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and 1 <= int(text) <= MOST_ID):
-        raise VersionNotFound(f"versions are whole numbers from 1 on, not {text[:40]!r}", field="version")
-    return json(await api.threads.run(verbs.version, api.services, _model(request), int(text)))
-
-
-async def promote(api: Api, request: Request) -> Response:
-    choice = decode(_version_choice, await read_json(request, api.services.limits.max_body))
-    return json(await api.threads.run(verbs.promote, api.services, _model(request), choice.version, choice.note))
-
-
-async def rollback(api: Api, request: Request) -> Response:
-    reason = decode(_reason, await _optional_body(api, request))
-    return json(await api.threads.run(verbs.rollback, api.services, _model(request), reason.note))
-
-
-async def archive(api: Api, request: Request) -> Response:
-    choice = decode(_version_choice, await read_json(request, api.services.limits.max_body))
-    return json(await api.threads.run(verbs.archive, api.services, _model(request), choice.version))
-
-
 async def train(api: Api, request: Request) -> Response:
-    decode(_nothing, await _optional_body(api, request))
-    return json(await api.fits.run(verbs.train, api.services, _model(request)))
+    decode(_nothing, await optional_body(api, request))
+    return json(await api.fits.run(verbs.train, api.services, model_name(request)))
 
 
 async def timeline(api: Api, request: Request) -> Response:
     limits = api.services.limits
-    after = _integer(request, "after", 0, least=0, most=MOST_ID)
-    limit = _integer(request, "limit", min(100, limits.max_page), least=1, most=limits.max_page)
-    latest = _boolean(request, "latest")
-    return json(await api.threads.run(verbs.timeline, api.services, _model(request), after, limit, latest))
+    after = integer(request, "after", 0, least=0, most=MOST_ID)
+    limit = integer(request, "limit", min(100, limits.max_page), least=1, most=limits.max_page)
+    latest = boolean(request, "latest")
+    return json(await api.threads.run(verbs.timeline, api.services, model_name(request), after, limit, latest))
 
 
 async def drift(api: Api, request: Request) -> Response:
-    return json(await api.threads.run(verbs.drift, api.services, _model(request)))
+    return json(await api.threads.run(verbs.drift, api.services, model_name(request)))
 
 
 async def events(api: Api, request: Request) -> Response:
     last = request.headers.get("last-event-id") or request.query_params.get("after")
-    after = None if last is None or last == "" else _whole(last, "Last-Event-ID", least=0, most=MOST_ID)
+    after = None if last is None or last == "" else whole(last, "Last-Event-ID", least=0, most=MOST_ID)
     if request.method == "HEAD":
         return Response(media_type="text/event-stream")
     stream = await api.hub.open(after, request.query_params.get("model"))
@@ -233,41 +172,3 @@ class EventResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._stream.close()
-
-
-def json(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return json_bytes(_encode(answer), status, headers)
-
-
-def json_bytes(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _model(request: Request) -> str:
-    name: str = request.path_params["model"]
-    return name
-
-
-async def _optional_body(api: Api, request: Request) -> bytes:
-    body = await read_json(request, api.services.limits.max_body)
-    return body if body.strip() else b"{}"
-
-
-def _integer(request: Request, name: str, default: int, *, least: int, most: int) -> int:
-    text = request.query_params.get(name)
-    return default if text is None else _whole(text, name, least=least, most=most)
-
-
-def _whole(text: str, name: str, *, least: int, most: int) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most:
-        return int(text)
-    raise InvalidInput(f"{name}: expected a whole number from {least} to {most}, got {text[:40]!r}", field=name)
-
-
-def _boolean(request: Request, name: str) -> bool:
-    text = request.query_params.get(name, "false").lower()
-    if text in ("true", "1"):
-        return True
-    if text in ("false", "0"):
-        return False
-    raise InvalidInput(f"{name}: expected true or false, got {text[:40]!r}", field=name)

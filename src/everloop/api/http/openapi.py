@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from everloop import __version__
-from everloop.api.http.operations import OPERATIONS, Operation
+from everloop.api.http.operation import Operation
+from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import MEDIA_TYPE, Problem
 from everloop.api.status import STATUSES
 

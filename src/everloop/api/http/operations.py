@@ -5,50 +5,17 @@ The Starlette app is built from it and so is the OpenAPI document, so neither ca
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
-
 from everloop.api import wire
 from everloop.api.http import codec
-
-Tag = Literal["predictions", "models", "versions", "learning", "server"]
-
-
-class Parameter(NamedTuple):
-    name: str
-    where: Literal["query", "header"]
-    schema: dict[str, Any]
-    description: str
-
-
-class Operation(NamedTuple):
-    id: str
-    """The name of its endpoint."""
-    method: Literal["GET", "POST", "DELETE"]
-    path: str
-    tag: Tag
-    summary: str
-    body: Any = None
-    """A type that msgspec decodes; None takes no body."""
-    body_required: bool = True
-    example: Any = None
-    """A body to begin with, shown on `/docs`."""
-    answer: Any = None
-    """A type, several of which one, or None for an answer that is not JSON."""
-    status: int = 200
-    media_type: str = "application/json"
-    refusals: tuple[str, ...] = ()
-    """Codes of `api.status`, besides those that follow from a path parameter or a body."""
-    parameters: tuple[Parameter, ...] = ()
-    also: tuple[tuple[int, str], ...] = ()
-    """Further statuses with the same answer, and what they mean."""
-
+from everloop.api.http.operation import Operation, Parameter
+from everloop.api.http.version_operations import VERSIONS
 
 _ID = {"type": "integer", "minimum": 0, "default": 0}
 _AFTER = Parameter("after", "query", _ID, "Only what comes after this event id.")
 _LIMIT = Parameter("limit", "query", {"type": "integer", "minimum": 1, "default": 100}, "At most so many.")
 _LATEST = Parameter("latest", "query", {"type": "boolean", "default": False}, "The newest ones instead of the oldest.")
 
-OPERATIONS: tuple[Operation, ...] = (
+_MODELS: tuple[Operation, ...] = (
     Operation(
         "predict",
         "POST",
@@ -111,55 +78,9 @@ OPERATIONS: tuple[Operation, ...] = (
         "Remove a model with its versions and examples. Requests in flight finish; the timeline stays.",
         status=204,
     ),
-    Operation(
-        "list_versions",
-        "GET",
-        "/v1/models/{model}/versions",
-        "versions",
-        "All versions of a model, oldest first.",
-        answer=wire.VersionList,
-    ),
-    Operation(
-        "describe_version",
-        "GET",
-        "/v1/models/{model}/versions/{version}",
-        "versions",
-        "One version: metrics, lineage, libraries.",
-        answer=wire.VersionInfo,
-    ),
-    Operation(
-        "promote",
-        "POST",
-        "/v1/models/{model}/promote",
-        "versions",
-        "Make a version the one that serves; answered once it does here.",
-        body=wire.VersionChoice,
-        example={"version": 1},
-        answer=wire.VersionInfo,
-        refusals=("version_not_found", "conflict"),
-    ),
-    Operation(
-        "rollback",
-        "POST",
-        "/v1/models/{model}/rollback",
-        "versions",
-        "Back to the version that served before.",
-        body=wire.Reason,
-        body_required=False,
-        answer=wire.VersionInfo,
-        refusals=("conflict",),
-    ),
-    Operation(
-        "archive",
-        "POST",
-        "/v1/models/{model}/archive",
-        "versions",
-        "Put a version that does not serve out of use.",
-        body=wire.VersionChoice,
-        example={"version": 1},
-        answer=wire.VersionInfo,
-        refusals=("version_not_found", "conflict"),
-    ),
+)
+
+_SERVER: tuple[Operation, ...] = (
     Operation(
         "train",
         "POST",
@@ -241,3 +162,5 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("docs", "GET", "/docs", "server", "This document as a page.", media_type="text/html"),
     Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type=""),
 )
+
+OPERATIONS = (*_MODELS, *VERSIONS, *_SERVER)

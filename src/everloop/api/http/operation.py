@@ -1,0 +1,38 @@
+"""What is said of one operation of the server: the columns of the table in `http.operations`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+Tag = Literal["predictions", "models", "versions", "rollouts", "learning", "server"]
+JSON = "application/json"
+
+
+class Parameter(NamedTuple):
+    name: str
+    where: Literal["query", "header"]
+    schema: dict[str, Any]
+    description: str
+
+
+class Operation(NamedTuple):
+    id: str
+    """The name of its endpoint."""
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    tag: Tag
+    summary: str
+    body: Any = None
+    """A type that msgspec decodes, `bytes` for a file as it is; None takes no body."""
+    body_required: bool = True
+    example: Any = None
+    """A body to begin with, shown on `/docs`."""
+    answer: Any = None
+    """A type, several of which one, or None for an answer that is not JSON."""
+    status: int = 200
+    media_type: str = JSON
+    refusals: tuple[str, ...] = ()
+    """Codes of `api.status`, besides those that follow from a path parameter or a body."""
+    parameters: tuple[Parameter, ...] = ()
+    also: tuple[tuple[int, str], ...] = ()
+    """Further statuses with the same answer, and what they mean."""
