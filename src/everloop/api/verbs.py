@@ -27,21 +27,17 @@ from everloop.api.wire import (
     SchemaInfo,
     TargetInfo,
     Timeline,
-    VersionInfo,
-    VersionList,
 )
 from everloop.core.errors import EverloopError, ModelNotFound, ModelUntrained, Starting
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch
-from everloop.stores.ports import Appended, ModelRecord, VersionRecord
+from everloop.stores.ports import Appended, ModelRecord
 
 if TYPE_CHECKING:
     from everloop.learning.intake import Feedback
 
 T = TypeVar("T")
 
-SETTLE_SECONDS = 5.0
-"""How long a change of the live version waits until this process serves it, before it answers anyway."""
 ALARMS = 50
 """Most recent drift events that `drift` shows."""
 
@@ -64,54 +60,16 @@ def list_models(services: Services) -> ModelList:
 
 
 def describe_model(services: Services, name: str) -> ModelInfo:
-    return _info(services, _model(services, name))
+    return _info(services, find_model(services, name))
 
 
 def delete_model(services: Services, name: str) -> None:
     """The model, its versions and its examples go; its timeline stays. Requests in flight finish; later ones are refused
     by the time this returns."""
-    _model(services, name)
+    find_model(services, name)
     services.loop.remove(name)
     services.registry.unregister(name)
     services.reconciler.step()
-
-
-def versions(services: Services, name: str) -> VersionList:
-    _model(services, name)
-    serving = serving_version(services, name)
-    return VersionList(name, [_version(v, serving) for v in services.registry.versions(name)])
-
-
-def version(services: Services, name: str, number: int) -> VersionInfo:
-    return _version(_find(services, name, number), serving_version(services, name))
-
-
-def promote(services: Services, name: str, number: int, note: str = "") -> VersionInfo:
-    """Make `number` live; answers once this process serves it (or after 5 s, then `serving` is false)."""
-    _find(services, name, number)
-    services.registry.promote(name, number, note=note)
-    return _settled(services, name, number)
-
-
-def rollback(services: Services, name: str, note: str = "") -> VersionInfo:
-    """Back to the version that was live before. Raises Conflict where there is none."""
-    _model(services, name)
-    return _settled(services, name, services.registry.rollback(name, note=note).version)
-
-
-def archive(services: Services, name: str, number: int) -> VersionInfo:
-    _find(services, name, number)
-    services.registry.archive(name, number)
-    return version(services, name, number)
-
-
-def train(services: Services, name: str) -> VersionInfo:
-    """Fit now, on this thread's time; may take long. Raises what the fit raised."""
-    _model(services, name)
-    made = services.loop.train_now(name)
-    if made.status != "live":
-        return version(services, name, made.version)
-    return _settled(services, name, made.version)
 
 
 def timeline(services: Services, name: str, after: int = 0, limit: int = 100, latest: bool = False) -> Timeline:
@@ -121,7 +79,7 @@ def timeline(services: Services, name: str, after: int = 0, limit: int = 100, la
 
 
 def drift(services: Services, name: str) -> DriftInfo:
-    _model(services, name)
+    find_model(services, name)
     status = services.loop.status(name)
     recent = services.journal.events(model=name, limit=services.limits.max_page, latest=True)
     alarms = [event_info(e) for e in reversed(recent) if e.kind in ("drift", "input_drift")][:ALARMS]
@@ -144,7 +102,7 @@ def newest_event(services: Services) -> int:
 def missing(services: Services, name: str) -> EverloopError:
     """Why nothing answers for `name` here."""
     try:
-        _model(services, name)
+        find_model(services, name)
     except EverloopError as error:
         return error
     return _unless_starting(services, name, services.predictor.missing(name))
@@ -211,7 +169,8 @@ def event_info(event: Event) -> EventInfo:
     return EventInfo(event.id, event.model, event.kind, event.at, event.message, event.version, event.data)
 
 
-def _model(services: Services, name: str) -> ModelRecord:
+def find_model(services: Services, name: str) -> ModelRecord:
+    """Raises ModelNotFound, Starting."""
     return _sought(services, name, lambda: services.registry.get(name))
 
 
@@ -230,18 +189,6 @@ def _unless_starting(services: Services, name: str, error: EverloopError) -> Eve
     if services.up or not isinstance(error, (ModelNotFound, ModelUntrained)):
         return error
     return Starting(f"the server is starting, and model {name!r} does not answer yet; try again", retry_after=1.0)
-
-
-def _find(services: Services, name: str, number: int) -> VersionRecord:
-    _model(services, name)
-    return services.registry.version(name, number)
-
-
-def _settled(services: Services, name: str, number: int) -> VersionInfo:
-    """Wait until this process serves `number`, so that whoever changed it then sees it."""
-    services.reconciler.step()
-    services.reconciler.wait_for(name, number, SETTLE_SECONDS)
-    return version(services, name, number)
 
 
 def _summary(services: Services, record: ModelRecord) -> ModelSummary:
@@ -288,23 +235,4 @@ def _info(services: Services, record: ModelRecord) -> ModelInfo:
             last_verdict=status.last_verdict or None,
             last_fit=status.last_fit,
         ),
-    )
-
-
-def _version(record: VersionRecord, serving: int | None) -> VersionInfo:
-    manifest = record.manifest
-    return VersionInfo(
-        model=record.model,
-        version=record.version,
-        status=record.status,
-        serving=record.version == serving,
-        digest=record.digest,
-        created_at=record.created_at,
-        note=record.note,
-        runtime=manifest.runtime,
-        task=manifest.task,
-        classes=manifest.classes,
-        metrics=manifest.metrics,
-        lineage=manifest.lineage,
-        libraries=manifest.libraries,
     )

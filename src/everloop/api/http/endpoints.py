@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from everloop.api import health as wellbeing
-from everloop.api import verbs, wire
+from everloop.api import verbs, versions, wire
 from everloop.api.http import codec
 from everloop.api.http.bodies import check_depth, decode, read_json
 from everloop.api.http.endpoint import (
@@ -88,7 +88,7 @@ async def delete_model(api: Api, request: Request) -> Response:
 
 async def train(api: Api, request: Request) -> Response:
     decode(_nothing, await optional_body(api, request))
-    return json(await api.fits.run(verbs.train, api.services, model_name(request)))
+    return json(await api.fits.run(versions.train, api.services, model_name(request)))
 
 
 async def timeline(api: Api, request: Request) -> Response:
