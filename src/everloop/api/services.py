@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from everloop.api.http.limits import Limits
+from everloop.api.override import OverrideKeys
 from everloop.api.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     trust: Trust | None = None
     """What `POST /v1/models` may load; None trusts nothing."""
+    trust_files: Trust | None = None
+    """What uploaded files may be; None trusts nothing."""
+    override_keys: OverrideKeys = field(default_factory=OverrideKeys)
+    """Who may choose a version by header. The server's."""
     learning: bool = True
     """Whether the learning loop is meant to run: if so, a loop that does not is a dead component."""
     starting: bool = False

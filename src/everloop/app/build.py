@@ -93,6 +93,7 @@ class Engine:
             started_at=clock.now(),
             limits=settings.limits,
             trust=trust,
+            trust_files=self._trust_files,
             learning=False,
             starting=True,
         )
@@ -228,7 +229,8 @@ def _open_stores(settings: EngineSettings, clock: Clock) -> tuple[Journal, Catal
         from everloop.stores.memory import MemoryCatalog, MemoryJournal
         from everloop.stores.objects import MemoryArtifacts
 
-        return MemoryJournal(clock=clock), MemoryCatalog(), MemoryArtifacts()
+        remembered = MemoryJournal(clock=clock)
+        return remembered, MemoryCatalog(remembered), MemoryArtifacts()
     from everloop.stores.objects import FolderArtifacts
     from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import uvicorn
 
+from everloop.api.override import OverrideKeys
 from everloop.app.interpreter import few_arenas, quick_switches
 from everloop.app.settings import ServerSettings
 from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
@@ -201,6 +202,7 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._services = engine.services
         self._services.preparing = True
+        self._services.override_keys = OverrideKeys(settings.override_keys)
         self._listener = listener
         self._grace = settings.grace
         self._notice = settings.notice

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import msgspec
 
 from everloop.api.http.limits import Limits
+from everloop.api.override import check_keys
 from everloop.core.errors import InvalidInput
 from everloop.learning.config import LearningConfig
 
@@ -76,12 +77,16 @@ class ServerSettings:
     """Seconds that requests in flight get to finish once the port is closed."""
     log_level: LogLevel = "info"
     json_logs: bool = False
+    override_keys: tuple[str, ...] = field(default=(), repr=False, metadata={"secret": True})
+    """Keys whose holders may choose the version that answers them, by the headers `Everloop-Version` and `Everloop-Key`; at least 16
+    characters each."""
 
     def __post_init__(self) -> None:
         _expect("host", bool(self.host.strip()), "an address to listen on", self.host)
         _expect("port", 0 <= self.port <= 65_535, "between 0 and 65535", self.port)
         _expect("notice", 0 <= self.notice <= 3600, "between 0 and 3600 seconds", self.notice)
         _expect("grace", 0 <= self.grace <= 3600, "between 0 and 3600 seconds", self.grace)
+        check_keys(self.override_keys)
         if not self.insecure and not is_local(self.host):
             raise InvalidInput(
                 f"host: {self.host!r} can be reached from other machines, and this version has no keys to tell callers apart: "
@@ -111,6 +116,14 @@ SECTIONS: dict[str, type[Any]] = {
     "learning": LearningConfig,
     "limits": Limits,
 }
+
+_SECRET = frozenset(
+    f"{section}.{each.name}"
+    for section, declared in SECTIONS.items()
+    for each in fields(declared)
+    if each.metadata.get("secret")
+)
+"""Options whose values no message may repeat."""
 
 
 def is_local(host: str) -> bool:
@@ -282,7 +295,8 @@ def _convert(name: str, value: Any, kind: Any, source: str, *, text: bool) -> An
     try:
         return msgspec.convert(value, kind, strict=not text)
     except msgspec.ValidationError:
-        raise InvalidInput(f"{source}{name}: expected {_describe(kind)}, got {value!r}", field=name) from None
+        got = "something else" if name in _SECRET else repr(value)
+        raise InvalidInput(f"{source}{name}: expected {_describe(kind)}, got {got}", field=name) from None
 
 
 def _describe(kind: Any) -> str:

@@ -13,6 +13,10 @@ class Limits:
 
     max_body: int = 10 << 20
     """Bytes of a request's body, with or without a Content-Length."""
+    max_upload: int = 256 << 20
+    """Bytes of an uploaded file: of a version, or of an exported model."""
+    max_uploads: int = 2
+    """Uploads at once; each is held in memory."""
     max_rows: int = 10_000
     """Rows of one prediction request, examples of one feedback request."""
     max_features: int = 10_000
