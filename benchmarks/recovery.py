@@ -57,7 +57,7 @@ def learn(X: np.ndarray, y: np.ndarray, model: Any, *, seed: int = 0) -> Run:
     """The stream (n, features), (n,) through the loop, with the default configuration."""
     clock, bus, config = ManualClock(), EventBus(), LearningConfig()
     journal = MemoryJournal(clock=clock)
-    registry = Registry(MemoryCatalog(), MemoryArtifacts(), journal, bus, clock, TRUST)
+    registry = Registry(MemoryCatalog(journal), MemoryArtifacts(), journal, bus, clock, TRUST)
     loop = LearningLoop(
         registry,
         journal,

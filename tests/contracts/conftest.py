@@ -26,10 +26,32 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) 
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]:
-    catalog: Catalog = MemoryCatalog() if request.param == "memory" else SqliteCatalog(tmp_path / "everloop.db")
-    yield catalog
+def catalog_and_journal(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> Iterator[tuple[Catalog, Journal]]:
+    """A catalog, and the journal that its events go to."""
+    catalog: Catalog
+    journal: Journal
+    if request.param == "memory":
+        journal = memory = MemoryJournal(clock=clock)
+        catalog = MemoryCatalog(memory)
+    else:
+        journal = SqliteJournal(tmp_path / "everloop.db", clock=clock)
+        catalog = SqliteCatalog(tmp_path / "everloop.db")
+    yield catalog, journal
     catalog.close()
+    journal.close()
+
+
+@pytest.fixture
+def catalog(catalog_and_journal: tuple[Catalog, Journal]) -> Catalog:
+    return catalog_and_journal[0]
+
+
+@pytest.fixture
+def timeline(catalog_and_journal: tuple[Catalog, Journal]) -> Journal:
+    """Where the catalog's events are read."""
+    return catalog_and_journal[1]
 
 
 @pytest.fixture(params=["memory", "folder"])

@@ -118,7 +118,8 @@ class Room:
 
 def memory_room(*, inline: bool = True) -> Room:
     clock = ManualClock()
-    return Room(MemoryJournal(clock=clock), MemoryCatalog(), MemoryArtifacts(), clock, inline=inline)
+    journal = MemoryJournal(clock=clock)
+    return Room(journal, MemoryCatalog(journal), MemoryArtifacts(), clock, inline=inline)
 
 
 def sqlite_room(folder: Path) -> Room:

@@ -44,7 +44,8 @@ class House:
 @pytest.fixture(params=["memory", "sqlite"])
 def house(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[House]:
     if request.param == "memory":
-        built = House(MemoryCatalog(), MemoryArtifacts(), MemoryJournal(clock=clock), clock)
+        journal = MemoryJournal(clock=clock)
+        built = House(MemoryCatalog(journal), MemoryArtifacts(), journal, clock)
     else:
         path = tmp_path / "everloop.db"
         artifacts = FolderArtifacts(tmp_path / "artifacts")

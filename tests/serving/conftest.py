@@ -79,7 +79,7 @@ class Kit:
         self.events: list[Event] = []
         self.bus.subscribe(self.events.append)
         self.registry = Registry(
-            MemoryCatalog(), MemoryArtifacts(), self.journal, self.bus, self.clock, Trust(pickle=True)
+            MemoryCatalog(self.journal), MemoryArtifacts(), self.journal, self.bus, self.clock, Trust(pickle=True)
         )
         self.table = TableRef()
         self.recorder = Recorder(self.journal, self.clock)

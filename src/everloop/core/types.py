@@ -90,6 +90,8 @@ class PredictionRecord(msgspec.Struct, frozen=True):
     encoding: Literal["f4", "f8", "msgpack"]
     features: bytes
     predictions: list[Any]
+    shadow: bool = False
+    """What a shadow would have answered: nobody was told, so no label can name it."""
 
 
 class Label(msgspec.Struct, frozen=True):

@@ -59,7 +59,8 @@ class InputWatch:
         if not found:
             return None
         self._cursor = found[-1][0]
-        rows = self._rows([record for _, record in found], wanted)
+        # What a shadow was shown is recorded once more with its answers: the same rows, which would count twice.
+        rows = self._rows([record for _, record in found if not record.shadow], wanted)
         if self._monitor is None:
             self._collect(rows)
             return None
@@ -78,7 +79,7 @@ class InputWatch:
         limit = _FEW_RECORDS
         while True:
             found = self._journal.predictions(self._model, after=self._cursor, limit=limit, latest=latest)
-            rows = sum(record.count * record.rows for _, record in found)
+            rows = sum(record.count * record.rows for _, record in found if not record.shadow)
             if len(found) < limit or rows >= wanted or limit >= _MOST_RECORDS:
                 return found
             limit = min(limit * 8, _MOST_RECORDS)

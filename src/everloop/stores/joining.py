@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from everloop.core.errors import Conflict, EverloopError, InvalidInput, PredictionNotFound
+from everloop.core.events import Event
 from everloop.core.schema import Encoding
 from everloop.core.types import Label, PredictionRecord, Row, Scalar, parse_request_id
 
@@ -47,6 +48,16 @@ def storable(text: str, field: str) -> str:
     if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
         raise InvalidInput(f"{field}: {text[:60]!r} holds characters that cannot be stored", field=field)
     return text
+
+
+def event_values(event: Event) -> tuple[str, str, float, str, int | None, str]:
+    """Model, kind, at, message, version and data (JSON) of an event, as databases keep them. Raises InvalidInput."""
+    try:
+        data = msgspec.json.encode(event.data).decode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the event's data cannot be stored: {error}", field="data") from error
+    message = storable(event.message, "message")
+    return storable(event.model, "model"), event.kind, event.at, message, event.version, data
 
 
 def pack_row(row: Row) -> tuple[Encoding, bytes]:

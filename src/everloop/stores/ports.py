@@ -180,6 +180,8 @@ class VersionRecord(msgspec.Struct, frozen=True):
     name: str = ""
     """What its maker calls it, as `v1.0`; unique within the model where it is not empty."""
     tags: dict[str, str] = {}
+    collected: bool = False
+    """Its artifact is gone (`Registry.collect_garbage`); only this record is left."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -194,7 +196,8 @@ class Report(msgspec.Struct, frozen=True):
 class Shelf(Protocol):
     """All that the catalog holds of one model, inside one transaction: read, changed, and told.
 
-    What is put is seen by what is read later from the same shelf. Nothing is visible outside before the transaction ends."""
+    What is put is seen by what is read later from the same shelf. Nothing is visible outside before the transaction ends. Not to be
+    used after it, nor by another thread."""
 
     @property
     def model(self) -> ModelRecord: ...
@@ -216,7 +219,7 @@ class Shelf(Protocol):
         """Take the next version number; never given again."""
 
     def put_version(self, record: VersionRecord) -> None:
-        """New or changed."""
+        """New or changed. Raises Conflict where another version of the model has its `name`."""
 
     def delete_version(self, number: int) -> None:
         """Its number is never used again."""
@@ -224,8 +227,14 @@ class Shelf(Protocol):
     def rollout(self) -> Rollout | None:
         """The newest one, active or ended."""
 
+    def rollouts(self) -> list[Rollout]:
+        """By ascending id."""
+
+    def next_rollout(self) -> int:
+        """Take the next rollout's id; never given again, not even to a later model of the same name."""
+
     def put_rollout(self, rollout: Rollout) -> None:
-        """New (its id one higher than the newest's) or changed."""
+        """New (its id from `next_rollout`) or changed."""
 
     def log(self, event: Event) -> None:
         """An event of the model's timeline, committed with the change that it tells of."""
@@ -236,7 +245,10 @@ class Catalog(Protocol):
 
     def change(self, name: str) -> AbstractContextManager[Shelf]:
         """One transaction on one model: commits at the end of the `with` block, and rolls back if it raises. Serialised with every
-        other change, of whichever process. Raises ModelNotFound (with near names)."""
+        other change, of whichever process. Raises ModelNotFound (with near names).
+
+        Others wait meanwhile, the journal's writer too: keep it short, and never wait for the journal inside (nor begin another
+        change: RuntimeError)."""
 
     def rollout(self, model: str) -> Rollout | None:
         """The newest one. Raises ModelNotFound."""
@@ -248,14 +260,15 @@ class Catalog(Protocol):
         """Of all models, those that have not ended."""
 
     def put_report(self, model: str, rollout: int, report: Report) -> None:
-        """Keep what a process has seen of a rollout, instead of what the same source had reported. No revision."""
+        """Keep what a process has seen of a rollout, instead of what the same source had reported; nothing where there is no such
+        rollout (any more). No revision."""
 
     def reports(self, model: str, rollout: int) -> list[Report]:
         """By source."""
 
     def put_findings(self, model: str, rollout: int, payload: bytes, *, step_revision: int) -> bool:
         """Keep what the controller has made of the reports. False, and nothing is kept, where the rollout's `revision` is not
-        `step_revision` any more: somebody has acted meanwhile. No revision of the catalog."""
+        `step_revision` any more (or the rollout is gone): somebody has acted meanwhile. No revision of the catalog."""
 
     def findings(self, model: str, rollout: int) -> bytes | None: ...
 
@@ -284,8 +297,10 @@ class Catalog(Protocol):
         now: float,
         status: VersionStatus = "staging",
         note: str = "",
+        name: str = "",
     ) -> VersionRecord:
-        """The next number, never reused. With `live` it becomes the one that should serve in the same transaction."""
+        """The next number, never reused. With `live` it becomes the one that should serve in the same transaction. Raises
+        Conflict where `name` is taken."""
 
     def versions(self, model: str) -> list[VersionRecord]:
         """By ascending number."""
@@ -294,7 +309,8 @@ class Catalog(Protocol):
         """Raises ModelNotFound, VersionNotFound."""
 
     def set_live(self, model: str, version: int) -> VersionRecord:
-        """Make `version` the one that should serve; the one before becomes `retired`. Returns the record."""
+        """Make `version` the one that serves everybody (an allocation ends); the one before becomes `retired`. Returns the
+        record."""
 
     def roll_back(self, model: str) -> VersionRecord:
         """Make the version live that was so before the live one; again goes further back, never forth. Raises Conflict

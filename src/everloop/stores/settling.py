@@ -5,13 +5,14 @@ Pure functions from records to records; both catalogs call them inside their tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from everloop.core.errors import Conflict, InvalidInput, VersionNotFound
 from everloop.core.schema import Schema, Target
 from everloop.core.types import VersionStatus
+from everloop.policy.rollout import Rollout
 from everloop.stores.ports import ModelRecord, VersionRecord
 
 HISTORY = 100
@@ -41,6 +42,23 @@ def check_status(record: VersionRecord, status: VersionStatus) -> None:
             f"version {record.version} of {record.model!r} is live; promote another one before making it {status}",
             field="version",
         )
+
+
+def check_name(record: VersionRecord, known: Iterable[VersionRecord]) -> None:
+    """Raises Conflict where another version is called the same."""
+    if not record.name:
+        return
+    for other in known:
+        if other.name == record.name and other.version != record.version:
+            raise Conflict(
+                f"version {other.version} of {record.model!r} is already named {record.name!r}", field="version_name"
+            )
+
+
+def check_rollout(rollout: Rollout, last: int) -> None:
+    """Raises Conflict unless its id was taken with `next_rollout`."""
+    if not 1 <= rollout.id <= last:
+        raise Conflict(f"rollout {rollout.id} of {rollout.model!r}: ids are taken one by one, the last was {last}")
 
 
 def pushed(history: Sequence[int], version: int) -> list[int]:

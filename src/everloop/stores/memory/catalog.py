@@ -1,120 +1,185 @@
-"""The in-memory catalog: models and versions of one process, under one lock."""
+"""The in-memory catalog: models, versions and rollouts of one process.
+
+A change works on a copy of its model's shelf and puts it in place at the end, so a reader always has one state and never waits.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from everloop.core.errors import Closed, ModelNotFound
-from everloop.core.schema import Schema, Target
-from everloop.core.types import VersionStatus
-from everloop.stores.ports import Manifest, ModelRecord, VersionRecord
-from everloop.stores.settling import check_status, name_taken, no_version, popped, pushed, with_schema
+from everloop.core.events import Event
+from everloop.policy.rollout import Rollout
+from everloop.stores.memory.journal import MemoryJournal
+from everloop.stores.ports import ModelRecord, Report, VersionRecord
+from everloop.stores.settling import check_name, check_rollout, name_taken, no_version
+from everloop.stores.shelving import ShelfCatalog
 
 
-class MemoryCatalog:
+class _Numbers(msgspec.Struct, frozen=True):
+    """The highest a name ever had; outlives the model, so that no number is ever used again."""
+
+    version: int = 0
+    rollout: int = 0
+
+
+class _MemoryShelf:
+    """The `Shelf` port over copies of dictionaries."""
+
+    def __init__(self, model: ModelRecord, numbers: _Numbers) -> None:
+        self.model = model
+        self.history: list[int] = []
+        self.numbers = numbers
+        self.events: list[Event] = []
+        self.changed = False
+        self._versions: dict[int, VersionRecord] = {}
+        self._rollouts: dict[int, Rollout] = {}
+
+    def copy(self) -> _MemoryShelf:
+        copy = _MemoryShelf(self.model, self.numbers)
+        copy.history = list(self.history)
+        copy._versions = dict(self._versions)
+        copy._rollouts = dict(self._rollouts)
+        return copy
+
+    def put_model(self, record: ModelRecord, history: Sequence[int] | None = None) -> None:
+        self.changed = True
+        self.model = record
+        if history is not None:
+            self.history = list(history)
+
+    def versions(self) -> list[VersionRecord]:
+        return [self._versions[number] for number in sorted(self._versions)]
+
+    def version(self, number: int) -> VersionRecord:
+        try:
+            return self._versions[number]
+        except KeyError:
+            raise no_version(self.model.name, number, sorted(self._versions)) from None
+
+    def next_number(self) -> int:
+        self.changed = True
+        self.numbers = msgspec.structs.replace(self.numbers, version=self.numbers.version + 1)
+        return self.numbers.version
+
+    def put_version(self, record: VersionRecord) -> None:
+        check_name(record, self._versions.values())
+        self.changed = True
+        self._versions[record.version] = record
+
+    def delete_version(self, number: int) -> None:
+        self.version(number)
+        self.changed = True
+        del self._versions[number]
+
+    def rollout(self) -> Rollout | None:
+        return self._rollouts[max(self._rollouts)] if self._rollouts else None
+
+    def rollouts(self) -> list[Rollout]:
+        return [self._rollouts[number] for number in sorted(self._rollouts)]
+
+    def next_rollout(self) -> int:
+        self.changed = True
+        self.numbers = msgspec.structs.replace(self.numbers, rollout=self.numbers.rollout + 1)
+        return self.numbers.rollout
+
+    def put_rollout(self, rollout: Rollout) -> None:
+        check_rollout(rollout, self.numbers.rollout)
+        self.changed = True
+        self._rollouts[rollout.id] = rollout
+
+    def log(self, event: Event) -> None:
+        self.events.append(event)
+
+
+class MemoryCatalog(ShelfCatalog):
     """The `Catalog` port without a file."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._models: dict[str, ModelRecord] = {}
-        self._versions: dict[str, dict[int, VersionRecord]] = {}
-        self._history: dict[str, list[int]] = {}
-        self._numbers: dict[str, int] = {}  # outlives its model, so that no number is ever reused
+    def __init__(self, journal: MemoryJournal) -> None:
+        """`journal` gets the events of changes."""
+        super().__init__()
+        self._journal = journal
+        self._writing = threading.Lock()  # held for a whole change
+        self._lock = threading.Lock()  # held while what is below is put in place
+        self._shelves: dict[str, _MemoryShelf] = {}
+        self._numbers: dict[str, _Numbers] = {}
+        self._reports: dict[tuple[str, int], dict[str, Report]] = {}
+        self._findings: dict[tuple[str, int], bytes] = {}
         self._revision = 0
         self._closed = False
 
-    def create_model(self, record: ModelRecord) -> None:
-        with self._lock:
+    @contextlib.contextmanager
+    def change(self, name: str) -> Iterator[_MemoryShelf]:
+        with self._not_nested(), self._writing:
             self._check_open()
-            if record.name in self._models:
-                raise name_taken(record.name)
-            self._models[record.name] = record
-            self._versions[record.name] = {}
-            self._history[record.name] = []
-            self._revision += 1
+            shelf = self._shelf(name).copy()
+            yield shelf
+            self._tell(shelf.events)
+            with self._lock:
+                self._shelves[name] = shelf
+                self._numbers[name] = shelf.numbers
+                self._revision += shelf.changed
 
-    def get_model(self, name: str) -> ModelRecord:
-        with self._lock:
-            return self._model(name)
+    @contextlib.contextmanager
+    def _look(self, name: str) -> Iterator[_MemoryShelf]:
+        yield self._shelf(name)
+
+    def create_model(self, record: ModelRecord, event: Event | None = None) -> None:
+        with self._not_nested(), self._writing:
+            self._check_open()
+            if record.name in self._shelves:
+                raise name_taken(record.name)
+            self._tell([event] if event else [])
+            with self._lock:
+                self._shelves[record.name] = _MemoryShelf(record, self._numbers.get(record.name, _Numbers()))
+                self._revision += 1
+
+    def delete_model(self, name: str, event: Event | None = None) -> None:
+        with self._not_nested(), self._writing:
+            self._check_open()
+            self._shelf(name)
+            self._tell([event] if event else [])
+            with self._lock:
+                del self._shelves[name]
+                self._reports = {key: kept for key, kept in self._reports.items() if key[0] != name}
+                self._findings = {key: kept for key, kept in self._findings.items() if key[0] != name}
+                self._revision += 1
 
     def list_models(self) -> list[ModelRecord]:
         with self._lock:
-            return [self._models[name] for name in sorted(self._models)]
+            return [self._shelves[name].model for name in sorted(self._shelves)]
 
-    def delete_model(self, name: str) -> None:
+    def active_rollouts(self) -> list[Rollout]:
+        with self._lock:
+            return [r for name in sorted(self._shelves) for r in self._shelves[name].rollouts() if r.active]
+
+    def put_report(self, model: str, rollout: int, report: Report) -> None:
         with self._lock:
             self._check_open()
-            self._model(name)
-            del self._models[name], self._versions[name], self._history[name]
-            self._revision += 1
+            if self._find(model, rollout) is not None:
+                self._reports.setdefault((model, rollout), {})[report.source] = report
 
-    def set_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
+    def reports(self, model: str, rollout: int) -> list[Report]:
+        with self._lock:
+            kept = self._reports.get((model, rollout), {})
+            return [kept[source] for source in sorted(kept)]
+
+    def put_findings(self, model: str, rollout: int, payload: bytes, *, step_revision: int) -> bool:
         with self._lock:
             self._check_open()
-            before = self._model(name)
-            after = with_schema(before, schema, target)
-            if after != before:
-                self._models[name] = after
-                self._revision += 1
-            return after
+            found = self._find(model, rollout)
+            if found is None or found.revision != step_revision:
+                return False
+            self._findings[model, rollout] = bytes(payload)
+            return True
 
-    def add_version(
-        self,
-        model: str,
-        digest: str,
-        manifest: Manifest,
-        *,
-        now: float,
-        status: VersionStatus = "staging",
-        note: str = "",
-    ) -> VersionRecord:
+    def findings(self, model: str, rollout: int) -> bytes | None:
         with self._lock:
-            self._check_open()
-            self._model(model)
-            number = self._numbers[model] = self._numbers.get(model, 0) + 1
-            first: VersionStatus = "staging" if status == "live" else status
-            self._versions[model][number] = VersionRecord(model, number, digest, first, now, manifest, note)
-            self._revision += 1
-            if status == "live":
-                self._make_live(model, number, pushed(self._history[model], number))
-            return self._versions[model][number]
-
-    def versions(self, model: str) -> list[VersionRecord]:
-        with self._lock:
-            self._model(model)
-            return list(self._versions[model].values())
-
-    def get_version(self, model: str, version: int) -> VersionRecord:
-        with self._lock:
-            return self._version(model, version)
-
-    def set_live(self, model: str, version: int) -> VersionRecord:
-        with self._lock:
-            self._check_open()
-            record = self._version(model, version)
-            if record.status == "live":
-                return record
-            return self._make_live(model, version, pushed(self._history[model], version))
-
-    def roll_back(self, model: str) -> VersionRecord:
-        with self._lock:
-            self._check_open()
-            self._model(model)
-            usable = {v.version for v in self._versions[model].values() if v.status == "retired"}
-            history = popped(model, self._history[model], usable)
-            return self._make_live(model, history[-1], history)
-
-    def set_status(self, model: str, version: int, status: VersionStatus) -> VersionRecord:
-        with self._lock:
-            self._check_open()
-            record = self._version(model, version)
-            check_status(record, status)
-            if record.status != status:
-                record = self._put(msgspec.structs.replace(record, status=status))
-                self._revision += 1
-            return record
+            return self._findings.get((model, rollout))
 
     def revision(self) -> int:
         return self._revision
@@ -126,29 +191,18 @@ class MemoryCatalog:
         if self._closed:
             raise Closed("the catalog is closed")
 
-    def _model(self, name: str) -> ModelRecord:
-        try:
-            return self._models[name]
-        except KeyError:
-            raise ModelNotFound.named(name, self._models) from None
+    def _shelf(self, name: str) -> _MemoryShelf:
+        with self._lock:
+            try:
+                return self._shelves[name]
+            except KeyError:
+                raise ModelNotFound.named(name, self._shelves) from None
 
-    def _version(self, model: str, version: int) -> VersionRecord:
-        self._model(model)
-        known = self._versions[model]
-        try:
-            return known[version]
-        except KeyError:
-            raise no_version(model, version, list(known)) from None
+    def _find(self, model: str, rollout: int) -> Rollout | None:
+        shelf = self._shelves.get(model)
+        return next((r for r in shelf.rollouts() if r.id == rollout), None) if shelf else None
 
-    def _put(self, record: VersionRecord) -> VersionRecord:
-        self._versions[record.model][record.version] = record
-        return record
-
-    def _make_live(self, model: str, version: int, history: list[int]) -> VersionRecord:
-        live = self._models[model].live_version
-        if live is not None:
-            self._put(msgspec.structs.replace(self._versions[model][live], status="retired"))
-        self._models[model] = msgspec.structs.replace(self._models[model], live_version=version)
-        self._history[model] = history
-        self._revision += 1
-        return self._put(msgspec.structs.replace(self._versions[model][version], status="live"))
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Before anything is put in place: a journal that is closed refuses the whole change."""
+        for event in events:
+            self._journal.log(event)

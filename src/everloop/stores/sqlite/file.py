@@ -17,9 +17,29 @@ from everloop.core.errors import StoreUnavailable
 
 APPLICATION_ID = 0x65766C70
 """`evlp`, at byte 68 of the file."""
-LAYOUT = 1
-"""Raise it with every change of a table, together with the step that brings older files there."""
+LAYOUT = 2
+"""Raise it with every change of a table, together with the step in `STEPS` that brings older files there."""
 
+ROLLOUT_TABLES = """
+CREATE TABLE rollouts (
+    model TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    active INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    findings BLOB,
+    PRIMARY KEY (model, id)
+);
+CREATE INDEX rollouts_active ON rollouts (model, id) WHERE active;
+CREATE TABLE reports (
+    model TEXT NOT NULL,
+    rollout INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    at REAL NOT NULL,
+    payload BLOB NOT NULL,
+    PRIMARY KEY (model, rollout, source)
+);
+"""
 TABLES = """
 CREATE TABLE predictions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -33,7 +53,8 @@ CREATE TABLE predictions (
     encoding TEXT NOT NULL,
     coding TEXT NOT NULL,
     answers BLOB NOT NULL,
-    features BLOB NOT NULL
+    features BLOB NOT NULL,
+    shadow INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX predictions_lane ON predictions (lane, first);
 CREATE INDEX predictions_model ON predictions (model);
@@ -129,14 +150,25 @@ CREATE TABLE versions (
     record TEXT NOT NULL,
     PRIMARY KEY (model, version)
 ) WITHOUT ROWID;
--- The highest number a name ever had; outlives the model.
+-- The highest numbers a name ever had; they outlive the model.
 CREATE TABLE numbers (
     model TEXT PRIMARY KEY,
-    last INTEGER NOT NULL
+    last INTEGER NOT NULL,
+    rollout INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE catalog_revision (revision INTEGER NOT NULL);
 INSERT INTO catalog_revision VALUES (0);
 """
+TABLES += ROLLOUT_TABLES
+
+STEPS = {
+    1: """
+ALTER TABLE predictions ADD COLUMN shadow INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE numbers ADD COLUMN rollout INTEGER NOT NULL DEFAULT 0;
+"""
+    + ROLLOUT_TABLES
+}
+"""Layout -> what makes the next one of it. What an older everloop that still has the file open writes must remain valid."""
 
 _WHAT_IT_IS = """
 SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
@@ -203,7 +235,7 @@ def prepare(path: Path, *, busy_timeout: float = 5.0, read_only: bool = False) -
             store_errors(path, "open"),
             contextlib.closing(connect(path, busy_timeout=busy_timeout, read_only=True)) as found,
         ):
-            if not _recognised(path, found):
+            if _layout(path, found) == 0:
                 raise StoreUnavailable(f"{path} holds no models")
         return
     try:
@@ -219,17 +251,21 @@ def prepare(path: Path, *, busy_timeout: float = 5.0, read_only: bool = False) -
 
 
 def _lay_out(path: Path, connection: sqlite3.Connection, *, deadline: float) -> None:
-    while not _recognised(path, connection):
+    while (layout := _layout(path, connection)) < LAYOUT:
         try:
-            # Both only take before the first table; changing the mode of a file does not wait for others by itself.
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            connection.execute("PRAGMA journal_mode=WAL")
+            if layout == 0:
+                # Both only take before the first table; changing the mode of a file does not wait for others by itself.
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("BEGIN IMMEDIATE")
-            if not _recognised(path, connection):
-                for statement in _statements(TABLES):
-                    connection.execute(statement)
+            layout = _layout(path, connection)
+            if layout == 0:
+                _run(connection, TABLES)
                 connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version={LAYOUT}")
+            else:
+                for step in range(layout, LAYOUT):
+                    _run(connection, STEPS[step])
+            connection.execute(f"PRAGMA user_version={LAYOUT}")
             connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if connection.in_transaction:
@@ -239,12 +275,12 @@ def _lay_out(path: Path, connection: sqlite3.Connection, *, deadline: float) -> 
             time.sleep(0.02)  # another process is laying out the same file
 
 
-def _recognised(path: Path, connection: sqlite3.Connection) -> bool:
-    """Whether the file is an everloop file that this version can use; False if it is still empty."""
+def _layout(path: Path, connection: sqlite3.Connection) -> int:
+    """Which layout the file has, 0 if it is still empty. Raises StoreUnavailable if it is not ours, or from the future."""
     # One statement sees one state: another process may be laying out the file between two.
     application, layout, tables = connection.execute(_WHAT_IT_IS).fetchone()
     if application == 0 and tables == 0:
-        return False
+        return 0
     if application != APPLICATION_ID:
         raise StoreUnavailable(
             f"{path} is a SQLite database of another program; choose another data folder or move the file away"
@@ -253,15 +289,15 @@ def _recognised(path: Path, connection: sqlite3.Connection) -> bool:
         raise StoreUnavailable(
             f"{path} was written by a newer everloop (layout {layout}, this one knows up to {LAYOUT}); upgrade everloop"
         )
-    return True
+    return int(layout)
 
 
-def _statements(script: str) -> Iterator[str]:
-    """One by one, because `executescript` would commit the transaction they belong to."""
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    """Statement by statement: `executescript` would commit the transaction they belong to."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"
         if sqlite3.complete_statement(statement):
             if statement.strip():
-                yield statement
+                connection.execute(statement)
             statement = ""

@@ -28,6 +28,7 @@ from everloop.stores.joining import (
     check_record,
     conflicting,
     dump_outcomes,
+    event_values,
     load_outcomes,
     no_such_row,
     not_found,
@@ -41,7 +42,7 @@ from everloop.stores.ports import AppendDone, Appended
 _AT_ONCE = 64
 """Rows a statement inserts: each number of rows up to this is a statement of its own in the cache."""
 
-_PREDICTION_COLUMNS = "model, version, lane, first, count, rows, at, encoding, coding, answers, features"
+_PREDICTION_COLUMNS = "model, version, lane, first, count, rows, at, encoding, coding, answers, features, shadow"
 _EXAMPLE_COLUMNS = "model, label, at, lane, number, place, prediction, version, validation, record, encoding, row"
 _EVENT_COLUMNS = "model, kind, at, message, version, data"
 _KEY_COLUMNS = "model, key, body, outcomes, at"
@@ -125,6 +126,7 @@ class QueuedRecord(msgspec.Struct, frozen=True):
                 coding,
                 answers,
                 record.features,
+                record.shadow,
             ),
             len(record.features) + len(answers) + 200,
         )
@@ -136,12 +138,7 @@ class QueuedEvent(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, event: Event) -> QueuedEvent:
         """Raises InvalidInput."""
-        try:
-            data = _encode(event.data).decode()
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"the event's data cannot be stored: {error}", field="data") from error
-        message = storable(event.message, "message")
-        return cls((storable(event.model, "model"), event.kind, event.at, message, event.version, data))
+        return cls(event_values(event))
 
 
 class QueuedAppend(msgspec.Struct):

@@ -31,7 +31,7 @@ SELECT json_group_array(json_array(
 )) FROM (SELECT * FROM examples WHERE model = ?1 AND id > ?2 ORDER BY id {order} LIMIT ?3)
 """
 _PREDICTIONS = """
-SELECT id, model, version, lane, first, count, rows, at, encoding, features, coding, answers
+SELECT id, model, version, lane, first, count, rows, at, encoding, features, coding, answers, shadow
 FROM predictions WHERE model = ? AND id > ? ORDER BY id {order} LIMIT ?
 """
 _EVENTS = """
@@ -161,9 +161,11 @@ def _unpack_answers(coding: str, answers: bytes) -> list[Any]:
 
 
 def _record(row: tuple[Any, ...]) -> PredictionRecord:
-    _, model, version, lane, first, count, rows, at, encoding, features, coding, answers = row
+    _, model, version, lane, first, count, rows, at, encoding, features, coding, answers, shadow = row
     predictions = _unpack_answers(coding, answers)
-    return PredictionRecord(model, version, lane, first, count, rows, at, encoding, features, predictions)
+    return PredictionRecord(
+        model, version, lane, first, count, rows, at, encoding, features, predictions, shadow=bool(shadow)
+    )
 
 
 def _event(row: tuple[Any, ...]) -> Event:
