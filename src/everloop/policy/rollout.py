@@ -101,7 +101,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_end: AtEnd = "promote"
     """What happens when all steps are through and no gate has decided: canary and blue-green promote, A/B and shadow hold."""
     max_seconds: float | None = None
-    """After so long without having come to its end the rollout is inconclusive: the challenger leaves. None: 7 days."""
+    """After so long without having come to its end the rollout is inconclusive: the challenger leaves. None: 7 days, or
+    twice what the steps ask for."""
     promote_early: bool = True
     """Whether quality that is found better promotes before the last step."""
 
@@ -240,7 +241,10 @@ def after(rollout: Rollout, action: Action, now: float, reason: str = "") -> Rol
 
 
 def most_seconds(plan: Plan) -> float:
-    return DEFAULT_MAX_SECONDS if plan.max_seconds is None else plan.max_seconds
+    """After so long without an end, pauses aside, a rollout is inconclusive."""
+    if plan.max_seconds is not None:
+        return plan.max_seconds
+    return max(DEFAULT_MAX_SECONDS, 2 * sum(step.seconds for step in plan.steps))
 
 
 def where(rollout: Rollout) -> str:
