@@ -113,6 +113,11 @@ class Registry:
         self._tell(event)
         return wanted
 
+    @property
+    def catalog(self) -> Catalog:
+        """What it writes to: for what reads rollouts and their reports. Changes go through the registry or `registry.rollouts`."""
+        return self._catalog
+
     def get(self, name: str) -> ModelRecord:
         """Raises ModelNotFound, with near names."""
         return self._catalog.get_model(name)
