@@ -9,8 +9,9 @@ import pytest
 
 from everloop.core.schema import Schema
 from everloop.core.types import Label, PredictionRecord
+from everloop.policy.batching import sampled_runs
 from everloop.serving.outbox import Outbox, merged
-from everloop.serving.recorder import CHANNEL_ROWS, Recorder, sampled_runs
+from everloop.serving.recorder import CHANNEL_ROWS, Recorder
 
 
 class _Journal:

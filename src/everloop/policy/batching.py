@@ -12,7 +12,7 @@ Rules.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from everloop.core.errors import InvalidInput
@@ -117,3 +117,16 @@ def sampled(number: int, share: float) -> bool:
     """Whether request `number` is recorded at this share: the same for whoever asks, and spread evenly over numbers
     (Fibonacci hashing, Knuth, The Art of Computer Programming 3, 6.4)."""
     return share >= 1.0 or (number * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) < share * 18446744073709551616.0
+
+
+def sampled_runs(first: int, count: int, share: float) -> Iterable[tuple[int, int]]:
+    """The recorded stretches of `count` numbers from `first`, as (offset, length)."""
+    start = None
+    for offset in range(count):
+        if sampled(first + offset, share):
+            start = offset if start is None else start
+        elif start is not None:
+            yield start, offset - start
+            start = None
+    if start is not None:
+        yield start, count - start

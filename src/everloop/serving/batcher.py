@@ -34,9 +34,10 @@ from everloop.policy.batching import (
     retry_after,
     runs_on_thread,
     sampled,
+    sampled_runs,
 )
 from everloop.serving.counters import Counters
-from everloop.serving.recorder import Recorder, encode_matrix, sampled_runs
+from everloop.serving.recorder import Recorder, encode_matrix
 from everloop.serving.runner import Matrix, Runner
 from everloop.serving.tickets import Ticket
 
@@ -348,7 +349,8 @@ class Batcher:
 
     def _record(self, first: int, count: int, X: Matrix, values: list[Any], rows: Sequence[Row]) -> None:
         """`count` 0: single rows, one request each; otherwise one request of `count` rows."""
-        share, recorder, schema = self._share, self._recorder, self.runner.schema
+        recorder, schema = self._recorder, self.runner.schema
+        share = 1.0 if recorder.audience.watched(self.runner.model) else self._share
         if share >= 1.0:
             requests, each = (1, count) if count else (len(values), 1)
             recorder.batch(self._source, (first, requests, each), encode_matrix(X, rows, schema), values)

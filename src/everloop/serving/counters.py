@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ class Counters:
     batches: int = 0
     failed: int = 0
     """Requests on which the model failed."""
+    referred: int = 0
+    """Of those, the ones that the champion was asked instead: what it made of them is counted where it is."""
     refused: int = 0
     """Requests turned away because the queue was full."""
     abandoned: int = 0
@@ -61,9 +64,16 @@ class Counters:
         self.rows += other.rows
         self.batches += other.batches
         self.failed += other.failed
+        self.referred += other.referred
         self.refused += other.refused
         self.abandoned += other.abandoned
         self.largest = max(self.largest, other.largest)
         self.run_seconds += other.run_seconds
         self.latency_seconds += other.latency_seconds
         self.latencies = [a + b for a, b in zip(self.latencies, other.latencies, strict=True)]
+
+
+def value_of(counter: itertools.count[int]) -> int:
+    """What `next(counter)` will give. `itertools.count` is the counter that several threads may raise without a lock (its `next`
+    is one operation of the interpreter), but it tells where it stands in its text only."""
+    return int(repr(counter)[6:-1])

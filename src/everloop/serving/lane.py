@@ -220,7 +220,7 @@ class _Slow:
                 self.tally.failed += 1
                 raise
         number = next(channel.numbers)
-        if sampled(number, channel.share):
+        if sampled(number, channel.passed):
             channel.record(number, 1, pack_rows([row], runner.schema), [prediction])
         return Prediction(prediction, runner.version, channel.key, number)
 
@@ -243,7 +243,7 @@ class _Slow:
             self.tally.failed += 1
             raise
         number = next(channel.numbers)
-        if sampled(number, channel.share):
+        if sampled(number, channel.passed):
             channel.record(number, len(rows), encode_matrix(X, rows, runner.schema), predictions[:])
         return PredictionBatch(predictions, runner.version, channel.key, number)
 
@@ -284,11 +284,11 @@ def _fast(slow: _Slow) -> Callable[[Features], Prediction]:
     width = len(session.schema.fields)
     share = slow.channel.share
     if session.target.task == "regression":
-        return _regression(row, width, slow) if share >= 1.0 else _sampled_regression(row, width, share, slow)
+        return _regression(row, width, slow) if share >= 1.0 else _sampled_regression(row, width, slow)
     kinds = {type(label) for label in session.classes or ()}
     if len(kinds) != 1:
         return slow
-    return _classification(row, width, share, kinds.pop(), slow)
+    return _classification(row, width, kinds.pop(), slow)
 
 
 def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
@@ -316,7 +316,7 @@ def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features
     return answer
 
 
-def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow) -> Callable[[Features], Prediction]:
+def _sampled_regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
     channel = slow.channel
     version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
     entry, number_of = channel.entry, channel.numbers.__next__
@@ -327,7 +327,7 @@ def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow)
                 y = row(features)
                 if type(y) is float and y - y == 0.0:
                     number = number_of()
-                    if share and sampled(number, share):
+                    if (passed := channel.passed) and sampled(number, passed):
                         append(entry(channel, number, y, *features))
                         if ring.asleep:
                             channel.wake()
@@ -339,9 +339,7 @@ def _sampled_regression(row: RowFunction, width: int, share: float, slow: _Slow)
     return answer
 
 
-def _classification(
-    row: RowFunction, width: int, share: float, kind: type, slow: _Slow
-) -> Callable[[Features], Prediction]:
+def _classification(row: RowFunction, width: int, kind: type, slow: _Slow) -> Callable[[Features], Prediction]:
     channel = slow.channel
     version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
     entry, number_of = channel.entry, channel.numbers.__next__
@@ -353,7 +351,7 @@ def _classification(
                 y = row(features)
                 if type(y) is kind:
                     number = number_of()
-                    if share and sampled(number, share):
+                    if (passed := channel.passed) and sampled(number, passed):
                         append(entry(channel, number, places[y], *features))
                         if ring.asleep:
                             channel.wake()

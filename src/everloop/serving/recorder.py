@@ -22,7 +22,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 from weakref import WeakValueDictionary
@@ -34,7 +34,8 @@ import numpy.typing as npt
 from everloop.core.clock import Clock
 from everloop.core.schema import Encoding, Schema, pack_rows
 from everloop.core.types import PredictionRecord, Row
-from everloop.policy.batching import sampled
+from everloop.serving.audience import Audience
+from everloop.serving.counters import value_of
 from everloop.serving.outbox import Outbox
 from everloop.stores.ports import Journal
 
@@ -79,6 +80,7 @@ class Channel:
     does later), and unlike tuples or lists it never sets off a collection."""
 
     __slots__ = (
+        "__weakref__",
         "elsewhere",
         "entry",
         "key",
@@ -87,6 +89,7 @@ class Channel:
         "lost",
         "model",
         "numbers",
+        "passed",
         "recorded",
         "recorder",
         "ring",
@@ -105,7 +108,9 @@ class Channel:
         self.key = recorder.new_key()
         self.schema = schema
         self.share = share
-        """Which share of its numbers is recorded: whoever appends asks `policy.batching.sampled`."""
+        """Which share of its numbers is recorded."""
+        self.passed = share
+        """Which share is handed over: whoever appends asks `policy.batching.sampled`. The audience turns it."""
         self.labels = labels
         self.numbers = itertools.count(1)
         self.elsewhere = itertools.count()
@@ -128,12 +133,12 @@ class Channel:
     @property
     def issued(self) -> int:
         """How many numbers were given out."""
-        return _state(self.numbers) - 1
+        return value_of(self.numbers) - 1
 
     @property
     def missing(self) -> int:
         """How many of them have not been recorded; with an empty buffer, they never will be."""
-        return max(0, self.issued - _state(self.elsewhere) - self.recorded)
+        return max(0, self.issued - value_of(self.elsewhere) - self.recorded)
 
 
 class Recorder:
@@ -148,6 +153,8 @@ class Recorder:
         """Guards `_awake` and `_thread`."""
         self._awake: dict[Ring, None] = {}
         self._rings: WeakValueDictionary[tuple[str, int], Ring] = WeakValueDictionary()
+        self.audience = Audience()
+        """Who is shown what is recorded."""
         self._outbox = Outbox()
         self._outbox_asleep = True
         self._thread: threading.Thread | None = None
@@ -170,7 +177,9 @@ class Recorder:
     def channel(
         self, model: str, version: int, schema: Schema, share: float, labels: list[Any] | None = None
     ) -> Channel:
-        return Channel(self, model, version, schema=schema, share=share, labels=labels)
+        channel = Channel(self, model, version, schema=schema, share=share, labels=labels)
+        self.audience.admit(channel)
+        return channel
 
     def ring(self, model: str, width: int) -> Ring:
         """The one that this model's lanes of that width share, for as long as one of them is there."""
@@ -204,7 +213,8 @@ class Recorder:
 
     def _put(self, record: PredictionRecord) -> None:
         try:
-            self.journal.record(record)
+            for recorded in self.audience.show(record):
+                self.journal.record(recorded)
         except Exception as error:  # a broken journal is told by /health; answers must go on
             self.failure = error
         else:
@@ -340,19 +350,6 @@ def encode_matrix(X: npt.NDArray[Any], rows: Sequence[Row], schema: Schema) -> t
     return pack_rows(rows, schema)
 
 
-def sampled_runs(first: int, count: int, share: float) -> Iterable[tuple[int, int]]:
-    """The recorded stretches of `count` numbers from `first`, as (offset, length)."""
-    start = None
-    for offset in range(count):
-        if sampled(first + offset, share):
-            start = offset if start is None else start
-        elif start is not None:
-            yield start, offset - start
-            start = None
-    if start is not None:
-        yield start, count - start
-
-
 _channel_of = attrgetter("channel")
 
 
@@ -388,8 +385,3 @@ def _take(buffer: deque[Any], most: int) -> list[Any]:
     except IndexError:
         return entries
     return entries
-
-
-def _state(counter: itertools.count[int]) -> int:
-    """The next number; a counter tells it in its text only."""
-    return int(repr(counter)[6:-1])
