@@ -1,9 +1,8 @@
-"""One group commit: what the queue held, turned into one transaction of very few statements.
+"""One group commit in SQLite: a transaction of very few statements.
 
 Theory of operation. Python's `sqlite3` gives up the GIL around every step of a statement, and under load getting it back
 costs up to the interpreter's switch interval. So a group is: begin, one INSERT of all predictions, one SELECT that gives one
-row with everything the labels refer to, one INSERT of all new examples, one of all new keys and events, commit. Predictions
-go in first, so that a label finds what was recorded before it.
+row with everything the labels refer to, one INSERT of all new examples, one of all new keys and events, commit.
 
 Ids come from AUTOINCREMENT: within one INSERT they are consecutive, so the last one tells them all.
 """
@@ -12,40 +11,35 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
-from everloop.core.errors import EverloopError, InvalidInput
-from everloop.core.events import Event
+from everloop.core.errors import StoreUnavailable
 from everloop.core.schema import Encoding
-from everloop.core.types import Label, PredictionRecord, Scalar
-from everloop.stores.joining import (
-    Address,
-    address_of,
-    check_label,
-    check_record,
-    conflicting,
-    dump_outcomes,
-    event_values,
-    load_outcomes,
-    no_such_row,
-    not_found,
-    pack_row,
-    packed_row,
-    reused_key,
-    storable,
+from everloop.stores.group import (
+    EVENT_COLUMNS,
+    EXAMPLE_COLUMNS,
+    KEY_COLUMNS,
+    PREDICTION_COLUMNS,
+    Answered,
+    Found,
+    Group,
+    Joiner,
+    QueuedAppend,
+    addresses_of,
+    keys_of,
 )
-from everloop.stores.ports import AppendDone, Appended
+from everloop.stores.joining import load_outcomes
+from everloop.stores.ports import Appended
+from everloop.stores.sqlite.file import connect, unavailable
+
+T = TypeVar("T")
 
 _AT_ONCE = 64
 """Rows a statement inserts: each number of rows up to this is a statement of its own in the cache."""
-
-_PREDICTION_COLUMNS = "model, version, lane, first, count, rows, at, encoding, coding, answers, features, shadow"
-_EXAMPLE_COLUMNS = "model, label, at, lane, number, place, prediction, version, validation, record, encoding, row"
-_EVENT_COLUMNS = "model, kind, at, message, version, data"
-_KEY_COLUMNS = "model, key, body, outcomes, at"
 
 _LOOK_UP = """
 WITH
@@ -90,7 +84,7 @@ SELECT json_object(
 """
 
 
-class _Found(msgspec.Struct):
+class _LookedUp(msgspec.Struct):
     """What `_LOOK_UP` answers."""
 
     labelled: list[tuple[int, int, str]]
@@ -99,235 +93,86 @@ class _Found(msgspec.Struct):
     keys: list[tuple[str, str, str, str]]
 
 
-_decode_found = msgspec.json.Decoder(_Found).decode
+_decode_looked_up = msgspec.json.Decoder(_LookedUp).decode
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class QueuedRecord(msgspec.Struct, frozen=True):
-    parameters: tuple[Any, ...]
-    size: int
+class SqliteBackend:
+    """The writer's `Backend` for a file."""
 
-    @classmethod
-    def of(cls, record: PredictionRecord) -> QueuedRecord:
-        """Raises InvalidInput: on the caller's thread, so that nothing that cannot be stored ever joins a group."""
-        check_record(record)
-        coding, answers = _pack_answers(record.predictions)
-        return cls(
-            (
-                storable(record.model, "model"),
-                record.version,
-                storable(record.lane_key, "lane_key"),
-                record.first,
-                record.count,
-                record.rows,
-                record.at,
-                record.encoding,
-                coding,
-                answers,
-                record.features,
-                record.shadow,
-            ),
-            len(record.features) + len(answers) + 200,
-        )
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self.name = str(path)
 
+    def connect(self) -> sqlite3.Connection:
+        return connect(self._path, busy_timeout=self._busy_timeout)
 
-class QueuedEvent(msgspec.Struct, frozen=True):
-    parameters: tuple[Any, ...]
+    def disconnect(self, connection: sqlite3.Connection) -> None:
+        connection.close()
 
-    @classmethod
-    def of(cls, event: Event) -> QueuedEvent:
-        """Raises InvalidInput."""
-        return cls(event_values(event))
+    def commit(self, connection: sqlite3.Connection, group: Group) -> list[Appended]:
+        return self.run(connection, lambda c: _write(c, group))
 
+    def run(self, connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
 
-class QueuedAppend(msgspec.Struct):
-    """One call of `append`, with all that can be done before the commit done."""
+    def passing(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.OperationalError)
 
-    labels: Sequence[Label]
-    texts: list[str]
-    """The labels as JSON."""
-    rows: list[tuple[Encoding, bytes] | None]
-    addresses: list[Address | None]
-    key: tuple[str, str] | None
-    body: str
-    at: float
-    done: AppendDone
+    def broken(self, error: Exception) -> bool:
+        return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
-    @classmethod
-    def of(cls, labels: Sequence[Label], done: AppendDone, *, key: str, body: str, at: float) -> QueuedAppend:
-        """Raises InvalidInput."""
-        texts: list[str] = []
-        rows: list[tuple[Encoding, bytes] | None] = []
-        addresses: list[Address | None] = []
-        for label in labels:
-            check_label(label)
-            storable(label.model, "model")
-            try:
-                texts.append(_encode(label.label).decode())
-            except (TypeError, ValueError) as error:
-                raise InvalidInput(f"label: {label.label!r} cannot be stored: {error}", field="label") from error
-            if label.row is None:
-                rows.append(None)
-                addresses.append(address_of(label))
-            else:
-                rows.append(pack_row(label.row))
-                addresses.append(None)
-        return cls(
-            labels,
-            texts,
-            rows,
-            addresses,
-            (labels[0].model, storable(key, "Idempotency-Key")) if key and labels else None,
-            storable(body, "body"),
-            at,
-            done,
-        )
+    def unavailable(self, error: Exception) -> StoreUnavailable:
+        return unavailable(self._path, "write", error)
 
 
-class Group(msgspec.Struct):
-    """What one transaction takes from the queue."""
-
-    records: list[QueuedRecord]
-    appends: list[QueuedAppend]
-    events: list[QueuedEvent]
-
-
-def commit(connection: sqlite3.Connection, group: Group) -> list[Appended]:
-    """Write the group; what became of each append, in order. Raises sqlite3.Error, then nothing was written."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        if group.records:
-            _insert(connection, "predictions", _PREDICTION_COLUMNS, [r.parameters for r in group.records])
-        appended = _Joiner(connection, group.appends).run() if group.appends else []
-        if group.events:
-            _insert(connection, "events", _EVENT_COLUMNS, [e.parameters for e in group.events])
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+def _write(connection: sqlite3.Connection, group: Group) -> list[Appended]:
+    if group.records:
+        _insert(connection, "predictions", PREDICTION_COLUMNS, [r.parameters for r in group.records])
+    appended: list[Appended] = []
+    if group.appends:
+        joiner = Joiner(group.appends, _look_up(connection, group.appends))
+        if joiner.examples:
+            joiner.number(_insert(connection, "examples", EXAMPLE_COLUMNS, joiner.examples))
+        _insert(connection, "keys", KEY_COLUMNS, joiner.keys())
+        appended = joiner.appended
+    if group.events:
+        _insert(connection, "events", EVENT_COLUMNS, [e.parameters for e in group.events])
     return appended
 
 
-class _Joiner:
-    """The labels of one group: found, checked against what is there and against each other, inserted."""
-
-    def __init__(self, connection: sqlite3.Connection, appends: list[QueuedAppend]) -> None:
-        self._connection = connection
-        self._appends = appends
-        self._labelled: dict[Address, tuple[int, Scalar]] = {}  # ids below 0: the n-th example of this group
-        self._answered: dict[Address, tuple[int, int, str, int, int, int, int, Encoding, str, str]] = {}
-        self._features: dict[int, bytes] = {}
-        self._answers: dict[int, list[Any]] = {}
-        self._keys: dict[tuple[str, str], tuple[str, list[int | EverloopError]]] = {}
-        self._new: list[tuple[Any, ...]] = []
-
-    def run(self) -> list[Appended]:
-        self._look_up()
-        appended = [self._take(one) for one in self._appends]
-        if self._new:
-            last = _insert(self._connection, "examples", _EXAMPLE_COLUMNS, self._new)
-            base = last - len(self._new)
-            for one in appended:
-                # The lists are shared with `_keys`, so a key keeps the final ids, too.
-                one.outcomes[:] = [base - o if isinstance(o, int) and o < 0 else o for o in one.outcomes]
-        keys = [
-            (*a.key, a.body, dump_outcomes(o.outcomes).decode(), a.at)
-            for a, o in zip(self._appends, appended, strict=True)
-            if a.key is not None and self._keys.get(a.key, ("", None))[1] is o.outcomes
-        ]
-        if keys:
-            _insert(self._connection, "keys", _KEY_COLUMNS, keys)
-        return appended
-
-    def _look_up(self) -> None:
-        addresses = list({a: None for one in self._appends for a in one.addresses if a is not None})
-        keys = [one.key for one in self._appends if one.key is not None]
-        if not addresses and not keys:
-            return
-        (text,) = self._connection.execute(_LOOK_UP, (_encode(addresses).decode(), _encode(keys).decode())).fetchone()
-        found = _decode_found(text)
-        for i, example, label in found.labelled:
-            self._labelled[addresses[i]] = (example, _decode(label))
-        for answer in found.answered:
-            self._answered[addresses[answer[0]]] = answer
-        for record, features, answers in found.whole:
-            if features:
-                self._features[record] = bytes.fromhex(features)
-            if answers:
-                self._answers[record] = msgspec.msgpack.decode(bytes.fromhex(answers))
-        for model, key, body, outcomes in found.keys:
-            self._keys[model, key] = (body, load_outcomes(outcomes))
-
-    def _take(self, one: QueuedAppend) -> Appended:
-        if one.key is not None and one.key in self._keys:
-            body, first = self._keys[one.key]
-            if body != one.body:
-                return Appended([reused_key(one.key[1]) for _ in one.labels])
-            return Appended(list(first), duplicate=True)
-        before = len(self._new)
-        outcomes = [self._add(one, i, label) for i, label in enumerate(one.labels)]
-        accepted = any(isinstance(outcome, int) for outcome in outcomes)
-        if one.key is not None and accepted:
-            self._keys[one.key] = (one.body, outcomes)
-        there = accepted and len(self._new) == before and all(isinstance(o, int) for o in outcomes)
-        return Appended(outcomes, duplicate=there)
-
-    def _add(self, one: QueuedAppend, i: int, label: Label) -> int | EverloopError:
-        packed = one.rows[i]
-        if packed is not None:
-            return self._keep(
-                (label.model, one.texts[i], label.at, None, None, 0, None, None, label.validation, 0, *packed)
-            )
-        address = one.addresses[i]
-        if address is None:
-            return not_found(label)
-        there = self._labelled.get(address)
-        if there is not None:
-            return there[0] if there[1] == label.label else conflicting(label, there[1])
-        answered = self._answered.get(address)
-        if answered is None:
-            return not_found(label)
-        _, record, model, version, count, rows, position, encoding, features, answer = answered
-        if model != label.model:
-            return not_found(label)
-        if label.index >= rows:
-            return no_such_row(label, rows)
-        if encoding == "msgpack":
-            row = packed_row(encoding, self._features[record], count * rows, position)
-        else:
-            row = bytes.fromhex(features)
-        prediction = struct.unpack("<d", bytes.fromhex(answer))[0] if answer else self._answers[record][position]
-        example = self._keep(
-            (
-                model,
-                one.texts[i],
-                label.at,
-                *address,
-                _encode(prediction).decode(),
-                version,
-                label.validation,
-                record,
-                encoding,
-                row,
-            )
+def _look_up(connection: sqlite3.Connection, appends: Sequence[QueuedAppend]) -> Found:
+    addresses, keys = addresses_of(appends), keys_of(appends)
+    if not addresses and not keys:
+        return Found()
+    (text,) = connection.execute(_LOOK_UP, (_encode(addresses).decode(), _encode(keys).decode())).fetchone()
+    there = _decode_looked_up(text)
+    found = Found()
+    for i, example, label in there.labelled:
+        found.labelled[addresses[i]] = (example, _decode(label))
+    for i, record, model, version, count, rows, position, encoding, features, answer in there.answered:
+        number = struct.unpack("<d", bytes.fromhex(answer))[0] if answer else None
+        found.answered[addresses[i]] = Answered(
+            record, model, version, count, rows, position, encoding, bytes.fromhex(features), number
         )
-        self._labelled[address] = (example, label.label)
-        return example
-
-    def _keep(self, parameters: tuple[Any, ...]) -> int:
-        self._new.append(parameters)
-        return -len(self._new)
-
-
-def _pack_answers(predictions: list[Any]) -> tuple[str, bytes]:
-    if set(map(type, predictions)) == {float}:
-        return "f8", struct.pack(f"<{len(predictions)}d", *predictions)
-    try:
-        return "msgpack", msgspec.msgpack.encode(predictions)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(f"predictions: these cannot be stored: {error}", field="predictions") from error
+    for record, features, answers in there.whole:
+        if features:
+            found.features[record] = bytes.fromhex(features)
+        if answers:
+            found.answers[record] = msgspec.msgpack.decode(bytes.fromhex(answers))
+    for model, key, body, outcomes in there.keys:
+        found.keys[model, key] = (body, load_outcomes(outcomes))
+    return found
 
 
 def _insert(connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> int:

@@ -15,14 +15,15 @@ from everloop.core.clock import Clock
 from everloop.core.errors import EverloopError
 from everloop.core.events import Event
 from everloop.core.types import Example, Label, PredictionRecord
+from everloop.stores.group import QueuedAppend, QueuedEvent, QueuedRecord
 from everloop.stores.joining import storable
 from everloop.stores.ports import AppendDone, Appended, Checkpoint, JournalStats
 from everloop.stores.sqlite.file import prepare
-from everloop.stores.sqlite.group import QueuedAppend, QueuedEvent, QueuedRecord
+from everloop.stores.sqlite.group import SqliteBackend
 from everloop.stores.sqlite.owners import Owners
 from everloop.stores.sqlite.reads import Reader
 from everloop.stores.sqlite.retention import forget_model, prune_age, prune_bytes
-from everloop.stores.sqlite.writer import Writer
+from everloop.stores.writer import Writer
 
 
 class SqliteJournal:
@@ -47,12 +48,11 @@ class SqliteJournal:
         self._owners = Owners(path.parent / "owners")
         self._reader = Reader(path, busy_timeout=busy_timeout)
         self._writer = Writer(
-            path,
+            SqliteBackend(path, busy_timeout=busy_timeout),
             clock=clock,
             queue_size=queue_size,
             record_bytes=record_bytes,
             commit_interval=commit_interval,
-            busy_timeout=busy_timeout,
         )
 
     def record(self, record: PredictionRecord) -> bool:

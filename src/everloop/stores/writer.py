@@ -5,26 +5,26 @@
     log    ──┤                           └─ on failure: done(error); records and events stay for the next group
     run    ──┘      (tasks: checkpoints, leases, retention, each in a transaction of its own, after the group before it)
 
-A commit that fails is told to the callers whose labels it held; the thread lives on. The file is opened anew after an
-error, since a connection that saw the disk fail may not be trusted. Should anything but the store itself be at fault, the
+A commit that fails is told to the callers whose labels it held; the thread lives on. The database is opened anew after an
+error, since a connection that saw it fail may not be trusted. Should anything but the store itself be at fault, the
 group is committed entry by entry, so that only the entry to blame is refused.
+
+Which database it is, and what its errors mean, is the `Backend`'s to know.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from everloop.core.clock import Clock
 from everloop.core.errors import Closed, EverloopError, Overloaded, StoreUnavailable
+from everloop.stores.group import Group, QueuedAppend, QueuedEvent, QueuedRecord
 from everloop.stores.ports import Appended
-from everloop.stores.sqlite.file import connect, unavailable
-from everloop.stores.sqlite.group import Group, QueuedAppend, QueuedEvent, QueuedRecord, commit
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 _GROUP_LABELS = 5_000
 """Most labels of one transaction (more only if one append has more): about 50 ms of writing."""
@@ -33,10 +33,38 @@ _LINGER = 0.05
 _EAGER_BYTES = 4 << 20
 
 
-class _Task:
+class Backend(Protocol[C]):
+    """A database as the writer sees it; `C` is a connection to it. All but `unavailable` is called on the writer's thread."""
+
+    def connect(self) -> C: ...
+
+    def disconnect(self, connection: C) -> None:
+        """Never raises, whatever state the connection is in."""
+
+    def commit(self, connection: C, group: Group) -> list[Appended]:
+        """One group as one transaction; what became of each append, in order. If it raises, nothing was written."""
+
+    def run(self, connection: C, work: Callable[[C], T]) -> T:
+        """`work` as one transaction that no other writer takes part in."""
+
+    def passing(self, error: Exception) -> bool:
+        """Whether the same may succeed later: locked, full, unreachable. What nobody would send again is then kept."""
+
+    def broken(self, error: Exception) -> bool:
+        """Whether the store is at fault rather than what was to be written."""
+
+    def unavailable(self, error: Exception) -> StoreUnavailable:
+        """What a failed write means to the person who runs the server."""
+
+    @property
+    def name(self) -> str:
+        """Which database it is, as a person may read it."""
+
+
+class _Task(Generic[C]):
     """Something to be done on the writer's connection, and who waits for it."""
 
-    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+    def __init__(self, work: Callable[[C], Any]) -> None:
         self.work = work
         self.result: Any = None
         self.error: EverloopError | None = None
@@ -47,27 +75,19 @@ class _Task:
         self.finished.set()
 
 
-class Writer:
+class Writer(Generic[C]):
     def __init__(
-        self,
-        path: Path,
-        *,
-        clock: Clock,
-        queue_size: int,
-        record_bytes: int,
-        commit_interval: float,
-        busy_timeout: float,
+        self, backend: Backend[C], *, clock: Clock, queue_size: int, record_bytes: int, commit_interval: float
     ) -> None:
-        self._path = path
+        self._backend = backend
         self._clock = clock
         self._queue_size = queue_size
         self._record_bytes = record_bytes
         self._commit_interval = commit_interval
-        self._busy_timeout = busy_timeout
-        self._connection: sqlite3.Connection | None = None
+        self._connection: C | None = None
         self._changed = threading.Condition(threading.Lock())
         self._group = Group([], [], [])
-        self._tasks: list[_Task] = []
+        self._tasks: list[_Task[C]] = []
         self._queued = 0  # labels and events waiting
         self._queued_bytes = 0  # of predictions waiting
         self._in_flight = 0
@@ -125,7 +145,7 @@ class Writer:
             self._group.events.append(event)
             self._changed.notify()
 
-    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def run(self, work: Callable[[C], T]) -> T:
         """Do `work` in a transaction of its own, after everything queued so far, and wait. Raises what it raised.
 
         Not to be called from a `done`."""
@@ -166,7 +186,7 @@ class Writer:
             group, self._group = self._group, Group([], [], [])
             tasks, self._tasks = self._tasks, []
             self._queued = self._queued_bytes = 0
-        told = StoreUnavailable(f"the journal {self._path} was closed before this could be written")
+        told = StoreUnavailable(f"the journal in {self._backend.name} was closed before this could be written")
         for append in group.appends:
             self._tell(append, told)
         for task in tasks:
@@ -200,7 +220,7 @@ class Writer:
         # After a failure, what is left over waits longer each time, until somebody wants something.
         return not self._failures and (bool(self._group.events) or self._queued_bytes > _EAGER_BYTES)
 
-    def _take(self) -> tuple[Group, list[_Task]]:
+    def _take(self) -> tuple[Group, list[_Task[C]]]:
         group = self._group
         labels = 0
         for taken, append in enumerate(group.appends, start=1):
@@ -208,7 +228,7 @@ class Writer:
             if labels >= _GROUP_LABELS and taken < len(group.appends):
                 self._group = Group([], group.appends[taken:], [])
                 group.appends = group.appends[:taken]
-                tasks: list[_Task] = []  # they wait for all that was queued before them
+                tasks: list[_Task[C]] = []  # they wait for all that was queued before them
                 break
         else:
             self._group = Group([], [], [])
@@ -223,11 +243,10 @@ class Writer:
             return None
         failed: StoreUnavailable | None = None
         try:
-            appended = commit(self._connected(), group)
-        except sqlite3.OperationalError as error:
-            failed = self._failed(group, error)
+            appended = self._backend.commit(self._connected(), group)
         except Exception as error:
-            if len(group.records) + len(group.appends) + len(group.events) > 1 and not _broken(error):
+            single = len(group.records) + len(group.appends) + len(group.events) == 1
+            if not (single or self._backend.passing(error) or self._backend.broken(error)):
                 failed = self._commit_singly(group)
             else:
                 failed = self._failed(group, error)
@@ -252,8 +271,8 @@ class Writer:
 
     def _failed(self, group: Group, error: Exception) -> StoreUnavailable:
         self._disconnect()
-        told = unavailable(self._path, "write", error)
-        retry = isinstance(error, sqlite3.OperationalError)
+        told = self._backend.unavailable(error)
+        retry = self._backend.passing(error)
         with self._changed:
             self._in_flight = 0
             self._failures += 1
@@ -269,25 +288,17 @@ class Writer:
             self._tell(append, told)
         return told
 
-    def _do(self, task: _Task, failed: StoreUnavailable | None) -> None:
+    def _do(self, task: _Task[C], failed: StoreUnavailable | None) -> None:
         if failed is not None:  # a flush, or whatever else was to come after what has not been written
             task.end(failed)
             return
         try:
-            connection = self._connected()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                task.result = task.work(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+            task.result = self._backend.run(self._connected(), task.work)
         except EverloopError as error:
             task.end(error)
         except Exception as error:
             self._disconnect()
-            told = unavailable(self._path, "write", error)
+            told = self._backend.unavailable(error)
             told.__cause__ = error
             task.end(told)
         else:
@@ -302,17 +313,12 @@ class Writer:
                 threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
             )
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self) -> C:
         if self._connection is None:
-            self._connection = connect(self._path, busy_timeout=self._busy_timeout)
+            self._connection = self._backend.connect()
         return self._connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            self._backend.disconnect(self._connection)
             self._connection = None
-
-
-def _broken(error: Exception) -> bool:
-    """Whether the file is at fault rather than what was to be written."""
-    return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
