@@ -33,6 +33,7 @@ STATUSES: dict[str, Status] = {
     "too_large": Status(413, "RESOURCE_EXHAUSTED", "Too large"),
     "model_not_found": Status(404, "NOT_FOUND", "Model not found"),
     "version_not_found": Status(404, "NOT_FOUND", "Version not found"),
+    "rollout_not_found": Status(404, "NOT_FOUND", "Rollout not found"),
     "prediction_not_found": Status(404, "NOT_FOUND", "Prediction not found"),
     "conflict": Status(409, "FAILED_PRECONDITION", "Conflict"),
     "model_untrained": Status(409, "FAILED_PRECONDITION", "Model untrained"),

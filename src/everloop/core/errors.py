@@ -77,6 +77,13 @@ class VersionNotFound(EverloopError, KeyError):
     fault = "caller"
 
 
+class RolloutNotFound(EverloopError, KeyError):
+    """The model exists and has had no rollout yet."""
+
+    code = "rollout_not_found"
+    fault = "caller"
+
+
 class PredictionNotFound(EverloopError, KeyError):
     """A label names a request id that is not in the journal: never made, not sampled, or past retention."""
 
