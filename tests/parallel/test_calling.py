@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from tests.parallel import workloads
 
 from everloop.core.errors import ItemFailed, ItemTimeout, NotPicklable, WorkerDied
+from everloop.parallel.executors import calling
 from everloop.parallel.executors.calling import Caller
 
 
@@ -78,3 +81,25 @@ def test_a_function_that_it_cannot_load_is_refused() -> None:
 def test_low_priority_and_few_threads() -> None:
     with contextlib.closing(Caller(workloads.answer, niceness=5, blas_threads=1)) as caller:
         assert caller.call(b"nice") == b"5"
+
+
+def test_waiting_for_a_core_does_not_count_where_only_its_own_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = itertools.count(10.0, 30.0)
+    monkeypatch.setattr(calling, "starved", lambda pid: next(waited))
+    with contextlib.closing(Caller(workloads.answer)) as caller:
+        with pytest.raises(ItemTimeout, match="it took longer than 0 s"):
+            caller.call(b"sleep", time_limit=0.0)
+        assert not caller.alive
+    with contextlib.closing(Caller(workloads.answer)) as caller:
+        assert caller.call(b"x", time_limit=0.0, own_time=True) == b"X", (
+            "it was excused for half a second, then for long"
+        )
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux's lowest class of priority")
+def test_the_nicest_runs_only_where_nobody_else_would() -> None:
+    with contextlib.closing(Caller(workloads.answer, niceness=19)) as caller:
+        assert caller.call(b"nice") == b"19"
+        assert os.sched_getscheduler(caller.pid) == os.SCHED_IDLE
+        group = Path(f"/proc/{caller.pid}/autogroup")
+        assert not group.exists() or group.read_text().endswith("nice 19\n")

@@ -16,6 +16,8 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from everloop.core.errors import ItemFailed, ItemTimeout, NotPicklable, WorkerDied
 from everloop.parallel import payload
@@ -51,9 +53,13 @@ class Caller:
     def alive(self) -> bool:
         return self._worker.alive
 
-    def call(self, data: bytes, time_limit: float = math.inf) -> bytes:
+    def call(self, data: bytes, time_limit: float = math.inf, *, own_time: bool = False) -> bytes:
         """Raises ItemFailed with what `func` raised, in words; ItemTimeout after `time_limit` seconds; WorkerDied with its last
-        words; NotPicklable where the process cannot load `func`. After all but ItemFailed it is dead."""
+        words; NotPicklable where the process cannot load `func`. After all but ItemFailed it is dead.
+
+        `own_time`: what the process waits for a core does not count, where the system tells: one of low priority may have to wait for
+        as long as others are busy, and hangs for all that as little as they do."""
+        excused = partial(starved, self.pid) if own_time else float
         self._number += 1
         self._worker.send(self._number, (data, []), math.inf, 0.0)
         try:
@@ -61,7 +67,7 @@ class Caller:
                 selector.register(self._worker.inbox, selectors.EVENT_READ)
                 if self._worker.outbox:
                     selector.register(self._worker.outlet, selectors.EVENT_WRITE)
-                frame = self._answer(selector, time_limit)
+                frame = self._answer(selector, time_limit, excused)
         except BaseException:
             self.close()
             raise
@@ -79,8 +85,8 @@ class Caller:
         self.kill()
         self._end()
 
-    def _answer(self, selector: selectors.BaseSelector, time_limit: float) -> Frame:
-        until = time.monotonic() + time_limit
+    def _answer(self, selector: selectors.BaseSelector, time_limit: float, excused: Callable[[], float]) -> Frame:
+        until, before = time.monotonic() + time_limit, excused()
         reader, outbox = self._worker.reader, self._worker.outbox
         while True:
             while (frame := reader.next()) is not None:
@@ -89,6 +95,8 @@ class Caller:
                 if frame.kind == LOADED and frame.flags & BROKEN:
                     raise NotPicklable(f"the function cannot be loaded in its process: {str(frame.payload, 'utf-8')}")
             left = until - time.monotonic()
+            if left <= 0:
+                left += excused() - before
             if left <= 0:
                 self.close()
                 raise ItemTimeout(f"it took longer than {time_limit:g} s and was stopped{self._last_words()}")
@@ -118,3 +126,12 @@ class Caller:
         self._listener.join(1.0)
         said = self._said.decode(errors="replace").strip()
         return f"; it last said: {said[-500:]}" if said else ""
+
+
+def starved(pid: int | str = "self") -> float:
+    """Seconds for which a process's main thread could have run and had no core: 0.0 where the system does not tell (Linux does,
+    Documentation/scheduler/sched-stats.rst)."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0

@@ -33,6 +33,7 @@ from everloop.parallel.executors.packing import Alarm, Unreadable, run_packed
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _STALE = 0.02
 """Seconds a chunk may take before those that wait behind it are handed back: some other worker may have nothing to do."""
+_NICEST = 19
 _LAST_ORDERS = 5.0
 """Seconds that the functions' own exit handlers may take."""
 
@@ -44,7 +45,7 @@ def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> N
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # we live long, and may die suddenly
     if niceness:
-        os.nice(niceness)
+        _step_back(niceness)
     blas = _Blas(threads)
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
     try:
@@ -55,6 +56,18 @@ def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> N
     impatient.daemon = True
     impatient.start()
     sys.exit(0)
+
+
+def _step_back(niceness: int) -> None:
+    """Let others go first; at 19, the most there is, run only where a core would be idle otherwise.
+
+    Linux may share out cores among sessions before it looks at niceness (CONFIG_SCHED_AUTOGROUP), and each worker is a session: alone in
+    it, even the nicest process would get half a core. So the session has to be nice, too (sched(7))."""
+    os.nice(niceness)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:  # noqa: PTH123 - pathlib is not loaded yet
+        group.write(str(niceness))
+    if niceness >= _NICEST and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _watch_parent(parent: int) -> None:
