@@ -250,6 +250,9 @@ class Catalog(Protocol):
         Others wait meanwhile, the journal's writer too: keep it short, and never wait for the journal inside (nor begin another
         change: RuntimeError)."""
 
+    def look(self, name: str) -> AbstractContextManager[Shelf]:
+        """One state of one model, for reading only. Raises ModelNotFound."""
+
     def rollout(self, model: str) -> Rollout | None:
         """The newest one. Raises ModelNotFound."""
 

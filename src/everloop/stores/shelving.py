@@ -103,8 +103,8 @@ class ShelfCatalog(ABC):
         """As `Catalog.change`; its first act is `with self._not_nested()`."""
 
     @abstractmethod
-    def _look(self, name: str) -> AbstractContextManager[Shelf]:
-        """One state of one model, for reading only. Raises ModelNotFound."""
+    def look(self, name: str) -> AbstractContextManager[Shelf]:
+        """As `Catalog.look`."""
 
     @contextlib.contextmanager
     def _not_nested(self) -> Iterator[None]:
@@ -118,23 +118,23 @@ class ShelfCatalog(ABC):
             self._changing.now = False
 
     def get_model(self, name: str) -> ModelRecord:
-        with self._look(name) as shelf:
+        with self.look(name) as shelf:
             return shelf.model
 
     def versions(self, model: str) -> list[VersionRecord]:
-        with self._look(model) as shelf:
+        with self.look(model) as shelf:
             return shelf.versions()
 
     def get_version(self, model: str, version: int) -> VersionRecord:
-        with self._look(model) as shelf:
+        with self.look(model) as shelf:
             return shelf.version(version)
 
     def rollout(self, model: str) -> Rollout | None:
-        with self._look(model) as shelf:
+        with self.look(model) as shelf:
             return shelf.rollout()
 
     def rollouts(self, model: str) -> list[Rollout]:
-        with self._look(model) as shelf:
+        with self.look(model) as shelf:
             return shelf.rollouts()
 
     def set_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:

@@ -173,6 +173,8 @@ class SqlShelf:
         self.changed = True
 
     def _version_text(self, number: int) -> Any:
+        if not 0 < number < 1 << 63:  # more than a database can ask for
+            return None
         versions = self._tables.versions
         return self._connection.execute(
             self._tables.select(versions.c.record).where(versions.c.model == self._name, versions.c.version == number)
@@ -219,7 +221,7 @@ class SqlCatalog(ShelfCatalog):
                 self._count(connection)
 
     @contextlib.contextmanager
-    def _look(self, name: str) -> Iterator[SqlShelf]:
+    def look(self, name: str) -> Iterator[SqlShelf]:
         with self._reading() as connection:
             yield SqlShelf(connection, self._tables, name)
 

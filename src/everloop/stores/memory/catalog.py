@@ -125,7 +125,7 @@ class MemoryCatalog(ShelfCatalog):
                 self._revision += shelf.changed
 
     @contextlib.contextmanager
-    def _look(self, name: str) -> Iterator[_MemoryShelf]:
+    def look(self, name: str) -> Iterator[_MemoryShelf]:
         yield self._shelf(name)
 
     def create_model(self, record: ModelRecord, event: Event | None = None) -> None:
