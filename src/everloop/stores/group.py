@@ -11,7 +11,6 @@ there and against each other; it touches no database.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +36,7 @@ from everloop.stores.joining import (
     storable,
 )
 from everloop.stores.ports import AppendDone, Appended
-
-PREDICTION_COLUMNS = "model, version, lane, first, count, rows, at, encoding, coding, answers, features, shadow"
-EXAMPLE_COLUMNS = "model, label, at, lane, number, place, prediction, version, validation, record, encoding, row"
-EVENT_COLUMNS = "model, kind, at, message, version, data"
-KEY_COLUMNS = "model, key, body, outcomes, at"
+from everloop.stores.rows import pack_answers
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,7 +49,7 @@ class QueuedRecord(msgspec.Struct, frozen=True):
     def of(cls, record: PredictionRecord) -> QueuedRecord:
         """Raises InvalidInput: on the caller's thread, so that nothing that cannot be stored ever joins a group."""
         check_record(record)
-        coding, answers = _pack_answers(record.predictions)
+        coding, answers = pack_answers(record.predictions)
         return cls(
             (
                 storable(record.model, "model"),
@@ -182,7 +177,7 @@ class Joiner:
         self._appends = appends
         self._found = found
         self.examples: list[tuple[Any, ...]] = []
-        """The new ones, to be inserted in this order (`EXAMPLE_COLUMNS`)."""
+        """The new ones, to be inserted in this order (`rows.EXAMPLE_COLUMNS`)."""
         self.appended = [self._take(one) for one in appends]
         """What became of each append. Final once `number` was called."""
 
@@ -194,7 +189,7 @@ class Joiner:
             one.outcomes[:] = [base - o if isinstance(o, int) and o < 0 else o for o in one.outcomes]
 
     def keys(self) -> list[tuple[Any, ...]]:
-        """The new ones, to be inserted after `number` (`KEY_COLUMNS`)."""
+        """The new ones, to be inserted after `number` (`rows.KEY_COLUMNS`)."""
         return [
             (*a.key, a.body, dump_outcomes(o.outcomes).decode(), a.at)
             for a, o in zip(self._appends, self.appended, strict=True)
@@ -260,12 +255,3 @@ class Joiner:
     def _keep(self, parameters: tuple[Any, ...]) -> int:
         self.examples.append(parameters)
         return -len(self.examples)
-
-
-def _pack_answers(predictions: list[Any]) -> tuple[str, bytes]:
-    if set(map(type, predictions)) == {float}:
-        return "f8", struct.pack(f"<{len(predictions)}d", *predictions)
-    try:
-        return "msgpack", msgspec.msgpack.encode(predictions)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(f"predictions: these cannot be stored: {error}", field="predictions") from error

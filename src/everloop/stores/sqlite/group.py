@@ -20,10 +20,6 @@ import msgspec
 from everloop.core.errors import StoreUnavailable
 from everloop.core.schema import Encoding
 from everloop.stores.group import (
-    EVENT_COLUMNS,
-    EXAMPLE_COLUMNS,
-    KEY_COLUMNS,
-    PREDICTION_COLUMNS,
     Answered,
     Found,
     Group,
@@ -34,6 +30,7 @@ from everloop.stores.group import (
 )
 from everloop.stores.joining import load_outcomes
 from everloop.stores.ports import Appended
+from everloop.stores.rows import EVENT_COLUMNS, EXAMPLE_COLUMNS, KEY_COLUMNS, PREDICTION_COLUMNS
 from everloop.stores.sqlite.file import connect, unavailable
 
 T = TypeVar("T")

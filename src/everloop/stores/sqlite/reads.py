@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,11 @@ import msgspec
 from everloop.core.errors import Closed
 from everloop.core.events import Event
 from everloop.core.schema import Encoding
-from everloop.core.types import Example, PredictionRecord, Scalar, request_id
-from everloop.stores.joining import unpack_row
+from everloop.core.types import Example, PredictionRecord
 from everloop.stores.ports import Checkpoint
+from everloop.stores.rows import EVENT_COLUMNS, PREDICTION_COLUMNS, event_of, example_of, record_of
 from everloop.stores.sqlite.file import connect, store_errors
+from everloop.stores.sqlite.space import used_bytes
 
 _KEPT_CONNECTIONS = 4
 
@@ -31,27 +31,15 @@ SELECT json_group_array(json_array(
 )) FROM (SELECT * FROM examples WHERE model = ?1 AND id > ?2 ORDER BY id {order} LIMIT ?3)
 """
 _PREDICTIONS = """
-SELECT id, model, version, lane, first, count, rows, at, encoding, features, coding, answers, shadow
-FROM predictions WHERE model = ? AND id > ? ORDER BY id {order} LIMIT ?
+SELECT id, {columns} FROM predictions WHERE model = ? AND id > ? ORDER BY id {order} LIMIT ?
 """
 _EVENTS = """
-SELECT model, kind, at, message, version, data, id FROM events
+SELECT id, {columns} FROM events
 WHERE (?1 IS NULL OR model = ?1) AND id > ?2 ORDER BY id {order} LIMIT ?3
-"""
-_USED_BYTES = """
-SELECT (SELECT page_count FROM pragma_page_count) - (SELECT freelist_count FROM pragma_freelist_count),
-       (SELECT page_size FROM pragma_page_size)
 """
 
 _ExampleRow = tuple[int, str, str, str | None, int | None, str | None, int | None, int, int, Encoding, str]
 _decode_examples = msgspec.json.Decoder(list[_ExampleRow]).decode
-_decode = msgspec.json.Decoder().decode
-
-
-def used_bytes(connection: sqlite3.Connection) -> int:
-    """What the file holds, free pages aside."""
-    pages, size = connection.execute(_USED_BYTES).fetchone()
-    return int(pages * size)
 
 
 class Reader:
@@ -68,7 +56,10 @@ class Reader:
         query = _EXAMPLES.format(order="DESC" if latest else "ASC")
         with self._connection() as connection:
             (text,) = connection.execute(query, (model, after, max(limit, 0))).fetchone()
-        found = [_example(model, row) for row in _decode_examples(text)]
+        found = [
+            example_of(model, (id_, float(at), *rest, bytes.fromhex(packed)))
+            for id_, at, *rest, packed in _decode_examples(text)
+        ]
         found.sort(key=lambda example: example.id)
         return found
 
@@ -85,17 +76,17 @@ class Reader:
     def predictions(
         self, model: str, *, after: int, limit: int, latest: bool = False
     ) -> list[tuple[int, PredictionRecord]]:
-        query = _PREDICTIONS.format(order="DESC" if latest else "ASC")
+        query = _PREDICTIONS.format(columns=PREDICTION_COLUMNS, order="DESC" if latest else "ASC")
         with self._connection() as connection:
             rows = connection.execute(query, (model, after, max(limit, 0))).fetchall()
-        found = [(row[0], _record(row)) for row in rows]
+        found = [record_of(row) for row in rows]
         return found[::-1] if latest else found
 
     def events(self, model: str | None, *, after: int, limit: int, latest: bool) -> list[Event]:
-        query = _EVENTS.format(order="DESC" if latest else "ASC")
+        query = _EVENTS.format(columns=EVENT_COLUMNS, order="DESC" if latest else "ASC")
         with self._connection() as connection:
             rows = connection.execute(query, (model, after, max(limit, 0))).fetchall()
-        found = [_event(row) for row in rows]
+        found = [event_of(row) for row in rows]
         return found[::-1] if latest else found
 
     def checkpoint(self, model: str) -> Checkpoint | None:
@@ -134,40 +125,3 @@ class Reader:
                 self._idle.append(connection)
                 return
         connection.close()
-
-
-def _example(model: str, row: _ExampleRow) -> Example:
-    id_, at, label, prediction, version, lane, number, place, validation, encoding, packed = row
-    answer: Scalar | None = None if prediction is None else _decode(prediction)
-    return Example(
-        id=id_,
-        model=model,
-        row=unpack_row(encoding, bytes.fromhex(packed)),
-        label=_decode(label),
-        at=float(at),
-        request_id=None if lane is None or number is None else request_id(lane, number),
-        index=place,
-        prediction=answer,
-        version=version,
-        validation=bool(validation),
-    )
-
-
-def _unpack_answers(coding: str, answers: bytes) -> list[Any]:
-    if coding == "f8":
-        return list(struct.unpack(f"<{len(answers) // 8}d", answers))
-    decoded: list[Any] = msgspec.msgpack.decode(answers)
-    return decoded
-
-
-def _record(row: tuple[Any, ...]) -> PredictionRecord:
-    _, model, version, lane, first, count, rows, at, encoding, features, coding, answers, shadow = row
-    predictions = _unpack_answers(coding, answers)
-    return PredictionRecord(
-        model, version, lane, first, count, rows, at, encoding, features, predictions, shadow=bool(shadow)
-    )
-
-
-def _event(row: tuple[Any, ...]) -> Event:
-    model, kind, at, message, version, data, id_ = row
-    return Event(model, kind, at, message, version, _decode(data), id_)

@@ -1,4 +1,5 @@
-"""Forgetting, a little at a time: each step is one short transaction on the writer, so that no label waits long for it.
+"""Forgetting, a little at a time: each step is one short transaction on the writer, so that no label waits long for it. The same
+statements for every database.
 
 The oldest go first, predictions and examples by the same measure of age; events only when nothing else is left to free.
 An example goes only after its learner's checkpoint has passed it, and takes its prediction and all older ones along:
@@ -7,17 +8,30 @@ otherwise its label could come again and count twice.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable
-from typing import Any
-
-from everloop.stores.sqlite.reads import used_bytes
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 _ROWS = 250
 """Entries a step: about 5 ms for batches of 64 rows of 30 numbers."""
-_VACUUM_PAGES = 500
 
-Run = Callable[[Callable[[sqlite3.Connection], Any]], Any]
+
+class Cursor(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Connection(Protocol):
+    """What the statements run on; `?` stands for a parameter."""
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ..., /) -> Cursor: ...
+
+
+Run = Callable[[Callable[[Any], Any]], Any]
+"""Does what it is given, with a `Connection`, as one transaction."""
 
 
 def prune_age(run: Run, *, horizon: float) -> int:
@@ -34,18 +48,16 @@ def prune_age(run: Run, *, horizon: float) -> int:
     return gone
 
 
-def prune_bytes(run: Run, *, most: int) -> int:
-    """The oldest, until the file holds at most `most` bytes or nothing is left that may go."""
+def prune_bytes(run: Run, *, most: int, used: Callable[[Any], int]) -> int:
+    """The oldest, until the journal takes at most `most` bytes or nothing is left that may go. `used` says how many it takes."""
     gone = 0
-    while step := run(lambda c: _smaller(c, most)):
+    while step := run(lambda c: _smaller(c, most, used)):
         gone += step
-    while run(_give_back):
-        pass
     return gone
 
 
-def _smaller(connection: sqlite3.Connection, most: int) -> int:
-    if used_bytes(connection) <= most:
+def _smaller(connection: Connection, most: int, used: Callable[[Any], int]) -> int:
+    if used(connection) <= most:
         return 0
     prediction = connection.execute("SELECT at FROM predictions ORDER BY id LIMIT 1").fetchone()
     example = _oldest_learned(connection)
@@ -58,17 +70,17 @@ def _smaller(connection: sqlite3.Connection, most: int) -> int:
     return _events_step(connection, None)
 
 
-def _predictions_step(connection: sqlite3.Connection, horizon: float | None) -> int:
+def _predictions_step(connection: Connection, horizon: float | None) -> int:
     last = _last_of_oldest(connection, "predictions", horizon)
     return connection.execute("DELETE FROM predictions WHERE id <= ?", (last,)).rowcount if last else 0
 
 
-def _events_step(connection: sqlite3.Connection, horizon: float | None) -> int:
+def _events_step(connection: Connection, horizon: float | None) -> int:
     last = _last_of_oldest(connection, "events", horizon)
     return connection.execute("DELETE FROM events WHERE id <= ?", (last,)).rowcount if last else 0
 
 
-def _last_of_oldest(connection: sqlite3.Connection, table: str, horizon: float | None) -> int:
+def _last_of_oldest(connection: Connection, table: str, horizon: float | None) -> int:
     """The id up to which the oldest few are from before `horizon`; 0 if the very oldest is younger."""
     oldest = connection.execute(f"SELECT id, at FROM {table} ORDER BY id LIMIT ?", (_ROWS,)).fetchall()  # noqa: S608 - our own names
     last = 0
@@ -79,7 +91,7 @@ def _last_of_oldest(connection: sqlite3.Connection, table: str, horizon: float |
     return last
 
 
-def _examples_step(connection: sqlite3.Connection, horizon: float | None) -> int:
+def _examples_step(connection: Connection, horizon: float | None) -> int:
     oldest = _oldest_learned(connection, horizon)
     if oldest is None:
         return 0
@@ -103,7 +115,7 @@ def _examples_step(connection: sqlite3.Connection, horizon: float | None) -> int
     return with_predictions + gone
 
 
-def _oldest_learned(connection: sqlite3.Connection, horizon: float | None = None) -> tuple[int, str, float, int] | None:
+def _oldest_learned(connection: Connection, horizon: float | None = None) -> tuple[int, str, float, int] | None:
     """(id, model, at, cursor) of the oldest example that its model's checkpoint has passed."""
     found = []
     for model, cursor in connection.execute("SELECT model, cursor FROM checkpoints").fetchall():
@@ -115,22 +127,11 @@ def _oldest_learned(connection: sqlite3.Connection, horizon: float | None = None
     return min(found, default=None)
 
 
-def _keys_step(connection: sqlite3.Connection, horizon: float) -> int:
+def _keys_step(connection: Connection, horizon: float) -> int:
     return connection.execute(
         "DELETE FROM keys WHERE (model, key) IN (SELECT model, key FROM keys WHERE at < ? ORDER BY at LIMIT ?)",
         (horizon, _ROWS),
     ).rowcount
-
-
-def _give_back(connection: sqlite3.Connection) -> int:
-    """Shrink the file once a quarter of it is free; less is soon used again."""
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    if free <= max(_VACUUM_PAGES, pages // 4):
-        return 0
-    for _ in range(_VACUUM_PAGES):  # the driver steps the pragma once, which is one page, whatever number it is given
-        connection.execute("PRAGMA incremental_vacuum(1)")
-    return _VACUUM_PAGES
 
 
 def forget_model(run: Run, model: str) -> None:
@@ -142,14 +143,14 @@ def forget_model(run: Run, model: str) -> None:
     run(lambda c: _forget_rest(c, model))
 
 
-def _forget(connection: sqlite3.Connection, table: str, model: str) -> int:
+def _forget(connection: Connection, table: str, model: str) -> int:
     return connection.execute(
         f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE model = ? ORDER BY id LIMIT ?)",  # noqa: S608 - our own names
         (model, _ROWS),
     ).rowcount
 
 
-def _forget_rest(connection: sqlite3.Connection, model: str) -> None:
+def _forget_rest(connection: Connection, model: str) -> None:
     connection.execute("DELETE FROM keys WHERE model = ?", (model,))
     connection.execute("DELETE FROM checkpoints WHERE model = ?", (model,))
     connection.execute("DELETE FROM tallies WHERE what = 'acknowledged' AND model = ?", (model,))
