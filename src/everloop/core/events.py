@@ -39,6 +39,7 @@ EventKind = Literal[
     "noted",
     "collected",
     "imported",
+    "quality",
 ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from everloop.core.types import Example
 from everloop.learning.champion import Champion
 from everloop.learning.config import LearningConfig
 from everloop.learning.learners.base import losses
-from everloop.learning.quality import Quality
+from everloop.learning.quality import Quality, Scores
+from everloop.learning.scorer import Scorer
 from everloop.learning.window import Slice
 from everloop.policy.drift.errors import HISTORY, DriftAlarm, ErrorDriftMonitor, loss_floor
 
@@ -42,6 +43,8 @@ class Examiner:
         self.target = target
         self.champion: Champion | None = None
         self.quality = Quality(target.task)
+        self.scorer: Scorer | None = None
+        """Whoever can ask versions for the probabilities behind their answers; None: their quality is without."""
         self.alarms = 0
         self._watching: ErrorDriftMonitor | None = None
         self._version = 0
@@ -80,19 +83,38 @@ class Examiner:
             rows = [examples[i].row for i in own]
             for i, answer in zip(own, champion.answers(rows), strict=True):
                 answers[i] = answer
+        serves = champion.version if champion is not None else None
+        versions: list[int] = []
+        given: list[Any] = []
+        tested: list[int] = []
         fed: list[int] = []
         for i, example in enumerate(examples):
             version = example.version
             if version is None:
-                if champion is not None and example.id > known:
-                    self.quality.update(example.label, answers[i], champion.version)
-                    fed.append(i)
-                continue
-            self.quality.update(example.label, example.prediction, version)
-            if champion is not None and version == champion.version:
-                answers[i] = example.prediction
+                if champion is None or example.id <= known:
+                    continue
+                version = champion.version
+                given.append(answers[i])
+            else:
+                given.append(example.prediction)
+                if version == serves:
+                    answers[i] = example.prediction
+            tested.append(i)
+            versions.append(version)
+            if version == serves:
                 fed.append(i)
+        self._judge([examples[i] for i in tested], given, versions)
         return answers, self._watch([examples[i] for i in fed], [answers[i] for i in fed], config)
+
+    def _judge(self, examples: Sequence[Example], answers: Sequence[Any], versions: Sequence[int]) -> None:
+        scores: dict[int, Scores] = {}
+        if self.scorer is not None and self.target.task == "classification":
+            for version in dict.fromkeys(versions):
+                at = [i for i, other in enumerate(versions) if other == version]
+                found = self.scorer.scores(version, [examples[i].row for i in at], self.champion)
+                if found is not None:
+                    scores[version] = replace(found, at=np.asarray(at, np.intp)[found.at])
+        self.quality.update([example.label for example in examples], answers, versions, scores)
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = {"version": self._version or None, "alarms": self.alarms, "examples": 0}

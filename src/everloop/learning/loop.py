@@ -288,6 +288,12 @@ class LearningLoop:
             return LearnerStatus()
         return seat.status()
 
+    def figures(self, model: str, version: int) -> dict[str, Any]:
+        """Live quality of one version: overall figures, and `window`, its newest 1,000 labels. Empty where this process does not learn
+        the model, or no label has judged the version lately. Raises ModelNotFound."""
+        found: dict[str, Any] = self.status(model).quality.get("versions", {}).get(str(version), {})
+        return found
+
     def _sync(self, *, force: bool = False) -> None:
         """Seats for the models in the catalog."""
         revision = self._registry.revision()

@@ -30,6 +30,8 @@ from everloop.learning.inputs import InputWatch
 from everloop.learning.learners.base import Learner
 from everloop.learning.memory import Memory
 from everloop.learning.publisher import Publisher
+from everloop.learning.quality import in_words
+from everloop.learning.scorer import Scorer
 from everloop.policy.retraining import Decision, backoff, decide
 from everloop.registry.catalog import Registry
 from everloop.stores.ports import Checkpoint, Journal, ModelRecord, VersionRecord
@@ -81,6 +83,7 @@ class ModelTrainer:
         self._cpu = cpu
         self._kind = learner.kind if learner else "none"
         self._memory = Memory(record.schema, record.target)
+        self._scorer = Scorer(lambda number: registry.open_session(registry.version(record.name, number)), clock, cpu)
         self._campaign = Campaign(
             record,
             learner,
@@ -159,6 +162,7 @@ class ModelTrainer:
             except Exception as error:  # a damaged or foreign checkpoint may raise anything
                 reason = explain(error)
                 self._failed(f"the checkpoint cannot be restored ({reason}): learning anew from the retained examples")
+        self._memory.examiner.scorer = self._scorer
         self._campaign.adopt_live(self._memory)
         champion = self._memory.examiner.champion
         if champion is not None:
@@ -198,6 +202,7 @@ class ModelTrainer:
         self.pause()
         if self._memory.examiner.champion is not None:
             self._memory.examiner.champion.close()
+        self._scorer.close()
 
     def refresh(self, record: ModelRecord) -> None:
         """The catalog has changed: maybe another version serves now."""
@@ -259,6 +264,7 @@ class ModelTrainer:
             return False
         kept = memory.take(examples, config.window)
         answers, alarm = memory.examiner.test(kept, config)
+        self._tell_quality()
         if alarm is not None:
             self._alarmed(alarm)
         if memory.apprentice is not None and kept:
@@ -300,6 +306,11 @@ class ModelTrainer:
         progress.failures += 1
         progress.retry_at = self._clock.monotonic() + backoff(progress.failures, self._rng)
         self._failed(f"the learner raised while learning and will be fitted anew: {explain(error)}")
+
+    def _tell_quality(self) -> None:
+        for version, figures in self._memory.examiner.quality.newly_known():
+            message = f"version {version} on its first {figures['n']} labels: {in_words(figures)}"
+            self._tell("quality", message, version=version, **figures)
 
     def _alarmed(self, alarm: Alarm) -> None:
         memory = self._memory
