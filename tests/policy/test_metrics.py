@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -26,7 +27,7 @@ CUTS = st.lists(st.integers(0, 60), max_size=4)
 
 def parts(count: int, cuts: list[int]) -> list[slice]:
     edges = sorted({0, count, *(cut for cut in cuts if cut < count)})
-    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=60), CUTS)
