@@ -68,9 +68,23 @@ def test_a_model_takes_its_series_with_it(client: TestClient, trained: Callable[
     assert set(client.get("/metrics").json()["models"]) == {"stays"}
 
 
+def test_quality_by_version_and_over_all(
+    client: TestClient, trained: Callable[..., str], teach: Callable[..., None]
+) -> None:
+    name = trained()
+    teach(name, 2.0, 30)
+    seen = scrape(client)
+    for version in ("1", "all"):
+        for window in ("all", "newest"):
+            labels = (("model", name), ("version", version), ("window", window))
+            assert seen["everloop_quality_labels", labels] == 30
+            for metric in ("mae", "rmse", "baseline_mae"):
+                assert seen["everloop_quality", tuple(sorted([*labels, ("metric", metric)]))] >= 0
+
+
 def test_every_name_follows_the_rules(client: TestClient, trained: Callable[..., str]) -> None:
     ask(client, trained(), 1)
-    bounded = {"model", "version", "outcome", "component", "le", "python"}
+    bounded = {"model", "version", "outcome", "component", "le", "python", "metric", "window"}
     for name, labels in scrape(client):
         assert name.startswith("everloop_")
         assert {key for key, _ in labels} <= bounded, name

@@ -211,6 +211,7 @@ class Collector:
         yield _gauge(
             "learner_training", "1 while a fit runs.", [({"model": n}, int(s.is_training)) for n, s in statuses.items()]
         )
+        yield from _quality({name: status.quality for name, status in statuses.items()})
 
     def _journal(self) -> Iterator[Metric]:
         yield _counter(
@@ -225,6 +226,28 @@ class Collector:
         yield _gauge("journal_pending", "Entries accepted, not yet committed.", [({}, stats.pending)])
         yield _counter("journal_dropped", "Predictions not recorded because the queue was full.", [({}, stats.dropped)])
         yield _gauge("journal_bytes", "Size of the journal.", [({}, stats.bytes)])
+
+
+def _quality(reports: dict[str, dict[str, Any]]) -> Iterator[Metric]:
+    """Of the models that this process learns: `version` is `all` or one of those that labels have judged lately, `window` is `all` or
+    `newest`."""
+    counts: list[tuple[dict[str, str], float]] = []
+    figures: list[tuple[dict[str, str], float]] = []
+    for model, report in reports.items():
+        for version, whole in [("all", report), *report.get("versions", {}).items()]:
+            for window, part in (("all", whole), ("newest", whole.get("window", {}))):
+                labels = {"model": model, "version": version, "window": window}
+                if "n" in part:
+                    counts.append((labels, part["n"]))
+                figures += [
+                    ({**labels, "metric": name}, value)
+                    for name, value in part.items()
+                    if isinstance(value, float) and name != "auc_error"
+                ]
+    yield _gauge("quality_labels", "Labels that the figures of `quality` are of.", counts)
+    yield _gauge(
+        "quality", "Live quality by labels as they came; `baseline_…`: of answering the label before.", figures
+    )
 
 
 def _labels(model: str, version: int) -> tuple[tuple[str, str], ...]:
