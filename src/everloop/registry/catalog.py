@@ -1,35 +1,37 @@
 """The registry: the one way that models and versions change.
 
-Artifact first, then catalog, then the event: a crash in between leaves at most bytes that nobody names. Each change is one
-transaction of the catalog and one `Event`, which goes to the journal (the model's timeline) and to the bus. What is live
-*here* is not the registry's business: `serving.reconciler` makes it so, woken by `subscribe_changes` in this process and
-by polling `revision()` for changes of others.
+Artifact first, then one transaction of the catalog with the event that tells of it (the model's timeline), then the bus: a crash
+in between leaves at most bytes that nobody names, which `collect_garbage` takes. What is live *here* is not the registry's
+business: `serving.reconciler` makes it so, woken by `subscribe_changes` in this process and by polling `revision()` for
+changes of others.
+
+A version is called by number, name or alias (`registry.references`). `by` says who wants a change, for the timeline.
 """
 
 from __future__ import annotations
 
-import re
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from everloop.core.clock import Clock
-from everloop.core.errors import Conflict, InvalidInput, ModelNotFound
-from everloop.core.events import Event, EventBus, EventKind
+from everloop.core.errors import Conflict, ModelNotFound
+from everloop.core.events import Event, EventBus
 from everloop.core.schema import Schema, Target
-from everloop.core.types import Task
+from everloop.core.types import Task, VersionStatus
+from everloop.registry import bundle, collection, references, rolling, traffic
+from everloop.registry.changes import Change, Changes
+from everloop.registry.collection import Collected
+from everloop.registry.lineage import Lineage, lineage_of
+from everloop.registry.registration import check_fits, check_same, tags_of, wanted_record
+from everloop.stores import shelving
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, Manifest, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
     from everloop.runtime.session import Session
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-"""What can be a model's name."""
-SHOWN = 128
-"""Characters of a refused name that are repeated to whoever gave it."""
 
 # `list` inside the class body is the method.
 _Models: TypeAlias = list[ModelRecord]
@@ -53,11 +55,12 @@ class Registry:
         self._catalog = catalog
         self._artifacts = artifacts
         self._journal = journal
-        self._bus = bus
         self._clock = clock
         self._trust = trust
-        self._lock = threading.RLock()
-        self._watchers: tuple[Callable[[], None], ...] = ()
+        self.changes = Changes(catalog, journal, bus, clock)
+        """For what changes a model in ways of its own, as `registry.rollouts`."""
+
+    # Models.
 
     def register(
         self,
@@ -77,46 +80,69 @@ class Registry:
 
         The bytes of `template` are not compared, only whether there is one: serialisers write the same estimator
         differently each time; its `parameters` tell it apart. Raises InvalidInput, Conflict."""
-        if not isinstance(name, str) or not NAME.match(name):
-            raise InvalidInput(
-                f"name: a model's name has 1 to 128 letters, digits, dots, dashes or underscores and starts with a letter or "
-                f"digit, got {_shown(name)}",
-                field="name",
-            )
-        if not isinstance(record, (int, float)) or isinstance(record, bool) or not 0 <= record <= 1:
-            raise InvalidInput(f"record: expected a share from 0 to 1, got {record!r}", field="record")
-        wanted = ModelRecord(
-            name=name,
-            kind=kind,
-            created_at=self._clock.now(),
-            parameters=_jsonable(parameters, "parameters"),
-            task=task or (target.task if target else None),
-            learning=_jsonable(learning, "learning"),
-            record=float(record),
+        now = self._clock.now()
+        wanted = wanted_record(
+            name,
+            kind,
+            now,
+            task=task,
+            parameters=parameters,
+            learning=learning,
+            record=record,
             schema=schema,
             target=target,
         )
-        with self._lock:
+        with self.changes.alone():
             existing = self._existing(wanted, template)
             if existing is not None:
                 return existing
             if template is not None:
                 wanted = msgspec.structs.replace(wanted, template=self._artifacts.put(template))
+            event = Event(name, "registered", now, f"registered as {kind}", data={"kind": kind, "task": wanted.task})
             try:
-                self._catalog.create_model(wanted)
+                self._catalog.create_model(wanted, event)
             except Conflict:  # another process was faster
                 existing = self._existing(wanted, template)
                 if existing is None:
                     raise
                 return existing
-            event = self._log(name, "registered", f"registered as {kind}", data={"kind": kind, "task": wanted.task})
-        self._tell(event)
+        self.changes.tell([event])
         return wanted
+
+    def unregister(self, name: str, *, by: str = "") -> None:
+        """Remove a model, its versions, examples and artifacts; its timeline stays. Raises ModelNotFound."""
+        begun = self._clock.monotonic()
+        with self.changes.alone():
+            model = self._catalog.get_model(name)
+            owned = {version.digest for version in self._catalog.versions(name)}
+            owned |= {model.template} if model.template else set()
+            data = {"live": model.live_version} | ({"by": by} if by else {})
+            event = Event(name, "unregistered", self._clock.now(), "unregistered", data=data)
+            # Before and after: a crash in between must not leave old examples to a later model of that name, and
+            # labels may still come while the model is there.
+            self._journal.forget_model(name)
+            self._catalog.delete_model(name, event)
+            self._journal.forget_model(name)
+            collection.discard(self._catalog, self._artifacts, owned, idle=self._clock.monotonic() - begun)
+        self.changes.tell([event])
+
+    def fix_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
+        """Fix what the model takes and gives, once. Whoever comes later gets the record with the first schema."""
+        before = self._catalog.get_model(name)
+        if before.schema is not None and (target is None or before.target == target):
+            return before
+        with self.changes.on(name) as change:
+            return _fix_schema(change, schema, target)
 
     @property
     def catalog(self) -> Catalog:
         """What it writes to: for what reads rollouts and their reports. Changes go through the registry or `registry.rollouts`."""
         return self._catalog
+
+    @property
+    def trust(self) -> Trust:
+        """What may be loaded although it can run code, for whoever opens a version in another process."""
+        return self._trust
 
     def get(self, name: str) -> ModelRecord:
         """Raises ModelNotFound, with near names."""
@@ -125,135 +151,14 @@ class Registry:
     def names(self) -> _Names:
         return [model.name for model in self._catalog.list_models()]
 
-    def fix_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
-        """Fix what the model takes and gives, once. Whoever comes later gets the record with the first schema."""
-        with self._lock:
-            before = self._catalog.get_model(name)
-            after = self._catalog.set_schema(name, schema, target)
-            if after == before:
-                return after
-            assert after.schema is not None
-            width = len(after.schema.fields)
-            labels = f", {after.target.task} of {after.target.kind} labels" if after.target else ""
-            event = self._log(
-                name,
-                "schema",
-                f"takes {width} feature{'s' if width > 1 else ''}{labels}",
-                data={
-                    "schema": msgspec.to_builtins(after.schema),
-                    "target": msgspec.to_builtins(after.target),
-                },
-            )
-        self._tell(event)
-        return after
+    def list(self) -> _Models:
+        """By name."""
+        return self._catalog.list_models()
 
-    def add_version(
-        self, name: str, manifest: Manifest, payload: bytes, *, live: bool, note: str = ""
-    ) -> VersionRecord:
-        """Store the artifact and give it the next number. `live`: it serves from now on; otherwise it waits as
-        `staging`. Raises Conflict if it takes another number of features than the model, or does another task."""
-        with self._lock:
-            model = self._catalog.get_model(name)
-            _check_fits(model, manifest)
-            if model.schema is None or model.target is None:
-                self.fix_schema(name, manifest.schema, manifest.target)
-            digest = self._artifacts.put(payload)
-            version = self._catalog.add_version(
-                name, digest, manifest, now=self._clock.now(), status="live" if live else "staging", note=note
-            )
-            event = self._log(
-                name,
-                "published",
-                f"version {version.version} {'is live' if live else 'waits to be promoted'}{_because(note)}",
-                version=version.version,
-                data={
-                    "live": live,
-                    "digest": digest,
-                    "previous": model.live_version,
-                    "metrics": manifest.metrics,
-                    "lineage": manifest.lineage,
-                    "note": note,
-                },
-            )
-        self._tell(event)
-        return version
-
-    def promote(self, name: str, version: int, *, note: str = "") -> VersionRecord:
-        """Make `version` live. Its artifact is verified first, so that a damaged one cannot take over.
-
-        Raises ModelNotFound, VersionNotFound, ArtifactCorrupt. Promoting what is live already changes nothing."""
-        with self._lock:
-            before = self._catalog.get_version(name, version)
-            if before.status == "live":
-                return before
-            self._artifacts.get(before.digest)
-            previous = self._catalog.get_model(name).live_version
-            after = self._catalog.set_live(name, version)
-            event = self._log(
-                name,
-                "promoted",
-                f"version {version} is live{_because(note)}",
-                version=version,
-                data={"previous": previous, "from": before.status, "note": note},
-            )
-        self._tell(event)
-        return after
-
-    def rollback(self, name: str, *, note: str = "") -> VersionRecord:
-        """Back to the version that was live before; again goes further back. Raises Conflict where there is none."""
-        with self._lock:
-            previous = self._catalog.get_model(name).live_version
-            after = self._catalog.roll_back(name)
-            event = self._log(
-                name,
-                "rolled_back",
-                f"back from version {previous} to version {after.version}{_because(note)}",
-                version=after.version,
-                data={"previous": previous, "note": note},
-            )
-        self._tell(event)
-        return after
-
-    def archive(self, name: str, version: int) -> VersionRecord:
-        """Put a version away: rollback passes it over. Raises Conflict for the live one."""
-        with self._lock:
-            before = self._catalog.get_version(name, version)
-            after = self._catalog.set_status(name, version, "archived")
-            if before.status == "archived":
-                return after
-            event = self._log(
-                name, "archived", f"version {version} is archived", version=version, data={"from": before.status}
-            )
-        self._tell(event)
-        return after
-
-    def unregister(self, name: str) -> None:
-        """Remove a model, its versions, examples and artifacts; its timeline stays. Raises ModelNotFound."""
-        with self._lock:
-            model = self._catalog.get_model(name)
-            owned = {version.digest for version in self._catalog.versions(name)}
-            owned |= {model.template} if model.template else set()
-            # Before and after: a crash in between must not leave old examples to a later model of that name, and
-            # labels may still come while the model is there.
-            self._journal.forget_model(name)
-            self._catalog.delete_model(name)
-            self._journal.forget_model(name)
-            for digest in owned - self._digests_in_use():
-                self._artifacts.delete(digest)
-            event = self._log(name, "unregistered", "unregistered", data={"live": model.live_version})
-        self._tell(event)
-
-    def versions(self, name: str) -> _Versions:
-        return self._catalog.versions(name)
-
-    def version(self, name: str, number: int) -> VersionRecord:
-        """Raises ModelNotFound, VersionNotFound."""
-        return self._catalog.get_version(name, number)
-
-    def live(self, name: str) -> VersionRecord | None:
-        """The version that should serve. Raises ModelNotFound."""
-        number = self._catalog.get_model(name).live_version
-        return None if number is None else self._catalog.get_version(name, number)
+    def template(self, name: str) -> bytes | None:
+        """The unfitted estimator's bytes, where the model was registered with one."""
+        digest = self._catalog.get_model(name).template
+        return None if digest is None else self._artifacts.get(digest)
 
     def timeline(self, name: str, after: int = 0, limit: int = 100, *, latest: bool = False) -> _Events:
         """What happened to the model up to this call, by ascending id, also after it was unregistered: at most `limit` events
@@ -264,40 +169,228 @@ class Registry:
             self._catalog.get_model(name)
         return events
 
-    def template(self, name: str) -> bytes | None:
-        """The unfitted estimator's bytes, where the model was registered with one."""
-        digest = self._catalog.get_model(name).template
-        return None if digest is None else self._artifacts.get(digest)
+    # Versions.
+
+    def add_version(
+        self,
+        name: str,
+        manifest: Manifest,
+        payload: bytes,
+        *,
+        live: bool,
+        note: str = "",
+        version_name: str = "",
+        tags: Mapping[str, str] | None = None,
+        by: str = "",
+    ) -> VersionRecord:
+        """Store the artifact and give it the next number. `live`: it serves from now on, and an active rollout ends without a
+        verdict; otherwise it waits as `staging`. Raises InvalidInput, and Conflict if it takes another number of features than the
+        model, does another task, or `version_name` is taken."""
+        tagged = tags_of(tags)
+        check_fits(self._catalog.get_model(name), manifest)
+        digest = self._artifacts.put(payload)
+        status: VersionStatus = "live" if live else "staging"
+        with self.changes.on(name, by=by) as change:
+            shelf, model = change.shelf, change.shelf.model
+            check_fits(model, manifest)
+            if version_name:
+                references.check_new_name(shelf, version_name)
+            _fix_schema(change, manifest.schema, manifest.target)
+            if live:
+                rolling.supersede(change, "a newer version went live")
+            version = shelving.add_version(
+                shelf, digest, manifest, now=change.now, status=status, note=note, name=version_name, tags=tagged
+            )
+            change.log(
+                "published",
+                f"version {version.version} {'is live' if live else 'waits to be promoted'}{rolling.because(note)}",
+                version=version.version,
+                data={
+                    "live": live,
+                    "digest": digest,
+                    "previous": model.live_version,
+                    "metrics": manifest.metrics,
+                    "lineage": manifest.lineage,
+                    "note": note,
+                },
+            )
+        return version
+
+    def versions(self, name: str) -> _Versions:
+        return self._catalog.versions(name)
+
+    def version(self, name: str, number: int) -> VersionRecord:
+        """Raises ModelNotFound, VersionNotFound."""
+        return self._catalog.get_version(name, number)
+
+    def live(self, name: str) -> VersionRecord | None:
+        """The version that should serve. Raises ModelNotFound."""
+        with self._catalog.look(name) as shelf:
+            number = shelf.model.live_version
+            return None if number is None else shelf.version(number)
 
     def payload(self, record: VersionRecord) -> bytes:
-        """A version's bytes, verified. Raises ArtifactCorrupt."""
+        """A version's bytes, verified. Raises ArtifactCorrupt, Conflict (collected)."""
+        traffic.check_there(record)
         return self._artifacts.get(record.digest)
 
+    def verify(self, name: str, version: int | str) -> VersionRecord:
+        """Read the version's artifact and compare its digest. Raises VersionNotFound, ArtifactCorrupt, Conflict (collected)."""
+        record = self._catalog.get_version(name, self.resolve(name, version))
+        self.payload(record)
+        return record
+
     def open_session(self, record: VersionRecord) -> Session:
-        """Load a version. Raises ArtifactCorrupt, Untrusted, NotSupported."""
+        """Load a version. Raises ArtifactCorrupt, Untrusted, NotSupported, Conflict (collected)."""
         from everloop.runtime.artifact import load_session
 
-        return load_session(record.manifest, self._artifacts.get(record.digest), trust=self._trust)
+        return load_session(record.manifest, self.payload(record), trust=self._trust)
+
+    # Who serves.
+
+    def promote(self, name: str, version: int | str, *, note: str = "", by: str = "") -> VersionRecord:
+        """Let `version` answer everybody. Its artifact is verified first, so that a damaged one cannot take over. The challenger of
+        an active rollout is promoted with it; no other version while one is active.
+
+        Raises ModelNotFound, VersionNotFound, ArtifactCorrupt, Conflict. Promoting what is live already changes nothing."""
+        number = self.verify(name, version).version
+        with self.changes.on(name, by=by) as change:
+            return traffic.promote(change, number, note=note)
+
+    def rollback(self, name: str, *, note: str = "", by: str = "") -> VersionRecord:
+        """Undo what came last: an active rollout, else a split of the traffic, else the last promotion (again goes further back).
+        Returns the version that answers everybody now. Raises Conflict where there is nothing to go back to."""
+        with self.changes.on(name, by=by) as change:
+            return traffic.go_back(change, note=note)
+
+    def set_traffic(
+        self,
+        name: str,
+        weights: Mapping[Any, float],
+        shadow: int | str | None = None,
+        *,
+        note: str = "",
+        by: str = "",
+    ) -> ModelRecord:
+        """Split the traffic by hand: version -> its share; they sum to 1, and 0 gets nothing. Only as many units as must change their
+        version. `shadow`: is shown a copy of everything and answers nobody; None: no version is.
+
+        The live version stays so while it answers somebody; else the one with the largest share is it. Raises InvalidInput,
+        VersionNotFound, ArtifactCorrupt, Conflict while a rollout is active."""
+        numbers: dict[int, float] = {}
+        for version, weight in weights.items():
+            number = self.resolve(name, version) if weight == 0 else self.verify(name, version).version
+            references.check_once(number, numbers, version)
+            numbers[number] = weight
+        watching = None if shadow is None else self.verify(name, shadow).version
+        with self.changes.on(name, by=by) as change:
+            return traffic.split(change, numbers, shadow=watching, note=note)
+
+    def archive(self, name: str, version: int | str, *, by: str = "") -> VersionRecord:
+        """Put a version away: rollback passes it over, and garbage collection may take its artifact. Raises Conflict for one that
+        is live, has a share of the traffic, is a shadow or takes part in a rollout."""
+        number = self.resolve(name, version)
+        with self.changes.on(name, by=by) as change:
+            return traffic.archive(change, number)
+
+    # What versions are called, and what is said of them.
+
+    def resolve(self, name: str, version: int | str) -> int:
+        """The number of a version given by number, name (`v1.0`), alias, `champion` or `challenger`; also with the model in front
+        (`fraud@champion`). Raises ModelNotFound, VersionNotFound, ModelUntrained, InvalidInput."""
+        with self._catalog.look(name) as shelf:
+            return references.number_of(shelf, version)
+
+    def set_alias(self, name: str, alias: str, version: int | str, *, by: str = "") -> ModelRecord:
+        """Let `alias` point at a version, wherever it pointed before. Raises InvalidInput, VersionNotFound, Conflict (a version
+        has that name)."""
+        with self.changes.on(name, by=by) as change:
+            return references.set_alias(change, alias, references.number_of(change.shelf, version))
+
+    def remove_alias(self, name: str, alias: str, *, by: str = "") -> ModelRecord:
+        """Raises VersionNotFound where there is no such alias."""
+        with self.changes.on(name, by=by) as change:
+            return references.remove_alias(change, alias)
+
+    def rename(self, name: str, version: int | str, version_name: str, *, by: str = "") -> VersionRecord:
+        """Call a version so; an empty name takes its name away. Raises InvalidInput, VersionNotFound, Conflict (taken)."""
+        with self.changes.on(name, by=by) as change:
+            return references.rename(change, references.number_of(change.shelf, version), version_name)
+
+    def tag(self, name: str, version: int | str, tags: Mapping[str, str | None], *, by: str = "") -> VersionRecord:
+        """Set tags of a version beside those it has; None takes one away. Raises InvalidInput, VersionNotFound."""
+        wanted = tags_of({key: value for key, value in tags.items() if value is not None})
+        with self.changes.on(name, by=by) as change:
+            before = change.shelf.version(references.number_of(change.shelf, version))
+            kept = {key: value for key, value in before.tags.items() if key not in tags}
+            after = msgspec.structs.replace(before, tags=kept | wanted)
+            if after == before:
+                return before
+            change.shelf.put_version(after)
+            told = ", ".join(f"{key}={value}" for key, value in after.tags.items()) or "no tags"
+            data = {"tags": after.tags, "previous": before.tags}
+            change.log("tagged", f"version {before.version}: {told}", version=before.version, data=data)
+            return after
+
+    def note(self, name: str, version: int | str, text: str, *, by: str = "") -> VersionRecord:
+        """Say something about a version, instead of what was said. Raises VersionNotFound."""
+        with self.changes.on(name, by=by) as change:
+            before = change.shelf.version(references.number_of(change.shelf, version))
+            after = msgspec.structs.replace(before, note=text)
+            if after == before:
+                return before
+            change.shelf.put_version(after)
+            data = {"note": text, "previous": before.note}
+            change.log("noted", f"version {before.version}: {text or 'no note'}", version=before.version, data=data)
+            return after
+
+    def lineage(self, name: str, version: int | str) -> Lineage:
+        """How a version came about, with all that it descends from. Raises ModelNotFound, VersionNotFound."""
+        self._journal.flush()
+        with self._catalog.look(name) as shelf:
+            return lineage_of(shelf.versions(), references.number_of(shelf, version), self._journal)
+
+    # Storage.
+
+    def collect_garbage(
+        self, *, archived: bool = False, keep: int = 0, grace: float = collection.GRACE, by: str = ""
+    ) -> Collected:
+        """Delete artifacts that no version or template names, as a crash leaves them; those younger than `grace` seconds stay, for
+        somebody may be about to name them. `archived`: those of archived versions, too, but for the newest `keep` of each model
+        and what an alias points at; their records stay."""
+        return collection.collect(
+            self._catalog, self._artifacts, self.changes, self._clock, archived=archived, keep=keep, grace=grace, by=by
+        )
+
+    def export_model(self, name: str, path: Path | str, versions: Sequence[int | str] | None = None) -> bundle.Exported:
+        """Write the model with its versions (None: all whose artifacts are there), artifacts and timeline into one file.
+        Atomic: `path` is whole or as it was. Raises ModelNotFound, VersionNotFound, ArtifactCorrupt, StoreUnavailable."""
+        numbers = None if versions is None else [self.resolve(name, version) for version in versions]
+        self._journal.flush()
+        return bundle.export_model(
+            self._catalog, self._artifacts, self._journal, self._clock, name, Path(path), numbers
+        )
+
+    def import_model(
+        self, path: Path | str, name: str | None = None, *, live: bool = False, by: str = ""
+    ) -> bundle.Imported:
+        """Add what `export_model` wrote: the model under `name` (None: its own) if there is none, and its versions with new numbers,
+        all `staging`. `live`: the one that was live there goes live here. Nothing in the file is run or trusted: bytes must
+        have their digests, and a version is loaded only when it serves, by the usual rules.
+
+        Raises InvalidInput, Malformed (not such a file, or damaged), TooLarge, NotSupported (a newer format), Conflict."""
+        return bundle.import_model(self, self._artifacts, Path(path), name, live=live, by=by)
+
+    # Telling.
 
     def subscribe_changes(self, callback: Callable[[], None]) -> Callable[[], None]:
         """`callback` is called after each change made through this registry, on the changing thread; it must not block
         or raise. Returns the function that unsubscribes."""
-        with self._lock:
-            self._watchers = (*self._watchers, callback)
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._watchers = tuple(watcher for watcher in self._watchers if watcher is not callback)
-
-        return unsubscribe
+        return self.changes.subscribe(callback)
 
     def revision(self) -> int:
         """Changes whenever any process changed anything. Cheap enough to poll twenty times a second."""
         return self._catalog.revision()
-
-    def list(self) -> _Models:
-        """By name."""
-        return self._catalog.list_models()
 
     def _existing(self, wanted: ModelRecord, template: bytes | None) -> ModelRecord | None:
         """The record of that name, if it has the same spec. Raises Conflict if it has another."""
@@ -305,80 +398,22 @@ class Registry:
             there = self._catalog.get_model(wanted.name)
         except ModelNotFound:
             return None
-        different = [
-            f"{field} ({old!r}, not {new!r})"
-            for field, old, new in (
-                ("kind", there.kind, wanted.kind),
-                ("parameters", there.parameters, wanted.parameters),
-                ("learning", there.learning, wanted.learning),
-                ("record", there.record, wanted.record),
-            )
-            if old != new
-        ]
-        # What was open at first may have been settled by the first examples since.
-        for field in ("task", "schema", "target"):
-            old, new = getattr(there, field), getattr(wanted, field)
-            if new is not None and old is not None and old != new:
-                different.append(field)
-        if (there.template is None) != (template is None):
-            different.append("template")
-        if different:
-            raise Conflict(
-                f"there is already a model named {wanted.name!r} with another {', '.join(different)}; "
-                "unregister it first or choose another name",
-                field="name",
-            )
+        check_same(there, wanted, template=template is not None)
         return there
 
-    def _digests_in_use(self) -> set[str]:
-        used: set[str] = set()
-        for model in self._catalog.list_models():
-            used |= {version.digest for version in self._catalog.versions(model.name)}
-            used |= {model.template} if model.template else set()
-        return used
 
-    def _log(
-        self, model: str, kind: EventKind, message: str, *, version: int | None = None, data: dict[str, Any]
-    ) -> Event:
-        event = Event(model, kind, self._clock.now(), message, version, data)
-        self._journal.log(event)
-        return event
-
-    def _tell(self, event: Event) -> None:
-        """Outside the lock: a subscriber may well ask the registry."""
-        self._bus.emit(event)
-        for watcher in self._watchers:
-            watcher()
-
-
-def _because(note: str) -> str:
-    return f": {note}" if note else ""
-
-
-def _check_fits(model: ModelRecord, manifest: Manifest) -> None:
-    if model.schema is not None and len(manifest.schema.fields) != len(model.schema.fields):
-        raise Conflict(
-            f"model {model.name!r} takes {len(model.schema.fields)} features, this artifact {len(manifest.schema.fields)}; "
-            "register it under another name",
-            field="schema",
-        )
-    if model.task is not None and manifest.task != model.task:
-        raise Conflict(
-            f"model {model.name!r} does {model.task}, this artifact {manifest.task}; register it under another name",
-            field="task",
-        )
-
-
-def _jsonable(values: Mapping[str, Any] | None, field: str) -> dict[str, Any]:
-    """As they come back from the catalog, so that what is compared is alike."""
-    try:
-        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(dict(values or {})))
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{field}: expected values that JSON can hold: {error}", field=field) from error
-    return plain
-
-
-def _shown(name: Any) -> str:
-    if isinstance(name, str) and len(name) > SHOWN:
-        return f"{name[:SHOWN]!r}… ({len(name):,} characters)"
-    return repr(name)
+def _fix_schema(change: Change, schema: Schema, target: Target | None) -> ModelRecord:
+    """Told as an event where it settled anything."""
+    before = change.shelf.model
+    after = shelving.set_schema(change.shelf, schema, target)
+    if after == before:
+        return after
+    assert after.schema is not None
+    width = len(after.schema.fields)
+    labels = f", {after.target.task} of {after.target.kind} labels" if after.target else ""
+    change.log(
+        "schema",
+        f"takes {width} feature{'s' if width > 1 else ''}{labels}",
+        data={"schema": msgspec.to_builtins(after.schema), "target": msgspec.to_builtins(after.target)},
+    )
+    return after

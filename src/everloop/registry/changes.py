@@ -23,8 +23,10 @@ from everloop.stores.ports import Catalog, Journal, Shelf
 class Change:
     """One transaction on one model. Not to be used after its block."""
 
-    def __init__(self, shelf: Shelf, now: float) -> None:
+    def __init__(self, shelf: Shelf, now: float, by: str) -> None:
         self.shelf = shelf
+        self.by = by
+        """Who wants it, where that was said; every event's data tell it."""
         self.now = now
         """When it happens: seconds since the epoch."""
         self.events: list[Event] = []
@@ -33,7 +35,8 @@ class Change:
         self, kind: EventKind, message: str, *, version: int | None = None, data: Mapping[str, Any] | None = None
     ) -> None:
         """Tell of it on the model's timeline."""
-        event = Event(self.shelf.model.name, kind, self.now, message, version, dict(data or {}))
+        told = dict(data or {}) | ({"by": self.by} if self.by else {})
+        event = Event(self.shelf.model.name, kind, self.now, message, version, told)
         self.shelf.log(event)
         self.events.append(event)
 
@@ -50,10 +53,10 @@ class Changes:
         self._watchers: tuple[Callable[[], None], ...] = ()
 
     @contextlib.contextmanager
-    def on(self, name: str) -> Iterator[Change]:
+    def on(self, name: str, *, by: str = "") -> Iterator[Change]:
         """Raises ModelNotFound. Not to be called from a journal's `done`, nor inside another change."""
         with self.alone(), self._catalog.change(name) as shelf:
-            change = Change(shelf, self._clock.now())
+            change = Change(shelf, self._clock.now(), by)
             yield change
         self.tell(change.events)
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +27,15 @@ class MemoryArtifacts:
     """The `ArtifactStore` port without a folder."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._payloads: dict[str, bytes] = {}
+        self._put_at: dict[str, float] = {}
 
     def put(self, payload: bytes) -> str:
         digest = artifact_digest(payload)
-        self._payloads[digest] = bytes(payload)
+        with self._lock:
+            self._payloads[digest] = bytes(payload)
+            self._put_at[digest] = time.monotonic()
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -39,8 +44,15 @@ class MemoryArtifacts:
         except KeyError:
             raise _missing(digest) from None
 
-    def delete(self, digest: str) -> None:
-        self._payloads.pop(digest, None)
+    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
+        with self._lock:
+            if digest not in self._payloads or (idle > 0 and time.monotonic() - self._put_at[digest] < idle):
+                return None
+            return len(self._payloads.pop(digest))
+
+    def sweep(self, *, idle: float) -> int:  # noqa: ARG002 - the port's
+        """Nothing is ever half written."""
+        return 0
 
     def digests(self) -> list[str]:
         return sorted(self._payloads)
@@ -61,8 +73,9 @@ class FolderArtifacts:
     def put(self, payload: bytes) -> str:
         digest = artifact_digest(payload)
         place = self._place(digest)
-        with self._lock, _unavailable(f"cannot store artifact {digest[:12]}…"):
+        with self._lock, _unavailable(f"cannot store artifact {digest[:12]}…"), self._among_processes(alone=False):
             if self._intact(place, digest):
+                os.utime(place)
                 return digest
             if not place.parent.is_dir():
                 place.parent.mkdir(exist_ok=True)
@@ -95,9 +108,14 @@ class FolderArtifacts:
             )
         return payload
 
-    def delete(self, digest: str) -> None:
-        with _unavailable(f"cannot delete artifact {digest[:12]}…"):
-            self._place(digest).unlink(missing_ok=True)
+    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
+        place = self._place(digest)
+        with self._lock, _unavailable(f"cannot delete artifact {digest[:12]}…"), self._among_processes(alone=True):
+            return _delete(place, idle)
+
+    def sweep(self, *, idle: float) -> int:
+        with self._lock, _unavailable("cannot delete unfinished artifacts"), self._among_processes(alone=True):
+            return sum(_delete(draft, idle) or 0 for draft in self._path.glob("??/.*.tmp"))
 
     def digests(self) -> list[str]:
         with _unavailable("cannot list artifacts"):
@@ -112,12 +130,39 @@ class FolderArtifacts:
             raise ArtifactCorrupt(f"{digest[:80]!r} is not the digest of an artifact (64 hexadecimal digits)")
         return self._path / digest[:2] / digest
 
+    @contextlib.contextmanager
+    def _among_processes(self, *, alone: bool) -> Iterator[None]:
+        """Puts of all processes go side by side; a deletion is alone, so nothing is put between its look and its deed. Where there
+        is no such lock (Windows, some network drives), the grace period of whoever deletes has to do."""
+        handle = None
+        try:
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
+
+                handle = os.open(self._path, os.O_RDONLY)
+                fcntl.flock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
+        finally:
+            if handle is not None:
+                os.close(handle)
+
     def _intact(self, place: Path, digest: str) -> bool:
         """A damaged file is written anew by `put`, not trusted for its name."""
         try:
             return artifact_digest(place.read_bytes()) == digest
         except FileNotFoundError:
             return False
+
+
+def _delete(place: Path, idle: float) -> int | None:
+    try:
+        there = place.stat()
+        if idle > 0 and time.time() - there.st_mtime < idle:
+            return None
+        place.unlink()
+    except FileNotFoundError:
+        return None
+    return there.st_size
 
 
 def _missing(digest: str) -> ArtifactCorrupt:

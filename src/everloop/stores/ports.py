@@ -332,12 +332,16 @@ class ArtifactStore(Protocol):
     """Immutable bytes by their SHA-256."""
 
     def put(self, payload: bytes) -> str:
-        """Store and return the digest. Atomic and durable; storing the same bytes again is free."""
+        """Store and return the digest. Atomic and durable; storing the same bytes again is nearly free, and counts as put now."""
 
     def get(self, digest: str) -> bytes:
         """Verified bytes. Raises ArtifactCorrupt (damaged or missing)."""
 
-    def delete(self, digest: str) -> None:
-        """No error if it is not there."""
+    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
+        """The bytes that it had; None if it is not there. With `idle`, one that was put within the last `idle` seconds stays (None):
+        whoever put it may be about to name it. Compared and deleted in one step, against a `put` of any process."""
+
+    def sweep(self, *, idle: float) -> int:
+        """Remove what writes that never ended have left more than `idle` seconds ago. The bytes that it had."""
 
     def digests(self) -> list[str]: ...

@@ -75,11 +75,11 @@ def popped(name: str, history: Sequence[int], usable: set[int]) -> list[int]:
     raise Conflict(f"model {name!r} has no earlier live version to go back to", field="name")
 
 
-def no_version(model: str, version: int, known: Sequence[int]) -> VersionNotFound:
+def no_version(model: str, version: int | str, known: Sequence[int]) -> VersionNotFound:
     has = (
         f"it has {known[0]} to {known[-1]}" if len(known) > 1 else f"it has {known[0]}" if known else "it has none yet"
     )
-    return VersionNotFound(f"model {model!r} has no version {version}; {has}", field="version")
+    return VersionNotFound(f"model {model!r} has no version {version!r}; {has}", field="version")
 
 
 def name_taken(name: str) -> Conflict:

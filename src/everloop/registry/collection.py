@@ -1,0 +1,110 @@
+"""Garbage collection: artifacts that nothing names any more, and, asked, those of archived versions.
+
+    put bytes ─► name them in the catalog          a crash in between leaves an orphan
+    mark the version collected ─► delete bytes     a crash in between leaves an orphan
+
+So a version that is not marked always has its bytes, and whatever is left over is an orphan that the next collection takes. Bytes that
+were put within the grace period stay: somebody may be about to name them. The store compares and deletes in one step, so putting
+the same bytes again at the same time is safe, whichever process does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import msgspec
+
+from everloop.core.clock import Clock
+from everloop.core.errors import ModelNotFound
+from everloop.core.wording import counted
+from everloop.registry.changes import Change, Changes
+from everloop.stores.ports import ArtifactStore, Catalog
+
+GRACE = 3600.0
+"""Seconds between putting bytes and naming them that are certainly enough."""
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What a collection took."""
+
+    artifacts: int
+    bytes: int
+    """Of the artifacts, and of what interrupted writes had left."""
+    versions: list[tuple[str, int]]
+    """Model and number of archived versions whose record alone is left."""
+    spared: int
+    """Orphans younger than the grace period."""
+
+
+def collect(
+    catalog: Catalog,
+    artifacts: ArtifactStore,
+    changes: Changes,
+    clock: Clock,
+    *,
+    archived: bool,
+    keep: int,
+    grace: float,
+    by: str,
+) -> Collected:
+    """As `Registry.collect_garbage`."""
+    begun = clock.monotonic()
+    marked: dict[str, list[int]] = {}
+    owned: set[str] = set()
+    for model in catalog.list_models() if archived else []:
+        with contextlib.suppress(ModelNotFound), changes.on(model.name, by=by) as change:
+            digests = _mark(change, keep)
+            owned |= set(digests.values())
+            marked[model.name] = sorted(digests)
+    # First what is there, then what is named: whatever is put in between is young.
+    there = artifacts.digests()
+    used = in_use(catalog)
+    taken = size = spared = 0
+    for digest in there:
+        if digest in used:
+            continue
+        # Of an archived version's bytes it is known who named them; they stay only if they were put again since.
+        freed = artifacts.delete(digest, idle=clock.monotonic() - begun if digest in owned else grace)
+        taken += freed is not None
+        spared += freed is None
+        size += freed or 0
+    size += artifacts.sweep(idle=grace)
+    return Collected(taken, size, [(name, number) for name in sorted(marked) for number in marked[name]], spared)
+
+
+def discard(catalog: Catalog, artifacts: ArtifactStore, owned: Iterable[str], *, idle: float) -> None:
+    """Delete those of `owned` that nothing names any more and nobody put within the last `idle` seconds."""
+    for digest in set(owned) - in_use(catalog):
+        artifacts.delete(digest, idle=idle)
+
+
+def in_use(catalog: Catalog) -> set[str]:
+    """Digests that a version or a template names."""
+    used: set[str] = set()
+    for model in catalog.list_models():
+        used |= {model.template} if model.template else set()
+        with contextlib.suppress(
+            ModelNotFound
+        ):  # unregistered since the list was read: nothing of it is named any more
+            used |= {version.digest for version in catalog.versions(model.name) if not version.collected}
+    return used
+
+
+def _mark(change: Change, keep: int) -> dict[int, str]:
+    """Archived versions whose artifacts may go: number -> digest; told as one event."""
+    shelf = change.shelf
+    named = set(shelf.model.aliases.values())
+    candidates = [v for v in shelf.versions() if v.status == "archived" and not v.collected and v.version not in named]
+    doomed = candidates[: len(candidates) - keep] if keep else candidates
+    for record in doomed:
+        shelf.put_version(msgspec.structs.replace(record, collected=True))
+    if doomed:
+        numbers = [record.version for record in doomed]
+        change.log(
+            "collected",
+            f"the {'artifact' if len(doomed) == 1 else 'artifacts'} of {counted(len(doomed), 'archived version')} "
+            f"({', '.join(map(str, numbers))}) collected",
+            data={"versions": numbers},
+        )
+    return {record.version: record.digest for record in doomed}
