@@ -34,7 +34,7 @@ class Rollouts:
         already, there is no champion, the traffic is split by hand)."""
         check(plan)
         number = self._registry.resolve(name, version)
-        self._registry.payload(self._registry.version(name, number))
+        self._registry.verify(name, number)
         with self._registry.changes.on(name) as change:
             return rolling.start(change, number, plan, by=by, note=note)
 
@@ -52,27 +52,27 @@ class Rollouts:
 
     def pause(self, name: str, *, note: str = "", revision: int | None = None, by: str = "") -> Rollout:
         """Everybody stays where they are; nothing but the hard guards acts by itself until `resume`."""
-        return self.act(name, "pause", reason=note, revision=revision, by=by)
+        return self.act(name, "pause", reason=note or "paused by hand", revision=revision, by=by)
 
     def resume(self, name: str, *, note: str = "", revision: int | None = None, by: str = "") -> Rollout:
         """The step goes on; the pause does not count as its time."""
-        return self.act(name, "resume", reason=note, revision=revision, by=by)
+        return self.act(name, "resume", reason=note or "resumed by hand", revision=revision, by=by)
 
     def advance(self, name: str, *, note: str = "", revision: int | None = None, by: str = "") -> Rollout:
         """The next step now, whatever the one at hand still asks for."""
-        return self.act(name, "advance", reason=note, revision=revision, by=by)
+        return self.act(name, "advance", reason=note or "advanced by hand", revision=revision, by=by)
 
     def promote(self, name: str, *, note: str = "", revision: int | None = None, by: str = "") -> Rollout:
         """The challenger is live from now on, and the rollout over."""
-        return self.act(name, "promote", reason=note, revision=revision, by=by)
+        return self.act(name, "promote", reason=note or "promoted by hand", revision=revision, by=by)
 
     def roll_back(self, name: str, *, note: str = "", revision: int | None = None, by: str = "") -> Rollout:
         """The champion answers everybody again; the challenger is `rejected`."""
-        return self.act(name, "roll_back", reason=note, revision=revision, by=by)
+        return self.act(name, "roll_back", reason=note or "rolled back by hand", revision=revision, by=by)
 
     def finish(self, name: str, *, note: str = "", revision: int | None = None, by: str = "") -> Rollout:
         """The champion answers everybody again, without a verdict: the challenger waits as `staging`."""
-        return self.act(name, "finish", reason=note, revision=revision, by=by)
+        return self.act(name, "finish", reason=note or "finished by hand", revision=revision, by=by)
 
     def act(
         self,
@@ -94,4 +94,4 @@ class Rollouts:
     def _verify_challenger(self, name: str) -> None:
         rollout = self.get(name)
         if rollout is not None and rollout.active:
-            self._registry.payload(self._registry.version(name, rollout.challenger))
+            self._registry.verify(name, rollout.challenger)
