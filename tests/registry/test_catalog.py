@@ -312,7 +312,7 @@ class TestTelling:
 def test_desired(registry: Registry) -> None:
     register(registry, "a"), register(registry, "b"), register(registry, "c")
     publish(registry, b"1", name="a"), publish(registry, b"2", name="a"), publish(registry, b"3", name="b", live=False)
-    assert {name: record.version for name, record in desired(registry).items()} == {"a": 2}
+    assert {name: wanted.champion.version for name, wanted in desired(registry).items()} == {"a": 2}
 
 
 OTHER_PROCESS = """
@@ -356,7 +356,7 @@ def test_two_processes_see_each_others_changes(tmp_path: Path, clock: ManualCloc
         assert told.stderr == ""
         assert told.stdout.strip() == "[1, 2]"
         assert house.registry.revision() != revision
-        assert desired(house.registry)["m"].version == 2
+        assert desired(house.registry)["m"].champion.version == 2
         live = house.registry.live("m")
         assert live is not None
         assert house.registry.payload(live) == b"theirs"

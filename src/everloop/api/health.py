@@ -16,7 +16,7 @@ from everloop.api.wire import Component, Health, Memory
 from everloop.core.errors import EverloopError
 
 if TYPE_CHECKING:
-    from everloop.serving.reconciler import Failure
+    from everloop.serving.failures import Failure
 
 TOLD = 10
 """Models whose reason is spelt out, of those that cannot be opened."""

@@ -2,7 +2,8 @@
 
     submit ──► waiting ──► flush (call_soon, or at once when full) ──► run inline ─────────────► settle
                   ▲                                              └──► run on the lane's thread ──► settle ──► flush
-                  └───────────── collects while the thread runs ◄────────┘
+                  └───────────── collects while the thread runs ◄────────┘                          │ failed, under guard
+                                                                                    the champion's batcher ◄┘
 
 Rules.
 
@@ -11,7 +12,9 @@ Rules.
 2. Requests keep their order, and the rows of one request stay together.
 3. A ticket is answered exactly once: delivered or failed. A ticket whose client has gone is dropped before it runs.
 4. A batch that fails is halved until the requests that make it fail are found; only those fail.
-5. After `retire` it still finishes, and even accepts, work: whoever took a table before a swap may submit after it. It lets
+5. A version under guard (`serving.guard`) always runs on the thread, watched by a timer. What it fails on goes to the batcher of
+   the arm's champion, as does all that waits once it is lost.
+6. After `retire` it still finishes, and even accepts, work: whoever took a table before a swap may submit after it. It lets
    go of its thread whenever it has nothing to do.
 """
 
@@ -20,11 +23,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from everloop.core.errors import EverloopError, ModelFailed, Overloaded
+from everloop.core.errors import EverloopError, ModelFailed, Overloaded, explain
 from everloop.core.types import Row
 from everloop.policy.batching import (
     BatchRules,
@@ -39,19 +42,34 @@ from everloop.policy.batching import (
 from everloop.serving.counters import Counters
 from everloop.serving.recorder import Recorder, encode_matrix
 from everloop.serving.runner import Matrix, Runner
-from everloop.serving.tickets import Ticket
+from everloop.serving.tickets import SecondTry, Ticket
+from everloop.serving.worker import Worker
+
+if TYPE_CHECKING:
+    from everloop.serving.evidence import Tally
+    from everloop.serving.guard import Guard
+    from everloop.serving.split import Arm
 
 
 class _Batch:
     """Requests on their way through the model: single rows first, then requests of several rows."""
 
-    __slots__ = ("counts", "rows", "since", "tickets")
+    __slots__ = ("arms", "counts", "rows", "since", "tickets")
 
-    def __init__(self, tickets: list[Ticket], rows: list[Row], counts: list[int] | None, since: float) -> None:
+    def __init__(
+        self,
+        tickets: list[Ticket],
+        rows: list[Row],
+        counts: list[int] | None,
+        arms: list[Arm | None] | None,
+        since: float,
+    ) -> None:
         self.tickets = tickets
         self.rows = rows
         self.counts = counts
         """Rows of each ticket, 0 for a single row; None if all are single rows."""
+        self.arms = arms
+        """What a split routed each ticket by; None if none was."""
         self.since = since
         """When the first of them came."""
 
@@ -87,40 +105,55 @@ class Batcher:
         self._tickets: list[Ticket] = []
         self._payloads: list[Any] = []
         self._counts: list[int] = []
+        self._arms: list[Arm | None] = []
+        self._routed = False
+        """Whether any of those that wait has an arm."""
         self._rows = 0
         self._several = 0
         """How many waiting requests have several rows; where it is 0, a batch is built without looking at each."""
         self._gone = False
         self._since = 0.0
         self._scheduled = False
-        self._running = False
+        self._running: _Batch | None = None
+        """What the thread runs."""
+        self._watchdog: asyncio.TimerHandle | None = None
         self._retired = False
-        self._thread: ThreadPoolExecutor | None = None
+        self._worker: Worker | None = None
 
     # -- in --
 
-    def submit(self, ticket: Ticket, row: Row) -> None:
-        """One checked row. Raises Overloaded."""
+    def submit(self, ticket: Ticket, row: Row, arm: Arm | None = None) -> None:
+        """One checked row; `arm`: what routed it here. Raises Overloaded."""
         waiting = self._rows
+        if arm is not None:
+            arm.tally.assigned()
+            self._routed = True
         if waiting >= self.rules.queue_rows:
-            raise self._overloaded(1)
+            self._turn_away(ticket, [row], 0, arm)
+            return
         self._tickets.append(ticket)
         self._payloads.append(row)
         self._counts.append(0)
+        self._arms.append(arm)
         self._rows = waiting + 1
         if not self._scheduled:
             self._schedule()
         elif waiting + 1 >= self.rules.max_rows:
             self._flush()
 
-    def submit_rows(self, ticket: Ticket, rows: list[Row]) -> None:
+    def submit_rows(self, ticket: Ticket, rows: list[Row], arm: Arm | None = None) -> None:
         """One request of several checked rows, at least one. Raises Overloaded."""
         count = len(rows)
+        if arm is not None:
+            arm.tally.assigned()
+            self._routed = True
         if not admits(self._rows, count, self.rules):
-            raise self._overloaded(count)
+            self._turn_away(ticket, rows, count, arm)
+            return
         self._tickets.append(ticket)
         self._payloads.append(rows)
         self._counts.append(count)
+        self._arms.append(arm)
         self._rows += count
         self._several += 1
         if not self._scheduled:
@@ -139,7 +172,7 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        return not self._tickets and not self._running
+        return not self._tickets and self._running is None
 
     def retire(self) -> None:
         """The lane answers no more: finish what there is. From any thread."""
@@ -147,7 +180,7 @@ class Batcher:
         try:
             self.loop.call_soon_threadsafe(self._rest)
         except RuntimeError:  # the loop is closed: nobody is left who could submit or be answered
-            self._running = False
+            self._running = None
             self._tickets = []
             self._rest()
 
@@ -155,34 +188,48 @@ class Batcher:
         """Run what this turn of the loop brings at its end; while the thread is busy, its end does that."""
         self._scheduled = True
         self._since = perf_counter()
-        if not self._running:
+        if self._running is None:
             self.loop.call_soon(self._tick)
 
     def _tick(self) -> None:
         self._scheduled = False
         self._flush()
 
-    def _overloaded(self, rows: int) -> Overloaded:
+    def _turn_away(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm | None) -> None:
+        """There is no room here; the champion may have some. Raises Overloaded."""
         self.counters.refused += 1
-        return Overloaded(
+        error = Overloaded(
             f"model {self.runner.model!r} has {self._rows} rows waiting, at most {self.rules.queue_rows} may; "
-            f"the {rows} of this request were not accepted",
+            f"the {len(rows)} of this request were not accepted",
             retry_after=retry_after(self._rows, self.costs, self.rules),
         )
+        if arm is not None:
+            arm.tally.settled(1, arm.alone, None)
+            arm.tally.failed(error)
+            if arm.champion is not None:
+                self._refer(ticket, rows, count, arm, error)
+                return
+        raise error
 
     # -- through the model --
 
     def _flush(self) -> None:
-        if self._running or not self._tickets:
+        if self._running is not None or not self._tickets:
             return  # the thread's end comes back here; a full batch may have left before its turn
+        guard = self.runner.guard
+        if guard is not None and guard.error is not None:
+            self._refer_waiting(guard.error)
+            return
         batch = self._take()
         if not batch.tickets:
             return
-        if runs_on_thread(self.costs, len(batch.rows), self.rules):
-            self._running = True
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"everloop-batch-{self.runner.model[:32]}")
-            self._thread.submit(self._work, batch)
+        if guard is not None or runs_on_thread(self.costs, len(batch.rows), self.rules):
+            self._running = batch
+            if guard is not None:
+                self._watchdog = self.loop.call_later(guard.timeout, self._overrun, batch, guard)
+            if self._worker is None:
+                self._worker = Worker(f"everloop-batch-{self.runner.model[:32]}")
+            self._worker.submit(partial(self._work, batch))
             return
         outcome, seconds = self._run(batch)
         self._settle(batch, outcome, seconds)
@@ -191,17 +238,41 @@ class Batcher:
 
     def _work(self, batch: _Batch) -> None:
         """On the lane's thread."""
-        outcome, seconds = self._run(batch)
-        found = self._search(batch) if outcome is None else None
+        outcome: _Outcome = None
+        seconds, found = 0.0, None
+        try:
+            outcome, seconds = self._run(batch)
+            found = self._search(batch) if outcome is None else None
+        except Exception as error:  # a defect of ours: those who wait must be told
+            outcome, found = None, [self.runner.failed(explain(error))] * len(batch.tickets)
         try:
             self.loop.call_soon_threadsafe(self._done, batch, outcome, seconds, found)
         except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
-            self._running = False
+            self._running = None
 
     def _done(self, batch: _Batch, outcome: _Outcome, seconds: float, found: list[Any] | None) -> None:
-        self._running = self._scheduled = False
+        if self._running is not batch:
+            return  # it was given up, and its requests have been answered
+        self._running, self._scheduled = None, False
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
         self._settle(batch, outcome, seconds, found)
         self._flush()
+        if self._retired:
+            self._rest()
+
+    def _overrun(self, batch: _Batch, guard: Guard) -> None:
+        """The run hangs. Its thread is left behind; what waits behind it goes to the champion, too."""
+        if self._running is not batch:
+            return
+        self._running, self._scheduled, self._watchdog = None, False, None
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        errors = [guard.lose(self.runner) for _ in batch.tickets]
+        self._settle(batch, None, guard.timeout, errors)
+        self._refer_waiting(errors[0])
         if self._retired:
             self._rest()
 
@@ -210,17 +281,20 @@ class Batcher:
         if self._gone:
             self._drop_gone()
         tickets, payloads, since = self._tickets, self._payloads, self._since
+        arms = self._arms if self._routed else None
         if self._rows <= self.rules.max_rows and not self._several:
-            self._tickets, self._payloads, self._counts, self._rows = [], [], [], 0
-            return _Batch(tickets, payloads, None, since)
+            self._tickets, self._payloads, self._counts, self._arms, self._rows = [], [], [], [], 0
+            self._routed = False
+            return _Batch(tickets, payloads, None, arms, since)
         sizes = [count or 1 for count in self._counts]
         taken = next_batch(sizes, self.rules)
         counts = self._counts[:taken]
         self._tickets, self._payloads, self._counts = tickets[taken:], payloads[taken:], self._counts[taken:]
+        self._arms = self._arms[taken:]
         self._rows -= sum(sizes[:taken])
         self._several -= sum(1 for count in counts if count)
         if not any(counts):
-            return _Batch(tickets[:taken], payloads[:taken], None, since)
+            return _Batch(tickets[:taken], payloads[:taken], None, arms and arms[:taken], since)
         # Single rows first: consecutive rows of the matrix are then one record of the journal.
         order = sorted(range(taken), key=lambda i: counts[i] > 0)
         rows: list[Row] = []
@@ -229,7 +303,8 @@ class Batcher:
                 rows += payloads[i]
             else:
                 rows.append(payloads[i])
-        return _Batch([tickets[i] for i in order], rows, [counts[i] for i in order], since)
+        arms = arms and [arms[i] for i in order]
+        return _Batch([tickets[i] for i in order], rows, [counts[i] for i in order], arms, since)
 
     def _drop_gone(self) -> None:
         self._gone = False
@@ -238,6 +313,7 @@ class Batcher:
         self._tickets = [self._tickets[i] for i in kept]
         self._payloads = [self._payloads[i] for i in kept]
         self._counts = [self._counts[i] for i in kept]
+        self._arms = [self._arms[i] for i in kept]
         self._rows = sum(count or 1 for count in self._counts)
         self._several = sum(1 for count in self._counts if count)
 
@@ -307,7 +383,10 @@ class Batcher:
                     number += 1
             else:
                 self._settle_mixed(batch, batch.counts, X, values, first)
-        self.counters.batch(len(tickets), rows, seconds, perf_counter() - batch.since)
+        latency = perf_counter() - batch.since
+        self.counters.batch(len(tickets), rows, seconds, latency)
+        if batch.arms is not None:
+            _count(batch.arms, latency)
 
     def _settle_mixed(self, batch: _Batch, counts: list[int], X: Matrix, values: list[Any], first: int) -> None:
         singles = counts.index(next(count for count in counts if count))
@@ -323,20 +402,65 @@ class Batcher:
 
     def _settle_each(self, batch: _Batch, found: list[Any], first: int) -> None:
         counts = batch.counts or [0] * len(batch.tickets)
+        arms = batch.arms or [None] * len(batch.tickets)
         start = 0
-        for number, (ticket, count, answer) in enumerate(zip(batch.tickets, counts, found, strict=True), first):
+        for number, (ticket, count, arm, answer) in enumerate(
+            zip(batch.tickets, counts, arms, found, strict=True), first
+        ):
             stop = start + (count or 1)
             if isinstance(answer, EverloopError):
                 self.counters.failed += 1
-                try:
-                    ticket.fail(answer)
-                except Exception as error:  # as above
-                    self._complain(error)
+                if arm is not None:
+                    arm.tally.failed(answer)
+                self._fail(ticket, batch.rows[start:stop], count, arm, answer)
             else:
                 X, values = answer
                 self._record(number, count, X, values, batch.rows[start:stop])
                 self._answer(ticket, count, values[:], number)
             start = stop
+
+    def _fail(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm | None, error: EverloopError) -> None:
+        """The champion answers, if this is not its lane; otherwise the client is told."""
+        if arm is not None and arm.champion is not None:
+            self.counters.referred += 1
+            self._refer(ticket, rows, count, arm, error)
+            return
+        try:
+            ticket.fail(error)
+        except Exception as raised:  # whoever waits next must get an answer
+            self._complain(raised)
+
+    def _refer(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm, error: EverloopError) -> None:
+        champion = arm.champion
+        assert champion is not None
+        second = SecondTry(ticket, arm.tally, error)
+        try:
+            if champion.schema != self.runner.schema:
+                rows = champion.schema.rows(rows)
+            batcher = champion.batcher_for(self.loop)
+            if count:
+                batcher.submit_rows(second, rows)
+            else:
+                batcher.submit(second, rows[0])
+        except EverloopError as refused:
+            second.fail(refused)
+
+    def _refer_waiting(self, error: EverloopError) -> None:
+        """This version is lost: what waits here was never tried, so it is no failure of the model."""
+        self._scheduled = False
+        while self._tickets:
+            batch = self._take()
+            counts = batch.counts or [0] * len(batch.tickets)
+            arms = batch.arms or [None] * len(batch.tickets)
+            start = 0
+            for ticket, count, arm in zip(batch.tickets, counts, arms, strict=True):
+                stop = start + (count or 1)
+                if arm is not None:
+                    arm.tally.settled(1, arm.alone, None)
+                self._fail(ticket, batch.rows[start:stop], count, arm, error)
+                start = stop
+            self.counters.requests += len(batch.tickets)
+            self.counters.failed += len(batch.tickets)
 
     def _answer(self, ticket: Ticket, count: int, values: list[Any], number: int) -> None:
         try:
@@ -370,6 +494,18 @@ class Batcher:
 
     def _rest(self) -> None:
         """Let go of the thread, once retired and idle."""
-        if self._retired and self.idle and self._thread is not None:
-            self._thread.shutdown(wait=False)
-            self._thread = None
+        if self._retired and self.idle and self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+def _count(arms: list[Arm | None], latency: float) -> None:
+    """The evidence of one batch: nearly always of one arm."""
+    found: dict[Tally, list[int]] = {}
+    for arm in arms:
+        if arm is not None:
+            numbers = found.setdefault(arm.tally, [0, 0])
+            numbers[0] += 1
+            numbers[1] += arm.alone
+    for tally, (requests, alone) in found.items():
+        tally.settled(requests, alone, latency)

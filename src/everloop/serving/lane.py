@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everloop.core.errors import EverloopError, InvalidInput
+from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
 from everloop.core.schema import Schema, Target, pack_rows
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve, sampled
@@ -76,6 +76,7 @@ class Lane:
         self.answer: Callable[[Features], Prediction] = _fast(self._slow)
         """One example in, its prediction out. Raises InvalidInput, ModelFailed."""
         self.compiled = self.answer is not self._slow
+        """Whether it is our own arithmetic, which can neither hang nor hold up anybody."""
         self.retired = False
 
     @property
@@ -86,7 +87,32 @@ class Lane:
         """Many examples: a sequence of rows, a two-dimensional array, or a data frame. At least one row.
 
         Raises InvalidInput naming the instance and feature, ModelFailed naming the instance."""
-        return self._slow.many(rows)
+        return self.answer_checked(self.checked(rows))
+
+    def checked(self, rows: Any) -> list[Row]:
+        """What `answer_rows` takes, as rows. Raises InvalidInput naming the instance and feature."""
+        return as_rows(rows, self.schema)
+
+    def answer_checked(self, rows: list[Row]) -> PredictionBatch:
+        """Rows that have been checked; under a guard, if there is one. Raises ModelFailed naming the instance."""
+        guard = self.runner.guard
+        return self._slow.many(rows) if guard is None else guard.run(self.runner, self._slow.many, rows)
+
+    def answer_guarded(self, features: Features) -> Prediction:
+        """`answer`, for a version that is not the champion: on a thread that can be given up, unless it cannot hang."""
+        guard = self.runner.guard
+        if guard is None or self.compiled:
+            return self.answer(features)
+        return guard.run(self.runner, self.answer, features)
+
+    @property
+    def lost(self) -> ModelFailed | None:
+        """Why it was given up while it was under guard; None as long as it answers."""
+        return None if self.runner.guard is None else self.runner.guard.error
+
+    def count_referred(self) -> None:
+        """The champion answered a request in process on which this lane failed."""
+        self._slow.tally.referred += 1
 
     def batcher_for(self, loop: asyncio.AbstractEventLoop) -> Batcher:
         """This lane's batcher on `loop`; call it from that loop's thread."""
@@ -233,9 +259,8 @@ class _Slow:
             return None
         return None if self.runner.regression and (type(y) is not float or y - y != 0.0) else y
 
-    def many(self, instances: Any) -> PredictionBatch:
+    def many(self, rows: list[Row]) -> PredictionBatch:
         runner, channel = self.runner, self.channel
-        rows = as_rows(instances, runner.schema)
         X = runner.matrix(rows)
         try:
             predictions = runner.many(X)

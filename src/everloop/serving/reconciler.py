@@ -1,53 +1,54 @@
 """Turns what should be live (the registry) into what is live (the table).
 
-    registry.deployment.desired ──► step: open (slow, off every hot path) ──► one assignment ──► retire the old lane
+    registry.deployment.desired ──► step: open (slow, off every hot path) ──► one assignment ──► retire what is gone
 
 Rules.
 
 1. `step` is the only writer of the table, and one step runs at a time. So a version goes back only if the registry does.
 2. A new lane is loaded, warmed and measured before anybody can ask it; the old one answers until then.
-3. A version that cannot be opened leaves the old one serving. It is told once as an event, kept in `failures`, and tried
+3. A champion that cannot be opened leaves the old one serving. It is told once as an event, kept in `failures`, and tried
    again after a growing pause, or at once when the registry wants another version.
-4. Models are published one by one: a slow one does not hold up the others.
+4. Models are published one by one: a slow one does not hold up the others. Challengers are opened last.
+5. A challenger that cannot be opened, hangs or has crashed this process before (`serving.trial`, `serving.evidence`) disturbs
+   nobody: its buckets are the champion's, and `challenger_failures` tells the controller, who rolls back.
+6. New weights are a new split over the same lanes. A lane is opened once, whatever it then is: challenger, champion, challenger.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import EverloopError, ModelNotFound
+from everloop.core.errors import EverloopError, ModelFailed, ModelNotFound
 from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules
-from everloop.policy.retraining import backoff
-from everloop.registry.deployment import desired
+from everloop.policy.rollout import Gates
+from everloop.policy.routing import Allocation
+from everloop.registry.deployment import Deployment, desired
+from everloop.serving.evidence import Evidence
+from everloop.serving.evidences import Evidences
+from everloop.serving.failures import Failure, Failures
+from everloop.serving.guard import Guard
 from everloop.serving.lane import DEFAULT_RULES, Lane, open_lane
 from everloop.serving.recorder import Recorder
+from everloop.serving.split import Split
 from everloop.serving.table import Table, TableRef
 from everloop.stores.ports import ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
     from everloop.registry.catalog import Registry
+    from everloop.serving.trial import Trial
 
 POLL = 0.05
 """Seconds between two looks at the registry's revision: how soon a change by another process is seen."""
 SAMPLES = 64
 """Recent examples a new lane is warmed and measured with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    version: int
-    digest: str
-    error: EverloopError
-    attempts: int
-    retry_at: float
-    """On the clock's monotonic scale."""
 
 
 class Reconciler:
@@ -61,7 +62,9 @@ class Reconciler:
         *,
         rules: BatchRules = DEFAULT_RULES,
         rng: Random | None = None,
+        trial: Trial | None = None,
     ) -> None:
+        """`trial`: how a challenger is tried before it is opened here; None opens it at once."""
         rules.validate()
         self._registry = registry
         self._table = table
@@ -69,8 +72,10 @@ class Reconciler:
         self._bus = bus
         self._clock = clock
         self._rules = rules
-        self._rng = rng or Random()  # noqa: S311  spreads retries, guards nothing
+        self._trial = trial
         self._stepping = threading.Lock()
+        self._noting = threading.Lock()
+        """Guards what is withdrawn: never held for long, since an event loop may wait for it."""
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._starting = threading.Lock()
@@ -78,10 +83,24 @@ class Reconciler:
         self._stopping = False
         self._unsubscribe: Callable[[], None] = lambda: None
         self._seen: int | None = None
-        self.failures: dict[str, Failure] = {}
-        """Model -> why the version that should serve does not. Replaced whole; read it from any thread."""
+        self._arranged: dict[str, _Arrangement] = {}
+        self.evidences = Evidences(registry.catalog, clock)
+        """What the traffic of this process says of the active rollouts."""
+        rng = rng or Random()  # noqa: S311  spreads retries, guards nothing
+        self._champions: Failures[str] = Failures(clock, rng)
+        self._others: Failures[tuple[str, int]] = Failures(clock, rng)
         self.broken: EverloopError | None = None
         """Why the registry itself cannot be read, if so: what is live goes on."""
+
+    @property
+    def failures(self) -> Mapping[str, Failure]:
+        """Model -> why the version that should serve does not. Safe from any thread."""
+        return self._champions.all
+
+    @property
+    def challenger_failures(self) -> Mapping[tuple[str, int], Failure]:
+        """(model, version) -> why a version beside the champion does not answer here. Safe from any thread."""
+        return self._others.all
 
     def step(self) -> bool:
         """Make what is live what should be. True if the table changed. Called by the thread, or by hand."""
@@ -90,17 +109,18 @@ class Reconciler:
             try:
                 revision = self._registry.revision()
                 wanted = desired(self._registry)
-                for name, record in wanted.items():
-                    self._reach(name, record)
+                for deployment in wanted.values():
+                    self._reach_champion(deployment)
+                for deployment in wanted.values():
+                    self._reach_others(deployment)
                 self._seen = revision
                 self.broken = None
             except EverloopError as error:
                 self.broken = error
                 return self._table.current is not before
             for name in [name for name in self._table.current.lanes if name not in wanted]:
-                self._publish(self._table.current.without(name), self._table.current.lanes[name])
-            if any(name not in wanted for name in self.failures):
-                self.failures = {name: f for name, f in self.failures.items() if name in wanted}
+                self._remove(name)
+            self._forget(wanted)
             return self._table.current is not before
 
     def start(self) -> None:
@@ -123,8 +143,9 @@ class Reconciler:
         if thread is not None:
             thread.join()
         with self._stepping:
-            for name, lane in list(self._table.current.lanes.items()):
-                self._publish(self._table.current.without(name), lane)
+            for name in list(self._table.current.lanes):
+                self._remove(name)
+            self.evidences.close()
 
     @property
     def alive(self) -> bool:
@@ -143,17 +164,22 @@ class Reconciler:
             self._changed.wait_for(settled, timeout)
         return self._serves(model, version)
 
+    def wait_open(self, model: str, version: int, timeout: float) -> bool:
+        """Until this version is open here, whatever its share. False as `wait_for`."""
+
+        def settled() -> bool:
+            return version in self._table.current.versions(model) or (model, version) in self.challenger_failures
+
+        with self._changed:
+            self._changed.wait_for(settled, timeout)
+        return version in self._table.current.versions(model)
+
     def refused(self, model: str, version: int) -> EverloopError | None:
         """Why this version cannot be opened, as an error of its own for each who raises it; None as far as is known."""
         failure = self.failures.get(model)
         if failure is None or failure.version != version:
-            return None
-        error = failure.error
-        return type(error)(
-            f"version {version} of model {model!r} cannot be opened: {error.message}",
-            field=error.field,
-            retry_after=error.retry_after,
-        )
+            failure = self.challenger_failures.get((model, version))
+        return None if failure is None else failure.told(model)
 
     def _serves(self, model: str, version: int) -> bool:
         lane = self._table.current.lanes.get(model)
@@ -177,45 +203,181 @@ class Reconciler:
 
     def _due(self) -> bool:
         """Whether anything changed, or a failed version is to be tried again."""
-        if self.failures:
-            now = self._clock.monotonic()
-            if any(failure.retry_at <= now for failure in self.failures.values()):
-                return True
+        if self._champions.due or self._others.due:
+            return True
         try:
             return self._registry.revision() != self._seen
         except EverloopError as error:
             self.broken = error
             return False
 
-    def _reach(self, name: str, record: VersionRecord) -> None:
-        lane = self._table.current.lanes.get(name)
-        if lane is not None and _same(lane.record, record):
-            self._forgive(name)
-            return
-        failure = self.failures.get(name)
-        known = failure is not None and failure.version == record.version and failure.digest == record.digest
-        if known and failure is not None and failure.retry_at > self._clock.monotonic():
-            return
-        start = self._clock.monotonic()
-        try:
-            model = self._registry.get(name)
-            opened = self._open(record, model)
-        except ModelNotFound:
-            return  # unregistered meanwhile; the next step sees it
-        except EverloopError as error:
-            self._fail(record, error, failure.attempts if known and failure is not None else 0)
+    # -- the champion --
+
+    def _reach_champion(self, wanted: Deployment) -> None:
+        """Open it if need be, and arrange whatever is open already around it: new weights wait for nothing."""
+        record = wanted.champion
+        name = record.model
+        there = self._table.current.versions(name)
+        lane = there.get(record.version)
+        before = self._table.current.lanes.get(name)
+        start, opened = self._clock.monotonic(), False
+        if lane is None or lane.lost is not None or not _same(lane.record, record):
+            lane = before
+            if not self._champions.resting(name, record):
+                try:
+                    lane, opened = self._open(record, self._registry.get(name)), True
+                except ModelNotFound:
+                    return  # unregistered meanwhile; the next step sees it
+                except EverloopError as error:
+                    self._fail(record, error)
+        if lane is None:
             return
         seconds = self._clock.monotonic() - start
-        self._publish(self._table.current.with_lane(opened), lane)
-        self._forgive(name)
+        if lane.version == record.version:
+            self._champions.forgive(name)
+        self._arrange(wanted, lane)
+        if lane is not before and lane.version == record.version:
+            self._tell(
+                record,
+                "swapped",
+                f"version {record.version} answers"
+                + (f" instead of {before.version}" if before is not None else "")
+                + (f"; it was ready in {seconds * 1000:.1f} ms" if opened else "; it was open already"),
+                {"from": None if before is None else before.version, "to": record.version, "seconds": seconds},
+            )
+
+    # -- those beside it --
+
+    def _reach_others(self, wanted: Deployment) -> None:
+        """Open what is missing, each published as soon as it is there."""
+        name = wanted.model.name
+        for record in wanted.others:
+            lane = self._table.current.versions(name).get(record.version)
+            champion = self._table.current.lanes.get(name)
+            if champion is None or (lane is not None and _same(lane.record, record)):
+                continue
+            if self._others.resting((name, record.version), record):
+                continue
+            try:
+                opened = self._open_challenger(record, wanted)
+            except ModelNotFound:
+                return
+            except EverloopError as error:
+                self._fail_challenger(record, error)
+                continue
+            self._others.forgive((name, record.version))
+            self._arrange(wanted, champion, opened)
+        self._note(wanted)
+
+    def _open_challenger(self, record: VersionRecord, wanted: Deployment) -> Lane:
+        """Raises EverloopError, ModelNotFound."""
+        model = self._registry.get(record.model)
+        rollout = wanted.rollout
+        if rollout is not None and record.version == wanted.challenger:
+            evidence = self.evidences.open(rollout)
+            deaths = self.evidences.deaths(rollout)
+            if deaths:
+                error = ModelFailed(deaths)
+                error.how = "crash"
+                raise error
+            self.evidences.report(evidence)  # before anything of it runs here: a crash must find it written
+        if self._trial is not None and record.manifest.runtime != "linear":
+            self._trial(record, self._samples(record))
+        return self._open(record, model)
+
+    def _arrange(self, wanted: Deployment, champion: Lane, opened: Lane | None = None) -> None:
+        """Publish this model's lanes as they should stand, if they do not yet, and retire what is not among them."""
+        name = champion.name
+        there = self._table.current.versions(name)
+        before = set(there.values())
+        if opened is not None:
+            there[opened.version] = opened
+        others = [
+            lane
+            for record in wanted.others
+            if (lane := there.get(record.version)) is not None
+            and lane is not champion
+            and lane.lost is None
+            and _same(lane.record, record)
+        ]
+        evidence, step = self._evidence(wanted, champion, others)
+        made = _Arrangement(
+            champion.key,
+            tuple(lane.key for lane in others),
+            wanted.allocation,
+            evidence.rollout if evidence else None,
+            step,
+        )
+        timeout = (Gates() if wanted.rollout is None else wanted.rollout.plan.gates).timeout
+        for lane in others:
+            guard = lane.runner.guard
+            if guard is None:
+                lane.runner.guard = Guard(name, timeout, partial(self._lose, lane.record))
+            else:
+                guard.timeout = timeout
+        if self._arranged.get(name) != made:
+            current = self._table.current
+            if others:
+                tallies = None
+                if evidence is not None:
+                    tallies = dict(zip((champion.version, evidence.challenger), evidence.arms(step), strict=True))
+                split = Split(champion, others, wanted.allocation, tallies=tallies)
+                current = current.with_split(split)
+            else:
+                split = None
+                current = current.with_lane(champion)
+            self._publish(current)
+            self._arranged[name] = made
+            if split is not None:
+                with self._noting:  # what was lost while this was built was withdrawn from the split before
+                    for lane in others:
+                        if lane.lost is not None:
+                            split.withdraw(lane.version)
+        if champion.runner.guard is not None:
+            champion.runner.guard.close()
+            champion.runner.guard = None
+        for lane in before.difference((champion, *others)):
+            lane.retire()
+
+    def _evidence(self, wanted: Deployment, champion: Lane, others: Sequence[Lane]) -> tuple[Evidence | None, int]:
+        """Where the two arms are counted: only if both are here, each the version that the rollout is about."""
+        rollout = wanted.rollout
+        if rollout is None or wanted.challenger is None or champion.version != rollout.champion:
+            return None, 0
+        if all(lane.version != rollout.challenger for lane in others):
+            return None, 0
+        return self.evidences.open(rollout), rollout.step
+
+    def _note(self, wanted: Deployment) -> None:
+        """What the controller wants to know besides the counts."""
+        if wanted.rollout is None or wanted.challenger is None:
+            return
+        name = wanted.model.name
+        evidence = self.evidences.open(wanted.rollout)
+        lane = self._table.current.versions(name).get(evidence.challenger)
+        failure = self.challenger_failures.get((name, evidence.challenger))
+        evidence.open = lane is not None and lane.lost is None
+        evidence.failure = "" if failure is None or evidence.lost else failure.error.message
+
+    def _lose(self, record: VersionRecord, error: ModelFailed) -> None:
+        """A run of this version hangs: out of routing at once. From any thread, an event loop's as well."""
+        name = record.model
+        with self._noting:
+            split = self._table.current.splits.get(name)
+            if split is not None:
+                split.withdraw(record.version)
+        self._others.add((name, record.version), record, error, again=False)
+        self.evidences.lose(name, record.version, error)
         self._tell(
             record,
-            "swapped",
-            f"version {record.version} answers"
-            + (f" instead of {lane.version}" if lane is not None else "")
-            + f"; it was ready in {seconds * 1000:.1f} ms",
-            {"from": None if lane is None else lane.version, "to": record.version, "seconds": seconds},
+            "guard",
+            f"nobody is routed to version {record.version} any more: {error.message}",
+            {"how": error.how},
         )
+        self._seen = None
+        self._wake.set()
+
+    # -- both --
 
     def _open(self, record: VersionRecord, model: ModelRecord) -> Lane:
         """Raises EverloopError, whatever a library raised."""
@@ -231,21 +393,29 @@ class Reconciler:
         examples = self._recorder.journal.examples(record.model, limit=SAMPLES, latest=True)
         return [example.row for example in examples]
 
-    def _publish(self, table: Table, old: Lane | None) -> None:
+    def _remove(self, name: str) -> None:
+        lanes = self._table.current.versions(name)
+        self._publish(self._table.current.without(name))
+        self._arranged.pop(name, None)
+        for lane in lanes.values():
+            lane.retire()
+
+    def _publish(self, table: Table) -> None:
         self._table.current = table
         with self._changed:
             self._changed.notify_all()
-        if old is not None:
-            old.retire()
 
-    def _fail(self, record: VersionRecord, error: EverloopError, attempts: int) -> None:
-        attempts += 1
-        pause = backoff(attempts, self._rng)
-        failure = Failure(record.version, record.digest, error, attempts, self._clock.monotonic() + pause)
-        self.failures = {**self.failures, record.model: failure}
+    def _forget(self, wanted: dict[str, Deployment]) -> None:
+        """What was about versions that nobody wants any more."""
+        self._champions.keep(wanted.keys())
+        self._others.keep({(name, record.version) for name, one in wanted.items() for record in one.others})
+        self.evidences.keep({name: one.rollout.id for name, one in wanted.items() if one.rollout is not None})
+
+    def _fail(self, record: VersionRecord, error: EverloopError) -> None:
+        failure = self._champions.add(record.model, record, error)
         with self._changed:
             self._changed.notify_all()
-        if attempts == 1:
+        if failure.attempts == 1:
             lane = self._table.current.lanes.get(record.model)
             still = f"version {lane.version} goes on answering" if lane is not None else "nothing answers yet"
             self._tell(
@@ -255,9 +425,21 @@ class Reconciler:
                 {"code": error.code, "serving": None if lane is None else lane.version},
             )
 
-    def _forgive(self, name: str) -> None:
-        if name in self.failures:
-            self.failures = {model: failure for model, failure in self.failures.items() if model != name}
+    def _fail_challenger(self, record: VersionRecord, error: EverloopError) -> None:
+        # What crashed or hung would do so again, and not only in its trial.
+        failure = self._others.add(
+            (record.model, record.version), record, error, again=not isinstance(error, ModelFailed)
+        )
+        with self._changed:
+            self._changed.notify_all()
+        if failure.attempts == 1:
+            serving = self._table.current.lanes[record.model].version
+            self._tell(
+                record,
+                "open_failed",
+                f"version {record.version} cannot be opened ({error.message}); version {serving} answers in its place",
+                {"code": error.code, "serving": serving, "challenger": True},
+            )
 
     def _tell(self, record: VersionRecord, kind: EventKind, message: str, data: dict[str, Any]) -> None:
         event = Event(record.model, kind, self._clock.now(), message, record.version, data)
@@ -268,3 +450,14 @@ class Reconciler:
 def _same(live: VersionRecord, wanted: VersionRecord) -> bool:
     """A model that was unregistered and made again may reuse bytes, never a number."""
     return live.version == wanted.version and live.digest == wanted.digest
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrangement:
+    """How a model's lanes stand in the table: equal ones need not be published again."""
+
+    champion: str
+    others: tuple[str, ...]
+    allocation: Allocation | None
+    rollout: int | None
+    step: int

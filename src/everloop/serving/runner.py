@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import EverloopError, ModelFailed
+from everloop.core.errors import EverloopError, Failure, ModelFailed
 from everloop.core.schema import Schema
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules, slices
 from everloop.runtime.session import Session
+
+if TYPE_CHECKING:
+    from everloop.serving.guard import Guard
 
 Matrix = npt.NDArray[Any]
 PLAIN = (int, float, str, bool)
@@ -25,7 +28,7 @@ PLAIN = (int, float, str, bool)
 
 
 class Runner:
-    __slots__ = ("__weakref__", "_numeric", "model", "regression", "rules", "schema", "session", "version")
+    __slots__ = ("__weakref__", "_numeric", "guard", "model", "regression", "rules", "schema", "session", "version")
 
     def __init__(self, session: Session, model: str, version: int, rules: BatchRules) -> None:
         self.session = session
@@ -33,6 +36,8 @@ class Runner:
         self.model = model
         self.version = version
         self.rules = rules
+        self.guard: Guard | None = None
+        """While its version is not the champion. The reconciler's."""
         self.regression = session.target.task == "regression"
         self._numeric = self.schema.numeric and np.dtype(session.dtype).kind == "f"
         weakref.finalize(self, session.close).atexit = False
@@ -71,7 +76,7 @@ class Runner:
             raise
         except Exception as error:
             raise self.failed(f"{type(error).__name__}: {error}") from error
-        raise self.failed(f"it answered shape {shape} for {len(X)} rows")
+        raise self.failed(f"it answered shape {shape} for {len(X)} rows", "shape")
 
     def sound(self, values: list[Any]) -> bool:
         """Whether all of these predictions can be answered: regression must be finite."""
@@ -83,7 +88,7 @@ class Runner:
     def unsound(self, value: Any) -> ModelFailed | None:
         """The error for one prediction that cannot be answered."""
         if self.regression and value - value != 0.0:
-            return self.failed(f"it answered {value!r}, not a finite number")
+            return self.failed(f"it answered {value!r}, not a finite number", "not_finite")
         return None
 
     def one(self, row: Row) -> Any:
@@ -107,7 +112,7 @@ class Runner:
             for i, value in enumerate(values):
                 error = self.unsound(value)
                 if error is not None:
-                    raise ModelFailed(f"instances[{i}]: {error.message}", field=f"instances[{i}]")
+                    raise _of_instance(i, error)
         return values
 
     def _blame(self, X: Matrix) -> None:
@@ -123,9 +128,17 @@ class Runner:
         try:
             self.run(X[low:high])
         except ModelFailed as error:
-            raise ModelFailed(f"instances[{low}]: {error.message}", field=f"instances[{low}]") from error
+            raise _of_instance(low, error) from error
 
-    def failed(self, what: str) -> ModelFailed:
+    def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
         if len(what) > 300:
             what = what[:299] + "…"
-        return ModelFailed(f"version {self.version} of model {self.model!r} failed on this input: {what}")
+        error = ModelFailed(f"version {self.version} of model {self.model!r} failed on this input: {what}")
+        error.how = how
+        return error
+
+
+def _of_instance(i: int, error: ModelFailed) -> ModelFailed:
+    named = ModelFailed(f"instances[{i}]: {error.message}", field=f"instances[{i}]")
+    named.how = error.how
+    return named

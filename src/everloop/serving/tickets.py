@@ -10,6 +10,7 @@ from everloop.core.types import Prediction, PredictionBatch
 
 if TYPE_CHECKING:
     from everloop.serving.batcher import Batcher
+    from everloop.serving.evidence import Tally
 
 
 class Ticket(Protocol):
@@ -51,3 +52,29 @@ class FutureTicket:
     def fail(self, error: EverloopError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+class SecondTry:
+    """A ticket whose version failed, on its way through the champion. If that fails as well, the first error is what is told."""
+
+    __slots__ = ("_error", "_tally", "_ticket")
+
+    def __init__(self, ticket: Ticket, tally: Tally, error: EverloopError) -> None:
+        self._ticket = ticket
+        self._tally = tally
+        self._error = error
+
+    @property
+    def disconnected(self) -> bool:
+        return self._ticket.disconnected
+
+    def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
+        self._tally.decisive(self._error)
+        self._ticket.deliver(prediction, batcher, number)
+
+    def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
+        self._tally.decisive(self._error)
+        self._ticket.deliver_rows(predictions, batcher, number)
+
+    def fail(self, error: EverloopError) -> None:  # noqa: ARG002  the first one tells more
+        self._ticket.fail(self._error)

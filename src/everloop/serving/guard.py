@@ -1,0 +1,116 @@
+"""The guard of a version that is not the champion: it may be slow, hang or fail, and nobody must suffer from it.
+
+A version under guard runs on threads that can be given up (`worker`), never on an event loop. A run that takes longer than
+`timeout` is given up: the version is *lost*. From that moment nobody is routed to it (`on_lost`), what waited for it is answered
+by the champion, and the thread stays behind until its call returns, if it ever does. A promoted version is under no guard any more:
+the very same lane goes on, as an ordinary one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from everloop.core.errors import ModelFailed
+from everloop.serving.worker import Worker
+
+if TYPE_CHECKING:
+    from everloop.serving.runner import Runner
+
+T = TypeVar("T")
+
+
+class Guard:
+    """Of one runner, while its version is not the champion. Every method may be called from any thread."""
+
+    __slots__ = ("_closed", "_idle", "_lock", "_name", "_on_lost", "error", "timeout")
+
+    def __init__(self, name: str, timeout: float, on_lost: Callable[[ModelFailed], None]) -> None:
+        """`on_lost` is called once, on whichever thread found out, and must not block."""
+        self.timeout = timeout
+        self.error: ModelFailed | None = None
+        """Why this version was lost, if it was."""
+        self._name = name
+        self._on_lost = on_lost
+        self._idle: deque[Worker] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def lose(self, runner: Runner) -> ModelFailed:
+        """A run took too long. Returns the error of its requests, a new one for each caller."""
+        error = runner.failed(f"it took longer than {self.timeout:g} s and was given up", "timeout")
+        with self._lock:
+            first, self.error = self.error is None, self.error or error
+        if first:
+            self.close()
+            self._on_lost(error)
+        return error
+
+    def run(self, runner: Runner, call: Callable[[Any], T], argument: Any) -> T:
+        """`call(argument)` on a thread of its own, for a caller who waits for it. Raises what it raises; ModelFailed after `timeout`
+        seconds, or at once where the version is lost."""
+        if self.error is not None:
+            raise runner.failed("it was given up because an earlier run hangs", "timeout")
+        worker = self._worker()
+        job = _Job(partial(call, argument))
+        worker.submit(job.run)
+        if not job.done.acquire(timeout=self.timeout):
+            worker.stop()
+            raise self.lose(runner)
+        self._give_back(worker)
+        error, value = job.error, job.value
+        del job
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
+        found: T = value
+        return found
+
+    def close(self) -> None:
+        """Let the idle threads end. Calls that run finish, and later ones are still made, each on a thread that ends after it."""
+        self._closed = True
+        self._stop_idle()
+
+    def _worker(self) -> Worker:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Worker(f"everloop-guarded-{self._name[:32]}")
+
+    def _give_back(self, worker: Worker) -> None:
+        self._idle.append(worker)
+        if self._closed:
+            self._stop_idle()
+
+    def _stop_idle(self) -> None:
+        try:
+            while True:
+                self._idle.pop().stop()
+        except IndexError:
+            return
+
+
+class _Job:
+    """A call on another thread, and what came of it."""
+
+    __slots__ = ("call", "done", "error", "value")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def run(self) -> None:
+        try:
+            self.value = self.call()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.done.release()

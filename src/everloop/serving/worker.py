@@ -1,0 +1,49 @@
+"""Threads of our own for what may never come back: daemons, so that a model that hangs cannot keep the process from ending.
+
+`concurrent.futures` joins its threads when the interpreter ends, and a thread that is stuck in somebody's model cannot be stopped
+from outside. So a `Worker` that was given up is only told to end, whenever its call returns, and is not waited for by anybody.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+_Calls = SimpleQueue[Callable[[], Any] | None]
+
+
+class Worker:
+    """One thread that makes calls in the order in which they were given; it starts with the first one. The calls must not raise."""
+
+    __slots__ = ("__weakref__", "_calls", "_end", "_name", "_started")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: _Calls = SimpleQueue()
+        self._started = False
+        # Whoever forgets a worker must not keep its thread.
+        self._end = weakref.finalize(self, self._calls.put, None)
+        self._end.atexit = False
+
+    def submit(self, call: Callable[[], Any]) -> None:
+        """From one thread at a time."""
+        if not self._started:
+            self._started = True
+            threading.Thread(target=_work, args=(self._calls,), name=self._name, daemon=True).start()
+        self._calls.put(call)
+
+    def stop(self) -> None:
+        """The thread ends once it has made the calls it was given; nobody waits for it. Safe to call twice."""
+        self._end()
+
+
+def _work(calls: _Calls) -> None:
+    while True:
+        call = calls.get()
+        if call is None:
+            return
+        call()
+        del call  # what it holds must not wait for the next one
