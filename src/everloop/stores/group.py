@@ -188,7 +188,7 @@ class Joiner:
             # The lists are shared with `_found.keys`, so a key keeps the final ids, too.
             one.outcomes[:] = [base - o if isinstance(o, int) and o < 0 else o for o in one.outcomes]
 
-    def keys(self) -> list[tuple[Any, ...]]:
+    def new_keys(self) -> list[tuple[Any, ...]]:
         """The new ones, to be inserted after `number` (`rows.KEY_COLUMNS`)."""
         return [
             (*a.key, a.body, dump_outcomes(o.outcomes).decode(), a.at)

@@ -141,7 +141,7 @@ def _write(connection: sqlite3.Connection, group: Group) -> list[Appended]:
         joiner = Joiner(group.appends, _look_up(connection, group.appends))
         if joiner.examples:
             joiner.number(_insert(connection, "examples", EXAMPLE_COLUMNS, joiner.examples))
-        _insert(connection, "keys", KEY_COLUMNS, joiner.keys())
+        _insert(connection, "keys", KEY_COLUMNS, joiner.new_keys())
         appended = joiner.appended
     if group.events:
         _insert(connection, "events", EVENT_COLUMNS, [e.parameters for e in group.events])
