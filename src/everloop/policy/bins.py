@@ -67,6 +67,13 @@ def loss_bins(losses: Floats) -> dict[int, int]:
     return histogram
 
 
+def loss_middle(bin: int) -> float:  # noqa: A002
+    """The value in the middle of a loss's bin."""
+    if bin == 0 or abs(bin) >= WORST:
+        return 0.0 if bin == 0 else math.nan
+    return math.copysign(math.exp((abs(bin) - _ZERO + 0.5) * _LOG), bin)
+
+
 def added(histogram: Mapping[int, int], more: Mapping[int, int]) -> dict[int, int]:
     sums = dict(histogram)
     for number, count in more.items():
