@@ -14,6 +14,7 @@ import msgspec
 from everloop.core.errors import Closed, ModelNotFound
 from everloop.core.events import Event
 from everloop.policy.rollout import Rollout
+from everloop.stores.joining import event_values
 from everloop.stores.memory.journal import MemoryJournal
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
 from everloop.stores.settling import check_name, check_rollout, name_taken, no_version
@@ -203,6 +204,8 @@ class MemoryCatalog(ShelfCatalog):
         return next((r for r in shelf.rollouts() if r.id == rollout), None) if shelf else None
 
     def _tell(self, events: Sequence[Event]) -> None:
-        """Before anything is put in place: a journal that is closed refuses the whole change."""
+        """Before anything is put in place: an event that cannot be kept, or a closed journal, refuses the whole change."""
+        for event in events:
+            event_values(event)
         for event in events:
             self._journal.log(event)
