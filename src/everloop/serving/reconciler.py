@@ -37,6 +37,7 @@ from everloop.serving.failures import Failure, Failures
 from everloop.serving.guard import Guard
 from everloop.serving.lane import DEFAULT_RULES, Lane, open_lane
 from everloop.serving.recorder import Recorder
+from everloop.serving.shadows import Shadows
 from everloop.serving.split import Split
 from everloop.serving.table import Table, TableRef
 from everloop.stores.ports import ModelRecord, VersionRecord
@@ -86,6 +87,8 @@ class Reconciler:
         self._arranged: dict[str, _Arrangement] = {}
         self.evidences = Evidences(registry.catalog, clock)
         """What the traffic of this process says of the active rollouts."""
+        self.shadows = Shadows(registry, recorder, bus)
+        """Those that are shown what this process is asked."""
         rng = rng or Random()  # noqa: S311  spreads retries, guards nothing
         self._champions: Failures[str] = Failures(clock, rng)
         self._others: Failures[tuple[str, int]] = Failures(clock, rng)
@@ -113,6 +116,7 @@ class Reconciler:
                     self._reach_champion(deployment)
                 for deployment in wanted.values():
                     self._reach_others(deployment)
+                self.shadows.reach(wanted)
                 self._seen = revision
                 self.broken = None
             except EverloopError as error:
@@ -145,6 +149,7 @@ class Reconciler:
         with self._stepping:
             for name in list(self._table.current.lanes):
                 self._remove(name)
+            self.shadows.close()
             self.evidences.close()
 
     @property

@@ -92,6 +92,8 @@ class Shadow:
         self._skipped = 0
         """Rows that had found room, and waited for too long."""
         self._questions: deque[_Question] = deque()
+        self._late: _Question | None = None
+        """The last one whose asker could not wait."""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -111,17 +113,22 @@ class Shadow:
     def answers(self, rows: Sequence[Row], time_limit: float = PATIENCE) -> list[Any]:
         """What it makes of checked rows, paid like all else: a prediction a row, a `ModelFailed` in the place of those on which it
         failed. They go before what waits to be shown, and are not counted as shown. Raises ModelFailed where it cannot answer at
-        all: it is down, hangs, crashes, or `time_limit` seconds have passed."""
-        question = _Question(rows)
+        all: it is down, hangs, crashes, or `time_limit` seconds have passed; whoever then asks the same again goes on from there."""
         with self._lock:
-            ended = self._ended
-            if not ended:
+            if self._ended:
+                raise self._is_down()
+            question, self._late = self._late, None
+            if question is None or question.rows != rows or question.error is not None:
+                if question is not None:
+                    question.dropped = True
+                question = _Question(rows)
                 self._questions.append(question)
-        if ended:
-            raise self._is_down()
         self._wake.set()
         if not question.settled.wait(time_limit):
-            question.given_up = True
+            with self._lock:
+                if self._late is not None:
+                    self._late.dropped = True
+                self._late = question
             raise self._failed(f"has not answered {len(rows)} rows within {time_limit:g} s", "timeout")
         if question.error is not None:
             raise question.error
@@ -255,7 +262,7 @@ class Shadow:
     def _ask(self) -> None:
         """The next batch of the rows that somebody waits for."""
         question = self._questions.popleft()
-        if question.given_up:
+        if question.dropped:
             return
         done = len(question.answers)
         rows = question.rows[done : done + self._host.rows]
@@ -373,7 +380,8 @@ class _Question:
         self.rows = rows
         self.answers: list[Any] = []
         self.error: EverloopError | None = None
-        self.given_up = False
+        self.dropped = False
+        """Nobody wants to know any more."""
         self.settled = threading.Event()
 
     def settle(self, error: EverloopError | None = None) -> None:
