@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.postgres import Server, Unavailable
 
 from everloop.testing import ManualClock
 
@@ -33,10 +34,32 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """One for all tests."""
+    try:
+        server = Server()
+    except Unavailable as error:
+        told = f"NOTHING WAS TESTED AGAINST POSTGRESQL: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(told, pytrace=False)
+        pytest.skip(told)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres(postgres_server: Server) -> Iterator[str]:
+    """The URL of an empty database."""
+    url = postgres_server.create()
+    yield url
+    postgres_server.drop(url)
+
+
 def _children() -> dict[int, str]:
     """Live child processes of this one, pid -> command line."""
     found: dict[int, str] = {}
-    for pid in _child_pids():
+    for pid in set(_child_pids()) - Server.running:
         try:
             process = psutil.Process(pid)
             command = " ".join(process.cmdline())

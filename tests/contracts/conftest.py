@@ -10,22 +10,25 @@ import pytest
 from everloop.stores.memory import MemoryCatalog, MemoryJournal
 from everloop.stores.objects import FolderArtifacts, MemoryArtifacts
 from everloop.stores.ports import ArtifactStore, Catalog, Journal
+from everloop.stores.postgres import PostgresArtifacts, PostgresCatalog, PostgresJournal
 from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
 from everloop.testing import ManualClock
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[Journal]:
     journal: Journal
     if request.param == "memory":
         journal = MemoryJournal(clock=clock)
-    else:
+    elif request.param == "sqlite":
         journal = SqliteJournal(tmp_path / "everloop.db", clock=clock)
+    else:
+        journal = PostgresJournal(request.getfixturevalue("postgres"), clock=clock)
     yield journal
     journal.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def catalog_and_journal(
     request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 ) -> Iterator[tuple[Catalog, Journal]]:
@@ -35,9 +38,13 @@ def catalog_and_journal(
     if request.param == "memory":
         journal = memory = MemoryJournal(clock=clock)
         catalog = MemoryCatalog(memory)
-    else:
+    elif request.param == "sqlite":
         journal = SqliteJournal(tmp_path / "everloop.db", clock=clock)
         catalog = SqliteCatalog(tmp_path / "everloop.db")
+    else:
+        url = request.getfixturevalue("postgres")
+        journal = PostgresJournal(url, clock=clock)
+        catalog = PostgresCatalog(url)
     yield catalog, journal
     catalog.close()
     journal.close()
@@ -54,10 +61,11 @@ def timeline(catalog_and_journal: tuple[Catalog, Journal]) -> Journal:
     return catalog_and_journal[1]
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(params=["memory", "folder", "postgres"])
 def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     make: dict[str, Callable[[], ArtifactStore]] = {
         "memory": MemoryArtifacts,
         "folder": lambda: FolderArtifacts(tmp_path / "artifacts"),
+        "postgres": lambda: PostgresArtifacts(request.getfixturevalue("postgres")),
     }
     return make[request.param]()

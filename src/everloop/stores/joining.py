@@ -32,7 +32,7 @@ def address_of(label: Label) -> Address | None:
         lane_key, number = parse_request_id(label.request_id)
     except ValueError:
         return None
-    if not 0 <= number <= _LARGEST or not 0 <= label.index <= _LARGEST or not lane_key.isascii():
+    if not 0 <= number <= _LARGEST or not 0 <= label.index <= _LARGEST or not lane_key.isascii() or "\0" in lane_key:
         return None
     return lane_key, number, label.index
 
