@@ -288,8 +288,8 @@ def test_there_is_no_such_version(client: TestClient, trained: Make, version: st
     assert answer.json()["code"] == "version_not_found"
 
 
-@pytest.mark.parametrize("version", [0, -1, 2**53 + 1, 10**30, "1", None, 1.5])
-def test_a_version_is_a_whole_number(client: TestClient, trained: Make, version: Any) -> None:
+@pytest.mark.parametrize("version", [0, -1, 2**53 + 1, 10**30, "", "x" * 129, None, 1.5, True])
+def test_a_version_is_a_whole_number_or_a_name(client: TestClient, trained: Make, version: Any) -> None:
     refused(client.post(f"/v1/models/{trained()}/promote", json={"version": version}), 422, "invalid_input", "version")
 
 
@@ -417,7 +417,7 @@ def test_what_goes_wrong_inside_is_a_problem_too(
 ) -> None:
     name = trained()
 
-    async def broken(*_: Any) -> Any:
+    async def broken(*_: Any, **__: Any) -> Any:
         raise error
 
     monkeypatch.setattr(services.predictor, "predict_async", broken)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from starlette.routing import Route
 
@@ -66,7 +68,7 @@ def test_the_routes_of_the_design_are_there() -> None:
 
 def test_the_document_is_well_formed(client: TestClient) -> None:
     found = client.get("/openapi.json").json()
-    assert found == document()
+    assert found == json.loads(msgspec.json.encode(document()))
     assert re.fullmatch(r"3\.1\.\d", found["openapi"])
     assert set(found) == {"openapi", "info", "servers", "tags", "paths", "components"}
     schemas = found["components"]["schemas"]
@@ -79,7 +81,7 @@ def test_the_document_is_well_formed(client: TestClient) -> None:
     ids = []
     for path, methods in found["paths"].items():
         for method, operation in methods.items():
-            assert method in ("get", "post", "delete")
+            assert method in ("get", "post", "put", "patch", "delete")
             assert set(operation["tags"]) <= tags
             ids.append(operation["operationId"])
             assert operation["summary"].endswith(".")
@@ -106,8 +108,6 @@ def test_an_operation_names_refusals_that_exist(operation: Any) -> None:
     assert callable(endpoint_of(operation))
     assert set(codes(operation)) <= set(STATUSES)
     if operation.example is not None:
-        import msgspec
-
         msgspec.convert(operation.example, operation.body)
 
 

@@ -45,6 +45,8 @@ class Services:
     started_at: float
     """Seconds since the epoch, by `clock`."""
     limits: Limits = field(default_factory=Limits)
+    record: float = 1.0
+    """Share of predictions that is recorded of models that come as files."""
     trust: Trust | None = None
     """What `POST /v1/models` may load; None trusts nothing."""
     trust_files: Trust | None = None

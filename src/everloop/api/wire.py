@@ -17,6 +17,9 @@ ModelName = Annotated[
 ]
 """Described here, checked by the registry, which says in words what is wrong."""
 VersionNumber = Annotated[int, Meta(ge=1, le=2**53)]
+VersionText = Annotated[str, Meta(min_length=1, max_length=128)]
+VersionRef = VersionNumber | VersionText
+"""A version by its number, its name, an alias, or as `champion` (what is live) or `challenger` (of the rollout)."""
 Note = Annotated[str, Meta(max_length=1000)]
 ModelStatus = Literal["ready", "untrained", "loading", "failed"]
 """`ready`: answers. `untrained`: has no version yet. `loading`: its version is being opened. `failed`: it cannot be."""
@@ -42,7 +45,8 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True):
 class VersionChoice(msgspec.Struct, forbid_unknown_fields=True):
     """Which version, and why."""
 
-    version: VersionNumber
+    version: VersionRef
+    """Its number, name or alias, `champion` or `challenger`."""
     note: Note = ""
 
 
@@ -164,7 +168,15 @@ class VersionInfo(msgspec.Struct, kw_only=True):
     status: str
     """`staging`, `live`, `retired`, `rejected` or `archived`."""
     serving: bool
-    """Whether it answers in this process right now."""
+    """Whether it is the one that answers in this process right now, where no traffic is split."""
+    name: str
+    """What its maker calls it, like `v1.0`; may be empty."""
+    tags: dict[str, str]
+    aliases: list[str]
+    share: float
+    """Of the model's traffic that it should answer, 0 to 1."""
+    shadow: bool
+    """Whether it is shown a copy of the traffic."""
     digest: str
     """SHA-256 of the artifact."""
     created_at: float

@@ -29,7 +29,7 @@ from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
 from everloop.serving.table import TableRef
-from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord
+from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +92,7 @@ class Engine:
             config=settings.learning,
             started_at=clock.now(),
             limits=settings.limits,
+            record=settings.record,
             trust=trust,
             trust_files=self._trust_files,
             learning=False,
@@ -176,6 +177,29 @@ class Engine:
                 f"version {version} of {name!r} was registered, but did not become live within "
                 f"{LIVE_TIMEOUT_SECONDS:.0f} s; its timeline tells why"
             )
+
+    def register_file(
+        self, name: str, path: Path, *, live: bool, version_name: str = "", note: str = "", by: str = "python"
+    ) -> VersionRecord:
+        """A model file as the next version of a model, which is made if it is not there; or the version there is of the very same
+        bytes. Not `live`: it waits as `staging`. Raises as `api.files.hand_in`."""
+        from everloop.api.files import hand_in
+        from everloop.runtime.artifact import read_payload
+
+        made, new = hand_in(
+            self.services,
+            name,
+            read_payload(path),
+            source=str(path),
+            live=live,
+            version_name=version_name,
+            note=note,
+            by=by,
+            field="path",
+        )
+        if new and live:
+            self.settle(name, made.version)
+        return made
 
     def _register_file(self, name: str, path: Path, learning: dict[str, Any], record: float) -> ModelRecord:
         """A scikit-learn file brings an estimator that can be fitted again; an ONNX file only answers."""

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from everloop.core import errors
 from everloop.core.errors import EverloopError, InvalidInput
@@ -95,10 +95,30 @@ class Client:
         head = {"Accept": "application/json", **(headers or {})}
         if payload is not None:
             head["Content-Type"] = "application/json"
-        retry = self._used and (again or method in SAFE)
+        status, content, retry_after = self._exchange(method, path, payload, head, again=again or method in SAFE)
+        return _decode(status, content, retry_after)
+
+    def upload(self, path: str, payload: bytes, query: Mapping[str, str]) -> Any:
+        """POST a file as it is; the decoded answer. Raises as `call`."""
+        head = {"Accept": "application/json", "Content-Type": "application/octet-stream"}
+        target = f"{path}?{urlencode(query)}" if query else path
+        return _decode(*self._exchange("POST", target, payload, head, again=False))
+
+    def download(self, path: str) -> bytes:
+        """The body of a GET, which is a file. Raises as `call`."""
+        status, content, retry_after = self._exchange("GET", path, None, {}, again=True)
+        if status >= 400:
+            _decode(status, content, retry_after)
+        return content
+
+    def _exchange(
+        self, method: str, path: str, payload: bytes | None, head: Mapping[str, str], *, again: bool
+    ) -> tuple[int, bytes, str | None]:
+        """Status, body and Retry-After."""
+        retry = self._used and again
         while True:
             try:
-                self._connection.request(method, self._prefix + path, payload, head)
+                self._connection.request(method, self._prefix + path, payload, dict(head))
                 response = self._connection.getresponse()
                 content = response.read()
                 break
@@ -108,7 +128,7 @@ class Client:
                     raise self._unreachable(error) from error
                 retry = False
         self._used = True
-        return _decode(response.status, content, response.getheader("Retry-After"))
+        return response.status, content, response.getheader("Retry-After")
 
     def text(self, path: str) -> str:
         """The body of a GET as it is, for what is not JSON."""

@@ -51,37 +51,49 @@ def load_session(manifest: Manifest, payload: bytes, *, trust: Trust) -> Session
 
 
 def read_model_file(path: str | Path, *, trust: Trust) -> tuple[Manifest, bytes]:
-    """An ONNX or skops file (or a pickled estimator, where pickles are trusted) as an artifact. Told by content, not by name.
+    """A file as an artifact. Raises as `read_payload` and `read_model`."""
+    payload = read_payload(path)
+    return read_model(payload, str(path), trust=trust, field="path"), payload
 
-    Raises InvalidInput (no such file), NotSupported (something else: what it looks like, and what to do), Untrusted,
-    ArtifactCorrupt."""
-    from everloop.runtime.sniff import look_at, look_at_folder
+
+def read_payload(path: str | Path) -> bytes:
+    """A model file's bytes. Raises InvalidInput (no such file), NotSupported (a folder)."""
+    from everloop.runtime.sniff import look_at_folder
 
     path = Path(path)
     if path.is_dir():
         what, advice = look_at_folder(path)
         raise NotSupported(f"{path} is {what}: {advice}", field="path")
     try:
-        payload = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise InvalidInput(f"there is no file {path}", field="path") from None
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}", field="path") from error
+
+
+def read_model(payload: bytes, source: str, *, trust: Trust, field: str) -> Manifest:
+    """The bytes of an ONNX or skops file (or a pickled estimator, where pickles are trusted) as an artifact; told by content, not by
+    name. `source` says in messages what they are, `field` is to blame.
+
+    Raises NotSupported (something else: what it looks like, and what to do), Untrusted, ArtifactCorrupt."""
+    from everloop.runtime.sniff import look_at
+
     kind, what, advice = look_at(payload)
     if kind == "other":
-        raise NotSupported(f"{path} is {what}: {advice}", field="path")
+        raise NotSupported(f"{source} is {what}: {advice}", field=field)
     if kind == "pickle" and not trust.pickle:
         raise Untrusted(
-            f"{path} is {what}, and loading one runs whatever its writer put in: {advice}, or pass trust_pickle=True "
+            f"{source} is {what}, and loading one runs whatever its writer put in: {advice}, or pass trust_pickle=True "
             "(--trust-pickle) if you know where it comes from",
-            field="path",
+            field=field,
         )
     try:
-        return _manifest_of_file(kind, payload, trust), payload
+        return _manifest_of_file(kind, payload, trust)
     except EverloopError as error:
-        raise type(error)(f"{path}: {error.message}", field="path") from error
+        raise type(error)(f"{source}: {error.message}", field=field) from error
     except Exception as error:
-        raise ArtifactCorrupt(f"{path} is {what}, but it cannot be read: {type(error).__name__}: {error}") from error
+        raise ArtifactCorrupt(f"{source} is {what}, but it cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _manifest_of_file(kind: str, payload: bytes, trust: Trust) -> Manifest:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from everloop.api.http import endpoints, version_endpoints
+from everloop.api.http import endpoints, rollout_endpoints, version_endpoints
 from everloop.api.http.bodies import WrongMediaType
 from everloop.api.http.endpoint import Api, Endpoint
 from everloop.api.http.operation import Operation
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_MODULES = {"versions": version_endpoints}
+_MODULES = {"versions": version_endpoints, "rollouts": rollout_endpoints}
 """By tag, where not `endpoints`."""
 
 

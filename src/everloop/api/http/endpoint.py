@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,8 +16,10 @@ from everloop.api.http.bodies import read_json
 from everloop.api.http.events import EventHub
 from everloop.api.http.threads import Threads
 from everloop.api.services import Services
-from everloop.core.errors import InvalidInput
+from everloop.core.errors import InvalidInput, Overloaded
 
+BY = "http"
+"""Who acts, in the timeline."""
 MOST_ID = 2**53
 """Beyond it neither JSON readers nor stores agree on integers."""
 
@@ -30,6 +33,20 @@ class Api:
     services: Services
     threads: Threads = field(default_factory=lambda: Threads("store", most=8, waiting=256))
     fits: Threads = field(default_factory=lambda: Threads("fit", most=2, waiting=8))
+
+    _uploads: int = 0
+    """Under way; touched by the event loop's thread only."""
+
+    @contextmanager
+    def uploading(self) -> Iterator[None]:
+        """For as long as a file is held in memory. Raises Overloaded beyond `limits.max_uploads`."""
+        if self._uploads >= self.services.limits.max_uploads:
+            raise Overloaded(f"{self._uploads} uploads are under way; try again", retry_after=1.0)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
 
     def close(self) -> None:
         """Let the threads end."""
@@ -92,3 +109,11 @@ def boolean(request: Request, name: str) -> bool:
     if text in ("false", "0"):
         return False
     raise InvalidInput(f"{name}: expected true or false, got {text[:40]!r}", field=name)
+
+
+def text(request: Request, name: str, *, most: int) -> str:
+    """A query parameter, empty where it is missing."""
+    found: str = request.query_params.get(name, "")
+    if len(found) > most:
+        raise InvalidInput(f"{name}: longer than {most} characters", field=name)
+    return found

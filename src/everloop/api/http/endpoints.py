@@ -40,10 +40,12 @@ async def predict(api: Api, request: Request) -> Response:
     name = model_name(request)
     if name not in services.table.current.lanes:  # the registry knows why, and it is on a disk
         raise await api.threads.run(verbs.missing, services, name)
+    header = request.headers.get(codec.UNIT_HEADER)
+    unit = codec.unit_of(asked, None if header is None else header.encode("latin-1"))
     if asked.instances is not None:
-        return json_bytes(codec.encode_answer(await verbs.predict_batch(services, name, asked.instances)))
+        return json_bytes(codec.encode_answer(await verbs.predict_batch(services, name, asked.instances, unit)))
     assert asked.features is not None
-    return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features)))
+    return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features, unit)))
 
 
 async def feedback(api: Api, request: Request) -> Response:

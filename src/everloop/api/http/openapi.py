@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from everloop import __version__
-from everloop.api.http.operation import Operation
+from everloop.api.http.operation import FILE, Operation
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import MEDIA_TYPE, Problem
 from everloop.api.status import STATUSES
@@ -22,19 +22,24 @@ from everloop.api.status import STATUSES
 _TAGS = {
     "predictions": "Ask models, and tell them what was true.",
     "models": "What models there are.",
-    "versions": "What they were trained into, and which of it serves.",
+    "versions": "What they were trained into, what it is called, and which of it serves.",
+    "rollouts": "How a version comes to serve everybody, part of them or only a shadow, and how it leaves again.",
     "learning": "How they change.",
     "server": "How the server is.",
 }
 _PATH_PARAMETERS = {
     "model": ({"type": "string", "maxLength": 128}, "The model's name."),
-    "version": ({"type": "integer", "minimum": 1}, "The version's number."),
+    "version": (
+        {"type": "string", "minLength": 1, "maxLength": 128},
+        "The version's number, name or alias, `champion` or `challenger`.",
+    ),
+    "alias": ({"type": "string", "minLength": 1, "maxLength": 128}, "A name for a version."),
 }
 
 
 def document(operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
     """The whole document, ready for a JSON encoder."""
-    types = [t for o in operations for t in (o.body, *_answers(o)) if t is not None] + [Problem]
+    types = [t for o in operations for t in (o.body, *_answers(o)) if t is not None and t is not bytes] + [Problem]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = {id(t): s for t, s in zip(types, schemas, strict=True)}
     for struct in _structs(types):
@@ -73,7 +78,12 @@ def _operation(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
         ],
         "responses": _responses(operation, schemas),
     }
-    if operation.body is not None:
+    if operation.body is bytes:
+        described["requestBody"] = {
+            "required": True,
+            "content": {FILE: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    elif operation.body is not None:
         content: dict[str, Any] = {"schema": schemas[id(operation.body)]}
         if operation.example is not None:
             content["example"] = operation.example
@@ -128,7 +138,7 @@ def codes(operation: Operation) -> list[str]:
     if "{version}" in operation.path:
         implied.append("version_not_found")
     if operation.body is not None:
-        implied += ["malformed", "invalid_input", "too_large"]
+        implied += ["malformed", *(["invalid_input"] if operation.body is not bytes else []), "too_large"]
     return list(dict.fromkeys([*implied, *operation.refusals]))
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 Tag = Literal["predictions", "models", "versions", "rollouts", "learning", "server"]
 JSON = "application/json"
+FILE = "application/octet-stream"
 
 
 class Parameter(NamedTuple):

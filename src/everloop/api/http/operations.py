@@ -8,6 +8,7 @@ from __future__ import annotations
 from everloop.api import wire
 from everloop.api.http import codec
 from everloop.api.http.operation import Operation, Parameter
+from everloop.api.http.rollout_operations import ROLLOUTS
 from everloop.api.http.version_operations import VERSIONS
 
 _ID = {"type": "integer", "minimum": 0, "default": 0}
@@ -163,4 +164,4 @@ _SERVER: tuple[Operation, ...] = (
     Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type=""),
 )
 
-OPERATIONS = (*_MODELS, *VERSIONS, *_SERVER)
+OPERATIONS = (*_MODELS, *VERSIONS, *ROLLOUTS, *_SERVER)

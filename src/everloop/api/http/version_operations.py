@@ -1,33 +1,75 @@
-"""The operations on a model's versions: a part of the table in `http.operations`."""
+"""The operations on a model's versions, and on what they are called: a part of the table in `http.operations`."""
 
 from __future__ import annotations
 
-from everloop.api import wire
-from everloop.api.http.operation import Operation
+from everloop.api import rollout_wire, wire
+from everloop.api.http.operation import FILE, Operation, Parameter
+from everloop.registry.collection import Collected
+from everloop.registry.lineage import Lineage
+
+_AT = "/v1/models/{model}/versions"
 
 VERSIONS: tuple[Operation, ...] = (
     Operation(
         "list_versions",
         "GET",
-        "/v1/models/{model}/versions",
+        _AT,
         "versions",
         "All versions of a model, oldest first.",
         answer=wire.VersionList,
     ),
     Operation(
+        "add_version",
+        "POST",
+        _AT,
+        "versions",
+        "Hand in a model file (ONNX or skops, told by its content) as the next version. It waits as `staging` unless `live` is said; "
+        "a model that is not there yet is made. The same bytes again are the version that is there.",
+        body=bytes,
+        answer=wire.VersionInfo,
+        status=201,
+        refusals=("invalid_input", "conflict", "not_supported", "untrusted", "artifact_corrupt", "overloaded"),
+        parameters=(
+            Parameter("name", "query", {"type": "string", "maxLength": 128}, "What to call it, like `v2.0`."),
+            Parameter("note", "query", {"type": "string", "maxLength": 1000}, "Why."),
+            Parameter("live", "query", {"type": "boolean", "default": False}, "Whether it serves everybody at once."),
+            Parameter("file", "query", {"type": "string", "maxLength": 255}, "The file's name, for messages."),
+        ),
+        also=((200, "It was there already: the same bytes."),),
+    ),
+    Operation(
         "describe_version",
         "GET",
-        "/v1/models/{model}/versions/{version}",
+        f"{_AT}/{{version}}",
         "versions",
-        "One version: metrics, lineage, libraries.",
+        "One version: metrics, lineage, libraries, share of the traffic.",
         answer=wire.VersionInfo,
+    ),
+    Operation(
+        "change_version",
+        "PATCH",
+        f"{_AT}/{{version}}",
+        "versions",
+        "Name it, tag it, note something about it.",
+        body=rollout_wire.VersionChange,
+        example={"tags": {"reviewed": "yes"}},
+        answer=wire.VersionInfo,
+        refusals=("conflict",),
+    ),
+    Operation(
+        "lineage",
+        "GET",
+        f"{_AT}/{{version}}/lineage",
+        "versions",
+        "Where a version comes from: its parents, its examples, the alarm that asked for it.",
+        answer=Lineage,
     ),
     Operation(
         "promote",
         "POST",
         "/v1/models/{model}/promote",
         "versions",
-        "Make a version the one that serves; answered once it does here.",
+        "Make a version the one that serves; answered once it does here. The challenger of a rollout ends that rollout, promoted.",
         body=wire.VersionChoice,
         example={"version": 1},
         answer=wire.VersionInfo,
@@ -38,7 +80,7 @@ VERSIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/models/{model}/rollback",
         "versions",
-        "Back to the version that served before.",
+        "Undo what came last: a rollout that is under way, else a split of the traffic, else the last promotion.",
         body=wire.Reason,
         body_required=False,
         answer=wire.VersionInfo,
@@ -54,5 +96,72 @@ VERSIONS: tuple[Operation, ...] = (
         example={"version": 1},
         answer=wire.VersionInfo,
         refusals=("version_not_found", "conflict"),
+    ),
+    Operation(
+        "list_aliases",
+        "GET",
+        "/v1/models/{model}/aliases",
+        "versions",
+        "The names that stand for versions, `champion` and `challenger` among them.",
+        answer=rollout_wire.Aliases,
+    ),
+    Operation(
+        "set_alias",
+        "PUT",
+        "/v1/models/{model}/aliases/{alias}",
+        "versions",
+        "Let a name stand for a version.",
+        body=rollout_wire.AliasChoice,
+        example={"version": 1},
+        answer=rollout_wire.Aliases,
+        refusals=("version_not_found", "conflict"),
+    ),
+    Operation(
+        "remove_alias",
+        "DELETE",
+        "/v1/models/{model}/aliases/{alias}",
+        "versions",
+        "Take a name away; no error if it is not there.",
+        status=204,
+    ),
+    Operation(
+        "export_model",
+        "GET",
+        "/v1/models/{model}/export",
+        "versions",
+        "The model with its versions, artifacts, names and timeline as one file.",
+        media_type=FILE,
+        refusals=("artifact_corrupt", "overloaded"),
+    ),
+    Operation(
+        "import_model",
+        "POST",
+        "/v1/imports",
+        "versions",
+        "A model from such a file; where there is one of that name, its versions are added.",
+        body=bytes,
+        answer=wire.ModelInfo,
+        status=201,
+        refusals=("invalid_input", "conflict", "not_supported", "overloaded"),
+        parameters=(
+            Parameter("name", "query", {"type": "string", "maxLength": 128}, "Under another name than its own."),
+            Parameter(
+                "live",
+                "query",
+                {"type": "boolean", "default": False},
+                "What was live there is live here; else all wait.",
+            ),
+        ),
+    ),
+    Operation(
+        "collect_artifacts",
+        "POST",
+        "/v1/artifacts/collect",
+        "versions",
+        "Remove artifacts that nothing names, with `archived` those of archived versions, too.",
+        body=rollout_wire.CollectSpec,
+        body_required=False,
+        example={"archived": True},
+        answer=Collected,
     ),
 )

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from everloop.app.cli import transfer, versions  # noqa: F401  they add their commands to the group `models`
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
 from everloop.app.cli.group import Group
 from everloop.app.cli.models import models
 from everloop.app.cli.options import Json, Model, Url
+from everloop.app.cli.rollout import rollout
 
 HELP = """The model server that keeps learning.
 
@@ -22,6 +24,7 @@ version better, and swaps it in while it answers.
   everloop serve churn=churn.onnx                serve a model; http://127.0.0.1:3000/docs
   everloop predict churn '[0.3, 12, 1]'          ask it
   everloop models list                           what is served, and how well
+  everloop rollout start churn v2.0              a new version, step by step, as long as the evidence allows
   everloop score churn.onnx in.csv -o out.csv    score a whole file
   everloop doctor                                check this machine
 """
@@ -35,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.add_typer(models, name="models")
+app.add_typer(rollout, name="rollout")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,8 +1,10 @@
-"""`everloop models …`: look at the models of a running server and change what serves."""
+"""`everloop models …`: look at the models of a running server, create and remove them, follow what happens to them.
+
+The group's commands on versions are in `cli.versions`, those on files in `cli.transfer`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,14 +21,14 @@ HELP = """Look at a server's models, and change what serves.
   everloop models list
   everloop models create price --kind linear --param with_bias=true --set min_samples=50
   everloop models show price
-  everloop models timeline price --follow        drift, fits and swaps as they happen
+  everloop models register price price.onnx --stage    a version from elsewhere, that waits
+  everloop models versions price                 what there is, who has which share of the traffic
+  everloop models timeline price --follow        drift, fits, rollouts and swaps as they happen
   everloop models rollback price
 """
 models = typer.Typer(cls=Group, help=HELP, no_args_is_help=True, rich_markup_mode=None)
 MOST_ASKED = 50
 """Models whose quality `list` asks for: the server's list is without it, and each is a request."""
-Version = Annotated[int, typer.Argument(metavar="VERSION", min=1)]
-Note = Annotated[str, typer.Option(help="Why; kept in the timeline.")]
 
 
 @models.command("list", help="Every model: its version, its labels, how it does.")
@@ -121,85 +123,6 @@ def create(
     )
 
 
-@models.command(
-    help="Put a model file into a data folder as the next version that serves. A server that runs on the same folder takes it "
-    "up by itself, without a restart."
-)
-def register(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An ONNX or skops file.")],
-    *,
-    data_dir: Annotated[Path, typer.Option(help="The server's data folder.")] = Path("everloop-data"),
-    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Load pickled models.")] = False,
-    trust_type: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="A type that skops files may contain; repeatable.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    from everloop.app.cli.output import as_json, data, say
-    from everloop.app.cli.serve import register_files, usable_file
-
-    usable_file(name, path)
-    made = register_files({name: path}, data_dir, trust_pickle=trust_pickle, trust_types=tuple(trust_type or ()))[0]
-    if json:
-        data(as_json({"name": made.name, "live_version": made.live_version}))
-        return
-    data(str(made.live_version))
-    say(f"{made.name} version {made.live_version} should serve, from {path}, in {data_dir}")
-
-
-@models.command(help="A model's versions: when, how good, which one serves.")
-def versions(model: Model, *, url: Url = None, json: Json = False) -> None:
-    from everloop.app.cli.output import as_json, data, number, table, when
-    from everloop.app.client import model_path
-
-    with _connect(url) as client:
-        found = client.get(model_path(model, "versions"))
-    if json:
-        data(as_json(found))
-        return
-    table(
-        ("version", "status", "made", "runtime", "metrics", "note"),
-        [
-            (
-                v["version"],
-                "serving" if v["serving"] else v["status"],
-                when(v["created_at"]),
-                v["runtime"],
-                ", ".join(f"{key} {number(value)}" for key, value in v["metrics"].items()),
-                v["note"],
-            )
-            for v in found["versions"]
-        ],
-    )
-
-
-@models.command(help="Make a version the one that serves.")
-def promote(model: Model, version: Version, *, note: Note = "", url: Url = None, json: Json = False) -> None:
-    _change(model, "promote", {"version": version, "note": note}, url, as_json=json)
-
-
-@models.command(help="Back to the version that served before.")
-def rollback(model: Model, *, note: Note = "", url: Url = None, json: Json = False) -> None:
-    _change(model, "rollback", {"note": note}, url, as_json=json)
-
-
-@models.command(help="Put a version that does not serve out of use.")
-def archive(model: Model, version: Version, *, url: Url = None, json: Json = False) -> None:
-    _change(model, "archive", {"version": version}, url, as_json=json)
-
-
-@models.command(help="Fit now, instead of waiting for the learner.")
-def train(
-    model: Model,
-    *,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the fit.", min=1.0)] = 3600.0,
-    url: Url = None,
-    json: Json = False,
-) -> None:
-    _change(model, "train", {}, url, as_json=json, timeout=timeout)
-
-
 @models.command(help="Remove a model with its versions and its examples. Its timeline stays.")
 def remove(
     model: Model,
@@ -288,22 +211,6 @@ def _print_event(event: dict[str, Any], *, as_lines: bool) -> None:
         return
     version = f" v{event['version']}" if event["version"] is not None else ""
     data(f"{when(event['at'])}  {event['kind'] + version:<16}  {event['message']}")
-
-
-def _change(
-    model: str, verb: str, body: dict[str, Any], url: str | None, *, as_json: bool, timeout: float = 60.0
-) -> None:
-    from everloop.app.cli.output import as_json as to_json
-    from everloop.app.cli.output import data, say
-    from everloop.app.client import model_path
-
-    with _connect(url, timeout=timeout) as client:
-        made = client.call("POST", model_path(model, verb), body)
-    if as_json:
-        data(to_json(made))
-        return
-    data(str(made["version"]))
-    say(f"{model} version {made['version']} {'serves now' if made['serving'] else 'is ' + made['status']}")
 
 
 def _connect(url: str | None, *, timeout: float = 60.0) -> Client:

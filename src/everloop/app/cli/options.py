@@ -8,6 +8,10 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
+Version = Annotated[
+    str, typer.Argument(metavar="VERSION", help="Its number, name or alias, `champion` or `challenger`.")
+]
+Note = Annotated[str, typer.Option(help="Why; kept in the timeline.")]
 Url = Annotated[
     str | None,
     typer.Option(envvar="EVERLOOP_URL", metavar="URL", help="The server.", show_default="http://127.0.0.1:3000"),

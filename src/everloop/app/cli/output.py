@@ -140,6 +140,11 @@ def figure(metric: str, value: float | None) -> str:
     return f"{value:.1%}" if metric == "accuracy" else f"mae {value:.3g}"
 
 
+def share(value: float) -> str:
+    """A share of the traffic: `5 %`."""
+    return f"{100 * value:.4g} %"
+
+
 def when(seconds: float) -> str:
     """Seconds since the epoch as local time."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

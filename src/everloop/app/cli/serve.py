@@ -112,7 +112,7 @@ def parse_files(texts: list[str]) -> dict[str, Path]:
 
 def usable_file(name: str, path: Path) -> None:
     """Raises UsageError unless `name` can be a model's and `path` is a file that can be read."""
-    from everloop.registry.catalog import NAME
+    from everloop.registry.references import NAME
 
     if not NAME.match(name):
         raise UsageError(
@@ -135,19 +135,31 @@ def register_all(engine: Engine, wanted: Mapping[str, Path]) -> None:
             raise type(error)(f"{name}={path}: {error.message}", field=error.field) from error
 
 
-def register_files(
-    wanted: Mapping[str, Path], data_dir: Path, *, trust_pickle: bool, trust_types: tuple[str, ...]
-) -> list[ModelRecord]:
-    """Register files in a data folder, without a server. One that runs on the folder notices by itself."""
+def register_file(
+    name: str,
+    path: Path,
+    data_dir: Path,
+    *,
+    stage: bool,
+    version_name: str,
+    note: str,
+    trust_pickle: bool,
+    trust_types: tuple[str, ...],
+) -> dict[str, Any]:
+    """Register a file in a data folder, without a server: the version, and its status. A server on the folder notices by itself."""
     from everloop.app.build import build_engine
     from everloop.app.settings import EngineSettings
 
     engine = build_engine(EngineSettings(data_dir=data_dir, trust_pickle=trust_pickle, trust_types=trust_types))
     try:
-        register_all(engine, wanted)
-        return [engine.services.registry.get(name) for name in wanted]
+        made = engine.register_file(
+            name, path.absolute(), live=not stage, version_name=version_name, note=note, by="cli"
+        )
+    except EverloopError as error:
+        raise type(error)(f"{name}={path}: {error.message}", field=error.field) from error
     finally:
         engine.stop()
+    return {"name": name, "version": made.version, "status": made.status}
 
 
 def announce(engine: Engine, url: str) -> None:

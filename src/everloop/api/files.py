@@ -1,0 +1,118 @@
+"""What comes and goes as a file: a version that is handed in, a model that is exported or imported. As in `api.verbs`, on a thread.
+
+Nothing of a file is trusted: it must be what its content says, be readable by its runtime under the server's trust, and be opened once,
+before it is a version that anything could serve.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from everloop.api.rollout_wire import CollectSpec
+from everloop.api.services import Services
+from everloop.api.verbs import describe_model
+from everloop.api.versions import settled, version
+from everloop.api.wire import ModelInfo, VersionInfo
+from everloop.core.errors import ModelNotFound
+from everloop.core.hashing import artifact_digest
+from everloop.registry.collection import Collected
+from everloop.stores.ports import VersionRecord
+
+
+def add_version(
+    services: Services,
+    name: str,
+    payload: bytes,
+    *,
+    source: str,
+    live: bool,
+    version_name: str = "",
+    note: str = "",
+    by: str,
+) -> tuple[VersionInfo, bool]:
+    """The version of these bytes; the bool tells whether it is new. A live one answers once this process serves it. Raises as
+    `hand_in`."""
+    made, new = hand_in(services, name, payload, source=source, live=live, version_name=version_name, note=note, by=by)
+    if new and live:
+        return settled(services, name, made.version), True
+    return version(services, name, made.version), new
+
+
+def hand_in(
+    services: Services,
+    name: str,
+    payload: bytes,
+    *,
+    source: str,
+    live: bool,
+    version_name: str = "",
+    note: str = "",
+    by: str,
+    field: str = "body",
+) -> tuple[VersionRecord, bool]:
+    """The next version of a model, which is made if it is not there; or the version there is of the very same bytes. `source` says
+    in messages what the bytes are, `field` is what is to blame.
+
+    Raises InvalidInput (the names), NotSupported (no file that can be served, what it looks like), Untrusted, ArtifactCorrupt,
+    Conflict (it takes other features than the model; the name is taken)."""
+    from everloop.learning.learners.make import make_learner
+    from everloop.runtime.artifact import Trust, load_session, read_model
+
+    trust = services.trust_files or Trust()
+    manifest = read_model(payload, source, trust=trust, field=field)
+    registry, digest = services.registry, artifact_digest(payload)
+    try:
+        for known in reversed(registry.versions(name)):
+            if known.digest == digest and not known.collected:
+                return known, False
+    except ModelNotFound:
+        learner = None
+        if manifest.runtime == "sklearn":
+            from everloop.runtime.sklearn import load_estimator
+
+            learner = make_learner(load_estimator(payload, trust), trust=trust)
+        services.loop.register(
+            name,
+            learner,
+            task=manifest.task,
+            learning={},
+            record=services.record,
+            schema=manifest.schema,
+            target=manifest.target,
+        )
+    load_session(manifest, payload, trust=trust).close()
+    note = note or f"from {Path(source).name}"
+    return registry.add_version(name, manifest, payload, live=live, note=note, version_name=version_name, by=by), True
+
+
+def export_model(services: Services, name: str) -> Path:
+    """A new file in the system's temporary folder: whoever asked removes it. Raises ModelNotFound, ArtifactCorrupt."""
+    folder = Path(tempfile.mkdtemp(prefix="everloop-export-"))
+    path = folder / "model.everloop"
+    try:
+        services.registry.export_model(name, path)
+    except BaseException:
+        discard(path)
+        raise
+    return path
+
+
+def discard(path: Path) -> None:
+    """Remove what `export_model` made."""
+    path.unlink(missing_ok=True)
+    path.parent.rmdir()
+
+
+def import_model(services: Services, payload: bytes, name: str | None, *, live: bool, by: str) -> ModelInfo:
+    """`live`: what was live where it comes from is live here; otherwise all versions wait. Raises InvalidInput, Malformed (no such file, or damaged), NotSupported (a newer format), Conflict."""
+    with tempfile.TemporaryDirectory(prefix="everloop-import-") as folder:
+        path = Path(folder) / "model.everloop"
+        path.write_bytes(payload)
+        made = services.registry.import_model(path, name, live=live, by=by)
+    services.reconciler.step()
+    return describe_model(services, made.model)
+
+
+def collect(services: Services, asked: CollectSpec, *, by: str) -> Collected:
+    return services.registry.collect_garbage(archived=asked.archived, keep=asked.keep, by=by)
