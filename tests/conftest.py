@@ -50,10 +50,10 @@ def postgres_server() -> Iterator[Server]:
 
 @pytest.fixture
 def postgres(postgres_server: Server) -> Iterator[str]:
-    """The URL of an empty database."""
-    url = postgres_server.create()
+    """The URL of a database without a model, a label or an event."""
+    url = postgres_server.lend()
     yield url
-    postgres_server.drop(url)
+    postgres_server.take_back(url)
 
 
 def _children() -> dict[int, str]:

@@ -34,6 +34,19 @@ SETTINGS = {
     "log_min_messages": "fatal",
 }
 _WITH_THE_PIPE = '"$@" & server=$!; read _; kill -INT $server; wait $server'
+_EMPTY = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+SET session_replication_role = replica;
+DO $$ DECLARE one text; BEGIN
+    FOR one IN SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
+               WHERE schemaname = 'everloop' AND tablename NOT IN ('layout', 'journal_state', 'catalog_revision')
+    LOOP EXECUTE 'DELETE FROM ' || one; END LOOP;
+    IF to_regclass('everloop.layout') IS NOT NULL THEN
+        UPDATE everloop.journal_state SET last_prediction = 0, last_example = 0, last_event = 0;
+        UPDATE everloop.catalog_revision SET revision = 0;
+    END IF;
+END $$;
+"""
 
 
 class Unavailable(Exception):
@@ -51,6 +64,7 @@ class Server:
         binaries = _binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="everloop-pg-"))
         self._numbers = itertools.count(1)
+        self._spare: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
         try:
@@ -114,13 +128,21 @@ class Server:
             shutil.rmtree(self.folder)
 
     def create(self) -> str:
-        """A new empty database; its URL."""
+        """A database without anything of everloop's in it; its URL."""
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def drop(self, url: str) -> None:
         self.execute(f"DROP DATABASE {url.partition('@/')[2].partition('?')[0]} WITH (FORCE)")
+
+    def lend(self) -> str:
+        """A database of which nobody else knows: new, or given back and emptied, which is ten times faster; its URL."""
+        return self._spare.pop() if self._spare else self.create()
+
+    def take_back(self, url: str) -> None:
+        self.execute(_EMPTY, url)
+        self._spare.append(url)
 
     def execute(self, statement: str, url: str | None = None) -> list[tuple[Any, ...]]:
         import psycopg
