@@ -29,6 +29,7 @@ def components(services: Services) -> dict[str, Component]:
         "recorder": _recorder(services),
         "learner": _learner(services),
         "reconciler": _reconciler(services),
+        "controller": _controller(services),
     }
 
 
@@ -121,6 +122,17 @@ def _reconciler(services: Services) -> Component:
         return Component("failed", "it is not running: new versions will not be served")
     if reconciler.failures:
         return Component("degraded", _unopened(reconciler.failures))
+    return Component("ok")
+
+
+def _controller(services: Services) -> Component:
+    """Without it a rollout stands still, and everybody is answered as before: no reason to send traffic elsewhere."""
+    controller = services.controller
+    if not controller.alive:
+        return Component("degraded", f"rollouts stand still: {controller.last_error}")
+    if stuck := controller.stuck:
+        told = "; ".join(f"{name!r}: {why}" for name, why in sorted(stuck.items())[:TOLD])
+        return Component("degraded", f"rollouts that cannot be looked at: {told}")
     return Component("ok")
 
 

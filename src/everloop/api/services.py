@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from everloop.learning.loop import LearningLoop
     from everloop.registry.catalog import Registry
     from everloop.runtime.artifact import Trust
+    from everloop.serving.controller import Controller
     from everloop.serving.predictor import Predictor
     from everloop.serving.reconciler import Reconciler
     from everloop.serving.recorder import Recorder
@@ -39,6 +40,7 @@ class Services:
     reconciler: Reconciler
     intake: Intake
     loop: LearningLoop
+    controller: Controller
     bus: EventBus
     clock: Clock
     config: LearningConfig

@@ -25,6 +25,7 @@ from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.serving.controller import Controller
 from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
@@ -56,13 +57,15 @@ class Engine:
         table = TableRef()
         recorder = Recorder(journal, clock)
         reconciler = Reconciler(registry, table, recorder, bus, clock)
+        owner = secrets.token_hex(8)
+        controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
         loop = LearningLoop(
             registry,
             journal,
             settings.learning,
             bus,
             clock,
-            owner=secrets.token_hex(8),
+            owner=owner,
             trust=trust,
             rng=SystemRandom(),
         )
@@ -87,6 +90,7 @@ class Engine:
             reconciler=reconciler,
             intake=intake,
             loop=loop,
+            controller=controller,
             bus=bus,
             clock=clock,
             config=settings.learning,
@@ -113,6 +117,7 @@ class Engine:
             services.recorder.start()
             services.reconciler.step()
             services.reconciler.start()
+            services.controller.start()
             self._housekeeping = threading.Thread(target=self._keep_house, name="everloop-housekeeping", daemon=True)
             self._housekeeping.start()
             services.starting = False
@@ -131,6 +136,7 @@ class Engine:
         if self._housekeeping is not None:
             self._housekeeping.join()
         services.loop.close()
+        services.controller.stop()
         services.reconciler.stop()
         services.recorder.stop()
         services.traffic.close()

@@ -89,6 +89,7 @@ class _Desk:
     read: dict[str, tuple[Report, Sighting]] = field(default_factory=dict)
     """Source -> its report as last read."""
     troubles: int = 0
+    trouble: str = ""
     rest_until: float = -1e9
 
     def drop(self) -> None:
@@ -138,6 +139,11 @@ class Controller:
         """False when it was started and its thread is dead, or nothing but failing, without having been stopped."""
         thread = self._thread
         return thread is None or (thread.is_alive() and self._bad_steps < _ALIVE_FAILURES)
+
+    @property
+    def stuck(self) -> dict[str, str]:
+        """Model -> why its rollout cannot be looked at now. Safe from any thread."""
+        return {name: desk.trouble for name, desk in self._desks.copy().items() if desk.troubles}
 
     def start(self) -> None:
         """Idempotent: there is one thread."""
@@ -230,7 +236,8 @@ class Controller:
             desk.troubles += 1
             desk.rest_until = self._clock.monotonic() + backoff(desk.troubles, self._rng)
             desk.drop()
-            self.last_error = f"rollout of {desk.rollout.model!r}: {explain(error)}"
+            desk.trouble = explain(error)
+            self.last_error = f"rollout of {desk.rollout.model!r}: {desk.trouble}"
             return False
         desk.troubles = 0
         return acted
