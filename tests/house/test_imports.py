@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     "cloudpickle", "fastapi", "httptools", "joblib", "jinja2", "loky", "matplotlib", "numpy", "onnx", "onnxruntime", "pandas",
-    "prometheus_client", "psutil", "pydantic", "rich", "river", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy",
+    "prometheus_client", "psutil", "psycopg", "pydantic", "rich", "river", "scipy", "skl2onnx", "sklearn", "skops", "sqlalchemy",
     "starlette", "structlog", "typer", "uvicorn", "uvloop",
 }  # fmt: skip
 

@@ -49,7 +49,7 @@ class Engine:
         self.settings = settings
         clock = clock or SystemClock()
         # In memory, every artifact was made by this very process, so its pickles are its own. Files never are.
-        trust = Trust(pickle=settings.trust_pickle or settings.data_dir is None, types=settings.trust_types)
+        trust = Trust(pickle=settings.trust_pickle or settings.in_memory, types=settings.trust_types)
         self._trust_files = Trust(pickle=settings.trust_pickle, types=settings.trust_types)
         journal, catalog, artifacts = _open_stores(settings, clock)
         bus = EventBus()
@@ -174,6 +174,16 @@ class Engine:
 
         delete_model(self.services, name)
 
+    @property
+    def place(self) -> str:
+        """Where everything is kept, in words; no secret."""
+        settings = self.settings
+        if settings.database is not None:
+            from everloop.stores.postgres import Database
+
+            return Database(settings.database).name
+        return "memory" if settings.data_dir is None else str(settings.data_dir.absolute())
+
     def settle(self, name: str, version: int) -> None:
         """Return once this process answers with `version` (or a later one). Raises why it cannot be opened."""
         reconciler = self.services.reconciler
@@ -255,6 +265,11 @@ def build_engine(settings: EngineSettings, *, clock: Clock | None = None) -> Eng
 
 
 def _open_stores(settings: EngineSettings, clock: Clock) -> tuple[Journal, Catalog, ArtifactStore]:
+    if settings.database is not None:
+        from everloop.stores.postgres import Database, PostgresArtifacts, PostgresCatalog, PostgresJournal
+
+        shared = Database(settings.database)
+        return PostgresJournal(shared, clock=clock), PostgresCatalog(shared), PostgresArtifacts(shared)
     if settings.data_dir is None:
         from everloop.stores.memory import MemoryCatalog, MemoryJournal
         from everloop.stores.objects import MemoryArtifacts

@@ -28,7 +28,7 @@ def save_engine(engine: Engine, folder: Path) -> None:
         raise Conflict(
             f"data folder {str(folder)!r} holds an engine already; choose another or remove it", field="data_dir"
         )
-    settings: EngineSettings = replace(engine.settings, data_dir=folder)
+    settings: EngineSettings = replace(engine.settings, data_dir=folder, database=None)
     copy = build_engine(settings)
     try:
         for record in engine.services.registry.list():

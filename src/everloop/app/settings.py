@@ -39,7 +39,9 @@ class EngineSettings:
     """What one engine is built from. Raises InvalidInput naming the field."""
 
     data_dir: Path | None = None
-    """The folder that journal, catalog and artifacts live in; None keeps everything in memory."""
+    """The folder that journal, catalog and artifacts live in; None, without `database`, keeps everything in memory."""
+    database: str | None = field(default=None, repr=False)
+    """The URL of a PostgreSQL database that they live in instead, to be shared by several machines. May hold a password."""
     trust_pickle: bool = False
     """Whether artifacts may be loaded with pickle, which runs whatever code is in them."""
     trust_types: tuple[str, ...] = ()
@@ -58,7 +60,22 @@ class EngineSettings:
         age, size = self.retention_age_sec, self.retention_bytes
         _expect("retention_age_sec", age is None or age > 0, "above 0 seconds (or 'never')", age)
         _expect("retention_bytes", size is None or size >= 1 << 20, "at least 1048576 bytes (or 'never')", size)
+        if self.database is not None:
+            from everloop.stores.postgres.database import check_url
+
+            check_url(self.database)
+            if self.data_dir is not None:
+                raise InvalidInput(
+                    f"database: everything is kept either in a database or in the data folder {self.data_dir}, not in both; "
+                    "take one back (an empty text does, as in EVERLOOP_DATABASE= or --set engine.data_dir=)",
+                    field="database",
+                )
         self.learning.validate()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether nothing outlives the process."""
+        return self.data_dir is None and self.database is None
 
 
 @dataclass(frozen=True)
@@ -159,10 +176,11 @@ def load_settings(
     """Put the sources together. Raises InvalidInput naming the source, the option and what was expected.
 
     `flags` and `defaults` map `section.name` to a value; None stands for "not said". `assignments` are texts of the form
-    `section.name=value`. `config` is the one file to read, instead of those that are looked for.
+    `section.name=value`. `config` is the one file to read, instead of those that are looked for. A default data folder gives way
+    to a database.
     """
     kinds = {name: kind for name, kind, _ in options()}
-    said: dict[str, Any] = {name: value for name, value in (defaults or {}).items() if value is not None}
+    said: dict[str, Any] = {}
     models: dict[str, Path] = {}
     files = _find_files(environ, cwd, config)
     for path in reversed(files):
@@ -175,6 +193,10 @@ def load_settings(
         name, value = _assignment(text, kinds)
         said[name] = value
     said |= {name: value for name, value in (flags or {}).items() if value is not None}
+    unsaid = {name: value for name, value in (defaults or {}).items() if value is not None}
+    if said.get("engine.database") is not None:
+        unsaid.pop("engine.data_dir", None)
+    said = unsaid | said
 
     parts: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for dotted, value in said.items():

@@ -68,6 +68,7 @@ HTTP come back by themselves.
   everloop serve                                 an empty server: create models with `everloop models create`
   everloop serve churn=churn.onnx price=price.skops --port 8080
   everloop serve churn=churn.onnx --memory       keep nothing on disk
+  EVERLOOP_DATABASE=postgresql://loop@db/loop everloop serve      one of several servers that share everything
   everloop serve --set learning.min_samples=50   any option of everloop.toml
 """
 
@@ -80,6 +81,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.", show_default="3000")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where models, predictions and labels are kept.", show_default="./everloop-data")
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A PostgreSQL database instead, that several servers share: postgresql://…"),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Keep nothing: everything is gone when it ends.")] = False,
     record: Annotated[
@@ -112,8 +117,9 @@ def serve(
     from everloop.app.cli.group import UsageError
     from everloop.app.cli.serve import serve as run
 
-    if memory and data_dir is not None:
-        raise UsageError("--memory and --data-dir contradict each other; say one of them")
+    said = [flag for flag, given in (("--memory", memory), ("--data-dir", data_dir), ("--database", database)) if given]
+    if len(said) > 1:
+        raise UsageError(f"{' and '.join(said)} contradict each other; say one of them")
     run(
         files or [],
         {
@@ -124,6 +130,7 @@ def serve(
             "server.log_level": log_level,
             "server.json_logs": json_logs or None,
             "engine.data_dir": data_dir,
+            "engine.database": database,
             "engine.record": record,
             "engine.trust_pickle": trust_pickle or None,
             "engine.trust_types": tuple(trust_type) if trust_type else None,

@@ -54,7 +54,7 @@ def serve(
             flags,
             environ=os.environ,
             cwd=Path.cwd(),
-            assignments=(*assignments, *(["engine.data_dir="] if memory else [])),
+            assignments=(*assignments, *(["engine.data_dir=", "engine.database="] if memory else [])),
             defaults={"engine.data_dir": DATA_DIR},
             config=config,
         )
@@ -164,11 +164,10 @@ def register_file(
 
 def announce(engine: Engine, url: str) -> None:
     """What a person needs next, on stderr."""
-    folder = engine.settings.data_dir
     records = engine.services.registry.list()
     lines = [f"everloop serves at {url}"]
     lines += [f"  {line}" for line in _model_lines(engine, records)]
-    lines.append(f"  data      {'in memory only: gone when this ends' if folder is None else folder.absolute()}")
+    lines.append(f"  data      {'in memory only: gone when this ends' if engine.settings.in_memory else engine.place}")
     lines.append(f"  try       {example(records, url)}")
     lines.append(f"  docs      {url}/docs")
     lines.append("Ctrl-C ends it.")
