@@ -3,7 +3,7 @@
 Three gates, each a comparison of the challenger with the champion on what both met at the same time (`policy.sequential.Odds`):
 
 errors    a request fails: one event.
-latency   an answer takes longer than a threshold: an event for each of six thresholds, the quantiles of the champion's past answers.
+latency   an answer takes longer than a threshold: an event for each of some thresholds, the quantiles of the champion's past answers.
           If the challenger is stochastically no slower, none of them is likelier; averaged, they are a sequential test of stochastic order
           (M. Lindon, C. Sanden and V. Shirikian, "Rapid regression detection in software deployments through sequential testing",
           KDD 2022, arXiv 2205.14762). The challenger's thresholds are `latency_tolerance` and `latency_slack` higher.
@@ -31,11 +31,13 @@ from everloop.policy.sequential import Odds
 
 FORMAT = 1
 """Of `Findings` as bytes. One of another format is not continued but begun anew: the reports it was made of are still there."""
-LATENCY_QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.975, 0.99)
+LATENCY_QUANTILES = (0.5, 0.9, 0.97, 0.98, 0.99)
+LATENCY_WEIGHTS = np.array([1, 1, 2, 2, 2]) / 8
+"""More on the tail: it has the least data, and a body that is slower shows soon anyway."""
 LOSS_QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.97)
 CALIBRATION = 20
 """The champion's observations that thresholds are first made of."""
-_GROWTH = 1.25
+GROWTH = 1.25
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -52,11 +54,11 @@ class Rates(msgspec.Struct):
     n: tuple[int, int] = (0, 0)
     events: tuple[int, int] = (0, 0)
 
-    def add(self, champion: tuple[int, int], challenger: tuple[int, int]) -> None:
-        """(outcomes, events) of each."""
+    def add(self, champion: tuple[int, int], challenger: tuple[int, int]) -> bool:
+        """(outcomes, events) of each; whether there is new evidence."""
         self.n = (self.n[0] + champion[0], self.n[1] + challenger[0])
         self.events = (self.events[0] + champion[1], self.events[1] + challenger[1])
-        self.odds.add(champion[0], [champion[1]], challenger[0], [challenger[1]])
+        return self.odds.add(champion[0], [champion[1]], challenger[0], [challenger[1]])
 
 
 class Excesses(msgspec.Struct):
@@ -76,9 +78,9 @@ class Excesses(msgspec.Struct):
         challenger: Mapping[int, int],
         quantiles: Sequence[float],
         theirs: Sequence[int] | None = None,
-    ) -> None:
-        """`theirs`: the challenger's thresholds where they differ."""
-        closed = not self.thresholds
+    ) -> bool:
+        """Whether there is new evidence. `theirs`: the challenger's thresholds where they differ."""
+        closed = False
         if self.thresholds:
             closed = self.odds.add(
                 total(champion),
@@ -88,9 +90,10 @@ class Excesses(msgspec.Struct):
             )
         self.champion, self.challenger = added(self.champion, champion), added(self.challenger, challenger)
         seen = total(self.champion)
-        if closed and seen >= max(CALIBRATION, self.made_of * _GROWTH):
+        if (closed or not self.thresholds) and seen >= max(CALIBRATION, self.made_of * GROWTH):
             self.thresholds = [number + 1 for number in quantile_bins(self.champion, quantiles)]
             self.made_of = seen
+        return closed
 
 
 class Moments(msgspec.Struct):
@@ -214,21 +217,21 @@ def observe(
     if rates is not None and errors is not None:
         rates = _copied_rates(rates)
         champion, challenger = errors
-        rates.add((champion.requests, champion.failed), (challenger.requests, challenger.failed))
-        _raise(peaks, "errors", rates.odds.log_more)
+        if rates.add((champion.requests, champion.failed), (challenger.requests, challenger.failed)):
+            _raise(peaks, "errors", rates.odds.log_more())
     if latency is not None and latencies is not None:
         latency = _copied_excesses(latency)
-        latency.add(*latencies, LATENCY_QUANTILES, tolerated(latency.thresholds, findings.gates))
-        _raise(peaks, "latency", latency.odds.log_more)
+        if latency.add(*latencies, LATENCY_QUANTILES, tolerated(latency.thresholds, findings.gates)):
+            _raise(peaks, "latency", latency.odds.log_more(LATENCY_WEIGHTS))
     if quality is not None and (losses is not None or pairs):
         quality = _copied_quality(quality)
-        if losses is not None:
-            _add_losses(quality, np.asarray(losses[0], np.float64), np.asarray(losses[1], np.float64))
+        fresh = losses is not None and _add_losses(quality, *(np.asarray(arm, np.float64) for arm in losses))
         if pairs:
             _add_pairs(quality, np.asarray(pairs, np.float64))
-        worse, better = quality_evidence(quality)
-        _raise(peaks, "worse", worse)
-        _raise(peaks, "better", better)
+        if fresh or pairs:
+            worse, better = quality_evidence(quality)
+            _raise(peaks, "worse", worse)
+            _raise(peaks, "better", better)
     return msgspec.structs.replace(findings, errors=rates, latency=latency, quality=quality, peaks=peaks)
 
 
@@ -243,16 +246,18 @@ def quality_evidence(quality: Quality) -> tuple[float, float]:
     if quality.excess is not None:
         apart = quality.excess.odds
     assert apart is not None
-    return apart.log_more + quality.pairs.log_more, apart.log_fewer + quality.pairs.log_fewer
+    if not quality.paired:
+        return apart.log_more(), apart.log_fewer()
+    return apart.log_more() + quality.pairs.log_more(), apart.log_fewer() + quality.pairs.log_fewer()
 
 
-def _add_losses(quality: Quality, champion: Floats, challenger: Floats) -> None:
+def _add_losses(quality: Quality, champion: Floats, challenger: Floats) -> bool:
     quality.champion.add(champion)
     quality.challenger.add(challenger)
     if quality.wrong is not None:
-        quality.wrong.add((len(champion), _wrong(champion)), (len(challenger), _wrong(challenger)))
-    if quality.excess is not None:
-        quality.excess.add(loss_bins(champion), loss_bins(challenger), LOSS_QUANTILES)
+        return quality.wrong.add((len(champion), _wrong(champion)), (len(challenger), _wrong(challenger)))
+    assert quality.excess is not None
+    return quality.excess.add(loss_bins(champion), loss_bins(challenger), LOSS_QUANTILES)
 
 
 def _add_pairs(quality: Quality, pairs: Floats) -> None:

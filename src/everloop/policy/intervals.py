@@ -23,6 +23,7 @@ from everloop.policy.bins import LATENCY_BINS, latency_edge, total
 Interval = tuple[float, float]
 _SURE = 0.001
 """What the overall rate's sequence may err; its bounds only scale a difference, its sign is the odds ratio's."""
+_HALVINGS = 30
 _DISCOUNT = 0.02
 """Squared scale of the mean's mixture: tightest at some hundred values."""
 
@@ -50,7 +51,7 @@ def rate_bounds(events: int, n: int, level: float) -> Interval:
 
 def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
     """Where `holds` ends on the way out, to the safe side."""
-    for _ in range(40):
+    for _ in range(_HALVINGS):
         middle = (inside + outside) / 2
         if holds(middle):
             inside = middle
@@ -105,12 +106,11 @@ def latency_bounds(histogram: Mapping[int, int], share: float, level: float) -> 
     a, b = weight * share, weight * (1 - share)
     needed = math.log(1 / level)
 
-    def likely(below: float) -> bool:
+    def likely(below: int) -> bool:
         mixed = log_beta(below + a, n - below + b) - log_beta(a, b)
         return mixed - below * math.log(share) - (n - below) * math.log1p(-share) < needed
 
-    least = math.floor(_edge(likely, n * share, 0.0)) if not likely(0.0) else 0
-    most = math.ceil(_edge(likely, n * share, float(n))) if not likely(float(n)) else n
+    least, most = _rank(likely, n * share, 0), _rank(likely, n * share, n)
     lower, upper, seen = 0.0, math.inf, 0
     for number in sorted(histogram):
         before, seen = seen, seen + histogram[number]
@@ -119,3 +119,14 @@ def latency_bounds(histogram: Mapping[int, int], share: float, level: float) -> 
         if before <= most < seen:
             upper = latency_edge(number + 1) if number < LATENCY_BINS - 1 else math.inf
     return lower, upper
+
+
+def _rank(likely: Callable[[int], bool], middle: float, end: int) -> int:
+    """The last whole number between `middle` and `end` that is likely, or one beyond it."""
+    inside, outside = round(middle), end
+    if likely(end):
+        return end
+    while abs(outside - inside) > 1:
+        halfway = (inside + outside) // 2
+        inside, outside = (halfway, outside) if likely(halfway) else (inside, halfway)
+    return outside

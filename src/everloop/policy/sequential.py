@@ -66,43 +66,51 @@ _SCALE = 0.5
 _MORE, _FEWER = _bets()
 
 
-def log_sum(values: Any, axis: int = -1) -> Any:
-    """log(sum(exp(values))) along an axis, without overflow."""
-    top = np.max(values, axis=axis, keepdims=True)
-    safe = np.where(np.isfinite(top), top, 0.0)
-    with np.errstate(divide="ignore"):
-        return np.squeeze(safe, axis) + np.log(np.sum(np.exp(values - safe), axis=axis))
+def log_sum(values: Any) -> Any:
+    """log(sum(exp(values))) along the last axis, without overflow. One of the values at least is finite."""
+    top = values.max(axis=-1, keepdims=True)
+    return top[..., 0] + np.log(np.exp(values - top).sum(axis=-1))
 
 
-def log_e(n_a: int, n_b: int, events: int, events_b: int) -> Floats:
-    """The block's log e-value for each of `DELTAS`: `events` of its n_a + n_b outcomes, `events_b` of them in arm b. Shape (29,).
+def log_e(n_a: Any, n_b: Any, events: Any, events_b: Any) -> Floats:
+    """Log e-values of blocks for each of `DELTAS`: `events` of its n_a + n_b outcomes, `events_b` of them in arm b. All arguments are
+    whole numbers of shape (blocks,), or the same for all; the result is (blocks, 29).
 
     Exact to about ten digits. Where S' has few outcomes they are summed. Otherwise every h-th of them is, h about 3/4 of the tilted
-    distribution's deviation, over 24 deviations: a sum over every h-th integer misses the whole sum over h by the characteristic function
-    at 2 pi k / h (Poisson), and S', tilted or not, is distributed as a sum of independent indicators (V. A. Vatutin and V. G. Mikhailov,
-    "Limit theorems for the number of empty cells", Theory of Probability 27, 1982), for which that is at most exp(-V (1 - cos t)).
+    distribution's deviation, over 8 deviations either way and more: a sum over every h-th integer misses the whole sum over h by the
+    characteristic function at 2 pi k / h (Poisson), and S', tilted or not, is distributed as a sum of independent indicators (V. A. Vatutin
+    and V. G. Mikhailov, "Limit theorems for the number of empty cells", Theory of Probability 27, 1982), for which that is at most
+    exp(-V (1 - cos t)).
     """
-    low, high = max(0, events - n_a), min(n_b, events)
-    if low == high:
-        return np.zeros(len(DELTAS))
-    if high - low == 1:
-        # The commonest block: one event or one of an arm. The chance of the higher outcome is that of one indicator.
-        first = (events - low) * (n_b - low)
-        chance = first / (first + (low + 1) * (n_a - events + low + 1))
-        pair: Floats = DELTAS * (events_b - low) - np.log1p(chance * np.expm1(DELTAS))
-        return pair
-    if high - low <= _DIRECT:
-        s = np.arange(low, high, dtype=np.float64)
-        ratios = np.log((events - s) * (n_b - s) / ((s + 1) * (n_a - events + s + 1)))
-        weights = np.concatenate([[0.0], np.cumsum(ratios)])
-        norms = log_sum(weights[None, :] + DELTAS[:, None] * np.arange(high - low + 1))
-        few: Floats = DELTAS * (events_b - low) - (norms - norms[EQUAL])
-        return few
-    return DELTAS * events_b - _log_norms(n_a, n_b, events, low, high)
+    a, b, k, s = np.broadcast_arrays(*(np.atleast_1d(np.asarray(x, np.float64)) for x in (n_a, n_b, events, events_b)))
+    low, high = np.maximum(0.0, k - a), np.minimum(b, k)
+    width = high - low
+    few = width <= _DIRECT
+    norms = np.empty((len(k), len(DELTAS)))
+    if few.any():
+        norms[few] = _summed(a[few], b[few], k[few], low[few], int(width[few].max()))
+    for block in np.flatnonzero(~few):
+        norms[block] = _stepped(a[block], b[block], k[block], low[block], high[block]) - DELTAS * low[block]
+    gained: Floats = DELTAS * (s - low)[:, None] - norms
+    return gained
 
 
-def _log_norms(n_a: int, n_b: int, events: int, low: int, high: int) -> Floats:
-    """log E[exp(d S')] for each of `DELTAS`, by steps over the outcomes around each tilted distribution's mode."""
+def _summed(a: Floats, b: Floats, k: Floats, low: Floats, width: int) -> Floats:
+    """log E[exp(d (S' - low))] for each block and each of `DELTAS`, outcome by outcome."""
+    steps = np.arange(width + 1)
+    s = low[:, None] + steps[:-1]
+    k, ratios = k[:, None], np.empty((len(low), width + 1))
+    ratios[:, 0] = 1.0
+    # Past a block's last outcome a factor is 0 or below: as good as nothing, but its logarithm is a number.
+    ratios[:, 1:] = np.maximum((k - s) * (b[:, None] - s) / ((s + 1) * (a[:, None] - k + s + 1)), 1e-300)
+    weights = np.cumsum(np.log(ratios), axis=1)
+    sums = log_sum(weights[:, None, :] + DELTAS[:, None] * steps)
+    norms: Floats = sums - sums[:, EQUAL, None]
+    return norms
+
+
+def _stepped(n_a: float, n_b: float, events: float, low: float, high: float) -> Floats:
+    """log E[exp(d S')] of one block for each of `DELTAS`, by steps over the outcomes around each tilted distribution's mode."""
     from scipy.special import gammaln
 
     odds = np.exp(DELTAS)
@@ -114,8 +122,9 @@ def _log_norms(n_a: int, n_b: int, events: int, low: int, high: int) -> Floats:
     mode = np.clip(np.rint(mode), low, high)
     inverse = 1 / (mode + 1) + 1 / (events - mode + 1) + 1 / (n_b - mode + 1) + 1 / (n_a - events + mode + 1)
     step = np.maximum(1.0, np.floor(0.75 / np.sqrt(inverse)))
-    step = np.where(1 / inverse < 16, 1.0, step)
-    s = mode[:, None] + step[:, None] * _NODES
+    narrow = inverse > 1 / 16
+    step[narrow] = 1.0
+    s = mode[:, None] + step[:, None] * (_NODES if narrow.any() else _NODES[20:45])
     inside = (s >= low) & (s <= high)
     s = np.clip(s, low, high)
     weights = -(gammaln(s + 1) + gammaln(events - s + 1) + gammaln(n_b - s + 1) + gammaln(n_a - events + s + 1))
@@ -187,10 +196,8 @@ class Odds(msgspec.Struct):
         if not block_closes(a, b, min(self.closed)):
             self.open = (a, b)
             return False
-        for kind, row in enumerate(self.log_e):
-            in_a, in_b = self.open_a[kind], self.open_b[kind]
-            if 0 < in_a + in_b < a + b:
-                self.log_e[kind] = (np.asarray(row) + log_e(a, b, in_a + in_b, in_b)).tolist()
+        events_in_b = np.array(self.open_b)
+        self.log_e = (self.log_e + log_e(a, b, events_in_b + self.open_a, events_in_b)).tolist()
         self.closed = (self.closed[0] + a, self.closed[1] + b)
         self.open = (0, 0)
         self.open_a = [0] * len(self.open_a)
@@ -206,11 +213,14 @@ class Odds(msgspec.Struct):
             gained = DELTAS * only_b - pairs * np.log1p(np.expm1(DELTAS) / 2)
             self.log_e[0] = (np.asarray(self.log_e[0]) + gained).tolist()
 
-    @property
-    def log_more(self) -> float:
-        """Mean over the kinds, which is an e-value as each of them is."""
-        return float(log_sum(log_more(self.log_e)) - math.log(len(self.log_e)))
+    def log_more(self, weights: Floats | None = None) -> float:
+        """Of the hypothesis that the challenger has more of some kind: the mean over the kinds, which is an e-value as each of them is.
+        `weights` sum to 1; equal ones if None."""
+        return self._mean(log_more(self.log_e), weights)
 
-    @property
-    def log_fewer(self) -> float:
-        return float(log_sum(log_fewer(self.log_e)) - math.log(len(self.log_e)))
+    def log_fewer(self, weights: Floats | None = None) -> float:
+        """The same of having fewer of some kind."""
+        return self._mean(log_fewer(self.log_e), weights)
+
+    def _mean(self, logs: Floats, weights: Floats | None) -> float:
+        return float(log_sum(logs + (-math.log(len(logs)) if weights is None else np.log(weights))))
