@@ -72,10 +72,12 @@ class SklearnSession:
         if answers.ndim == 2 and answers.shape[1] == 1:
             answers = answers[:, 0]
         if answers.shape != (len(X),):
-            raise ModelFailed(
+            error = ModelFailed(
                 f"{type(self.estimator).__name__} answered an array of shape {answers.shape} to {len(X)} rows; one answer a row is "
                 "what a model here gives"
             )
+            error.how = "shape"
+            raise error
         return answers.astype(np.float64, copy=False) if self.target.task == "regression" else answers
 
     def scores(self, X: Matrix) -> NDArray[np.float64] | None:
