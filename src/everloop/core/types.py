@@ -34,6 +34,14 @@ def parse_request_id(text: str) -> tuple[str, int]:
     return lane_key, int(number, 16)
 
 
+SHADOW_MARK = "~"
+
+
+def shadow_key(lane_key: str, version: int) -> str:
+    """The lane key of what a shadow made of that lane's requests, under their numbers. Nobody was told it, and no label can name it."""
+    return f"{lane_key}{SHADOW_MARK}{version}"
+
+
 class Prediction(msgspec.Struct, frozen=True, gc=False):
     """One answer, and the version that gave it. The pair is never torn: both come from one lane."""
 

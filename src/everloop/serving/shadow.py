@@ -31,7 +31,7 @@ import msgspec
 from everloop.core.errors import EverloopError, Failure, ModelFailed, explain
 from everloop.core.events import Event, EventBus
 from everloop.core.schema import pack_rows, unpack_rows
-from everloop.core.types import PredictionRecord, Row
+from everloop.core.types import PredictionRecord, Row, shadow_key
 from everloop.policy.shadowing import ShadowRules
 from everloop.serving.audience import kept
 from everloop.serving.backlog import Backlog
@@ -125,14 +125,17 @@ class Shadow:
                 self._questions.append(question)
         self._wake.set()
         if not question.settled.wait(time_limit):
-            with self._lock:
-                if self._late is not None:
-                    self._late.dropped = True
-                self._late = question
+            self._put_off(question)
             raise self._failed(f"has not answered {len(rows)} rows within {time_limit:g} s", "timeout")
         if question.error is not None:
             raise question.error
         return question.answers
+
+    def _put_off(self, question: _Question) -> None:
+        with self._lock:
+            if self._late is not None:
+                self._late.dropped = True
+            self._late = question
 
     def observed(self) -> Shown:
         """A copy of the counts."""
@@ -363,7 +366,7 @@ class _Showing:
         return msgspec.structs.replace(
             self.record,
             version=version,
-            lane_key=f"{self.record.lane_key}~{version}",
+            lane_key=shadow_key(self.record.lane_key, version),
             count=whole,
             at=at,
             encoding="f8",

@@ -14,7 +14,7 @@ import msgspec
 from everloop.core.errors import Conflict, EverloopError, InvalidInput, PredictionNotFound
 from everloop.core.events import Event
 from everloop.core.schema import Encoding
-from everloop.core.types import Label, PredictionRecord, Row, Scalar, parse_request_id
+from everloop.core.types import SHADOW_MARK, Label, PredictionRecord, Row, Scalar, parse_request_id
 
 _WIDTH = {"f4": 4, "f8": 8}
 _FORMAT = {"f4": "f", "f8": "d"}
