@@ -272,6 +272,7 @@ class TestReading:
 
     def test_predictions_come_back_whole(self, journal: Journal) -> None:
         records = [batch(0, 3, 2), batch(3, 1, 2, encoding="msgpack"), batch(0, 2, model="n", lane="c", encoding="f4")]
+        records[1] = msgspec.structs.replace(records[1], shadow=True)
         for record in records:
             journal.record(record)
         journal.flush()

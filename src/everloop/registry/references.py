@@ -64,7 +64,7 @@ def number_of(shelf: Shelf, version: int | str) -> int:
         return rollout.challenger
     versions = shelf.versions()
     for record in versions:
-        if record.name == version:
+        if version and record.name == version:
             return record.version
     if version in model.aliases:
         return shelf.version(model.aliases[version]).version
