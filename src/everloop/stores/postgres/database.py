@@ -25,7 +25,7 @@ STATEMENT_SECONDS = 30.0
 IDLE_SECONDS = 30.0
 """Seconds after which the server ends a transaction whose client has stopped in its middle, so that nobody waits for it for ever."""
 
-_URL = re.compile(r"postgres(?:ql)?(?:\+psycopg)?://")
+_URL = re.compile(r"postgres(?:ql)?://")
 _DEFAULTS: Mapping[str, Any] = {
     "connect_timeout": CONNECT_SECONDS,
     "application_name": "everloop",
@@ -129,10 +129,11 @@ def parsed(url: str) -> dict[str, Any]:
     check_url(url)
     psycopg = driver()
     try:
-        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(_URL.sub("postgresql://", url, count=1))
+        parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.Error:
         raise _unusable() from None  # the driver's words may hold a part of the password
-    if not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
+    torn = "@" in f"{parts.get('host', '')[1:]}{parts.get('dbname', '')}"  # a host that begins with @ is an abstract socket
+    if torn or not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
         raise _unusable()
     return parts
 
