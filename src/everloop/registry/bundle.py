@@ -26,6 +26,7 @@ from everloop.core.clock import Clock
 from everloop.core.errors import (
     ArtifactCorrupt,
     Conflict,
+    EverloopError,
     InvalidInput,
     Malformed,
     ModelNotFound,
@@ -170,6 +171,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as file:
             yield file
+    except EverloopError:  # what was found inside; some are RuntimeErrors as well
+        raise
     except FileNotFoundError:
         raise InvalidInput(f"there is no file {path}", field="path") from None
     except OSError as error:
