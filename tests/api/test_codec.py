@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,9 +45,9 @@ def test_a_prediction_that_cannot_be_read_is_told_where(body: bytes, error: type
     assert (caught.value.field or "").startswith(field.partition("[")[0])
     if field != "body":
         assert caught.value.field == field
-    if error is not TooLarge:
-        with pytest.raises(msgspec.DecodeError):
-            codec.decode_plain_row(body)
+    with pytest.raises(error) as usual:
+        codec.decode_usual(body, LIMITS)
+    assert str(usual.value) == str(caught.value)
 
 
 def test_deep_nesting_is_refused_not_crashed_on() -> None:
@@ -59,7 +58,35 @@ def test_deep_nesting_is_refused_not_crashed_on() -> None:
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4))
 def test_a_plain_row_reads_the_same_both_ways(row: list[float]) -> None:
     body = json.dumps({"features": row}).encode()
-    assert codec.decode_plain_row(body).features == row == codec.decode_predict(body, LIMITS).features
+    usual = codec.decode_usual(body, LIMITS)
+    assert type(usual) is codec.PlainRow or len(row) > LIMITS.max_features
+    assert usual.features == row == codec.decode_predict(body, LIMITS).features
+
+
+@given(st.text(min_size=1, max_size=256, alphabet=st.characters(exclude_categories=("Cs",))))
+def test_a_unit_is_read_the_same_from_body_and_header(unit: str) -> None:
+    plain = codec.decode_usual(json.dumps({"features": [1.0], "unit": unit}).encode(), LIMITS)
+    several = codec.decode_usual(json.dumps({"instances": [[1.0]], "unit": unit}).encode(), LIMITS)
+    without = codec.decode_usual(b'{"features":[1.0]}', LIMITS)
+    assert codec.unit_of(plain, None) == codec.unit_of(several, None) == unit
+    assert codec.unit_of(without, unit.encode()) == unit
+    assert codec.unit_of(plain, b"another") == unit, "the body goes before the header"
+    assert codec.unit_of(without, None) is None
+
+
+@pytest.mark.parametrize("unit", ['""', '"' + "x" * 257 + '"', "3", "[]", "{}", "true"])
+def test_what_is_no_unit_is_refused_by_name(unit: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        codec.decode_usual(b'{"features":[1.0],"unit":%b}' % unit.encode(), LIMITS)
+    assert caught.value.field == "unit"
+
+
+@pytest.mark.parametrize("header", [b"", b"x" * 257])
+def test_a_header_that_is_no_unit_is_refused_by_name(header: bytes) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        codec.unit_of(codec.PlainRow([1.0]), header)
+    assert caught.value.field == "unit"
+    assert codec.unit_of(codec.PlainRow([1.0]), b"caf\xe9") == "café", "Latin-1, where it is not UTF-8"
 
 
 scalars = st.one_of(
@@ -132,7 +159,7 @@ def test_what_became_of_labels() -> None:
             b'{"examples": [{"label": 1, "feature": [1]}]}',
             "examples[0]: unknown field 'feature'; did you mean 'features'?",
         ),
-        (codec.decode_predict, b'{"zzz": 1}', "body: unknown field 'zzz'; it takes features, instances"),
+        (codec.decode_predict, b'{"zzz": 1}', "body: unknown field 'zzz'; it takes features, instances, unit"),
     ],
 )
 def test_a_misspelt_field_is_told_with_the_near_name(decode: Any, body: bytes, said: str) -> None:

@@ -150,6 +150,7 @@ class FakeLane:
     """What `Traffic` reads of a lane."""
 
     def __init__(self, version: int, requests: int) -> None:
+        self.name = "m"
         self.version = version
         self.key = f"lane-{next(KEYS)}"
         self.tallies = [Counters(requests=requests)]

@@ -34,10 +34,21 @@ _COUNTED = {
 }
 """Event kind -> the count it adds to, and its outcome."""
 
+_MOVING = {
+    "swapped",
+    "published",
+    "promoted",
+    "rolled_back",
+    "traffic",
+    "rollout_started",
+    "rollout_advanced",
+    "rollout_ended",
+}
+"""Before or after these, a lane leaves the table."""
+
 
 class _Served(NamedTuple):
-    key: str
-    """Of the lane, never used twice."""
+    model: str
     version: int
     tallies: list[Counters]
     """The lane's own list, which grows with its batchers."""
@@ -50,7 +61,7 @@ class Traffic:
         self._table = table
         self._lock = threading.Lock()
         self._serving: dict[str, _Served] = {}
-        """Of the lanes in the table, when it was last looked at: at each swap, and at each scrape."""
+        """Of the lanes in the table, by their keys, when it was last looked at: at each swap, and at each scrape."""
         self._past: dict[str, dict[int, list[Counters]]] = {}
         self._older: dict[str, Counters] = {}
         self._happened: Counter[tuple[str, str, str]] = Counter()
@@ -102,25 +113,24 @@ class Traffic:
             counted = _COUNTED.get(event.kind)
             if counted is not None and not (event.kind == "swapped" and event.data.get("from") is None):
                 self._happened[counted[0], event.model, counted[1]] += 1
-            if event.kind in ("swapped", "published", "promoted", "rolled_back"):
+            if event.kind in _MOVING:
                 self._look()
             elif event.kind == "unregistered":
                 self._forget(event.model)
 
     def _look(self) -> None:
         """Take over the counters of lanes that the table no longer has."""
-        lanes = self._table.current.lanes
-        for model, lane in lanes.items():
-            before = self._serving.get(model)
-            if before is not None and before.key == lane.key:
-                continue
-            self._serving[model] = _Served(lane.key, lane.version, lane.tallies)
-            if before is not None:
-                self._keep(model, before)
-        for model in [model for model in self._serving if model not in lanes]:
+        table = self._table.current
+        serving = {lane.key: _Served(lane.name, lane.version, lane.tallies) for lane in table.all_lanes}
+        before, self._serving = self._serving, serving
+        for key, served in before.items():
+            if key not in serving and served.model in table.lanes:
+                self._keep(served)
+        for model in {served.model for served in before.values()}.difference(table.lanes):
             self._forget(model)
 
-    def _keep(self, model: str, served: _Served) -> None:
+    def _keep(self, served: _Served) -> None:
+        model = served.model
         past = self._past.setdefault(model, {})
         past.setdefault(served.version, []).extend(served.tallies)
         while len(past) > KEPT_VERSIONS:
@@ -128,7 +138,7 @@ class Traffic:
             self._older[model] = _sum([*oldest, self._older.get(model, Counters())])
 
     def _forget(self, model: str) -> None:
-        self._serving.pop(model, None)
+        self._serving = {key: served for key, served in self._serving.items() if served.model != model}
         self._past.pop(model, None)
         self._older.pop(model, None)
         for key in [key for key in self._happened if key[1] == model]:
@@ -136,8 +146,8 @@ class Traffic:
 
     def _with_serving(self) -> dict[str, dict[int, list[Counters]]]:
         found = {model: dict(past) for model, past in self._past.items()}
-        for model, served in self._serving.items():
-            versions = found.setdefault(model, {})
+        for served in self._serving.values():
+            versions = found.setdefault(served.model, {})
             versions[served.version] = [*versions.get(served.version, ()), *served.tallies]
         return found
 

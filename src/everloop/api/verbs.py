@@ -108,13 +108,23 @@ def missing(services: Services, name: str) -> EverloopError:
     return _unless_starting(services, name, services.predictor.missing(name))
 
 
-async def predict(services: Services, name: str, features: Features) -> Prediction:
-    return await services.predictor.predict_async(name, features)
+async def predict(
+    services: Services, name: str, features: Features, unit: str | None = None, *, version: int | None = None
+) -> Prediction:
+    """`unit` meets the same version each time; `version` is for those who may choose one."""
+    return await services.predictor.predict_async(name, features, unit, version=version)
 
 
-async def predict_batch(services: Services, name: str, instances: Sequence[Features]) -> PredictionBatch:
+async def predict_batch(
+    services: Services,
+    name: str,
+    instances: Sequence[Features],
+    unit: str | None = None,
+    *,
+    version: int | None = None,
+) -> PredictionBatch:
     """All rows by one version."""
-    return await services.predictor.predict_batch_async(name, instances)
+    return await services.predictor.predict_batch_async(name, instances, unit, version=version)
 
 
 async def feedback(

@@ -30,6 +30,7 @@ from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
 from everloop.serving.table import TableRef
+from everloop.serving.trial import in_a_process
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Engine:
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
         recorder = Recorder(journal, clock)
-        reconciler = Reconciler(registry, table, recorder, bus, clock)
+        reconciler = Reconciler(registry, table, recorder, bus, clock, trial=in_a_process(registry, trust))
         owner = secrets.token_hex(8)
         controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
         loop = LearningLoop(

@@ -124,8 +124,14 @@ class Continuum:
 
     # --- answering
 
-    def predict(self, name: str, features: Features) -> Prediction:
-        """One row -> `.prediction .model_version .request_id`. Raises ModelNotFound, ModelUntrained, InvalidInput."""
+    def predict(self, name: str, features: Features, unit: str | None = None) -> Prediction:
+        """One row -> `.prediction .model_version .request_id`. Raises ModelNotFound, ModelUntrained, InvalidInput.
+
+        `unit`: a user or a session, of 1 to 256 characters, who is to meet the same version each time while several are live.
+        Without one, each request is drawn for itself."""
+        if unit is not None:
+            self._open()
+            return self.engine.services.predictor.predict(name, features, unit)
         try:
             answer = self._table.current.answers[name]
         except KeyError:
@@ -133,9 +139,9 @@ class Continuum:
             return self.engine.services.predictor.predict(name, features)
         return answer(features)
 
-    def predict_batch(self, name: str, rows: Sequence[Features]) -> PredictionBatch:
-        """Many rows, one version -> `.predictions .model_version .request_id`. A bad row raises, naming it."""
-        return self.engine.services.predictor.predict_batch(name, rows)
+    def predict_batch(self, name: str, rows: Sequence[Features], unit: str | None = None) -> PredictionBatch:
+        """Many rows, one version -> `.predictions .model_version .request_id`. A bad row raises, naming it. `unit` as in `predict`."""
+        return self.engine.services.predictor.predict_batch(name, rows, unit)
 
     # --- learning
 

@@ -21,13 +21,12 @@ Rules.
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from everloop.core.errors import EverloopError, ModelFailed, Overloaded, explain
+from everloop.core.errors import EverloopError, Overloaded, explain
 from everloop.core.types import Row
 from everloop.policy.batching import (
     BatchRules,
@@ -36,46 +35,17 @@ from everloop.policy.batching import (
     next_batch,
     retry_after,
     runs_on_thread,
-    sampled,
-    sampled_runs,
 )
+from everloop.serving.batch import Batch, Outcome, Recording
 from everloop.serving.counters import Counters
-from everloop.serving.recorder import Recorder, encode_matrix
+from everloop.serving.recorder import Recorder
 from everloop.serving.runner import Matrix, Runner
 from everloop.serving.tickets import SecondTry, Ticket
 from everloop.serving.worker import Worker
 
 if TYPE_CHECKING:
-    from everloop.serving.evidence import Tally
     from everloop.serving.guard import Guard
     from everloop.serving.split import Arm
-
-
-class _Batch:
-    """Requests on their way through the model: single rows first, then requests of several rows."""
-
-    __slots__ = ("arms", "counts", "rows", "since", "tickets")
-
-    def __init__(
-        self,
-        tickets: list[Ticket],
-        rows: list[Row],
-        counts: list[int] | None,
-        arms: list[Arm | None] | None,
-        since: float,
-    ) -> None:
-        self.tickets = tickets
-        self.rows = rows
-        self.counts = counts
-        """Rows of each ticket, 0 for a single row; None if all are single rows."""
-        self.arms = arms
-        """What a split routed each ticket by; None if none was."""
-        self.since = since
-        """When the first of them came."""
-
-
-_Outcome = tuple[Matrix, list[Any]] | None
-"""What the model ran on and answered; None if the batch failed as a whole."""
 
 
 class Batcher:
@@ -98,9 +68,7 @@ class Batcher:
         """The first half of the request ids of this batcher."""
         self.wire: Any = None
         """Whatever the protocol in front keeps for this batcher (constant parts of its answers); it dies with it."""
-        self._recorder = recorder
-        self._source = (runner.model, runner.version, self.key)
-        self._share = record
+        self._record = Recording(recorder, runner, self.key, record)
         self._next = 1
         self._tickets: list[Ticket] = []
         self._payloads: list[Any] = []
@@ -110,11 +78,11 @@ class Batcher:
         """Whether any of those that wait has an arm."""
         self._rows = 0
         self._several = 0
-        """How many waiting requests have several rows; where it is 0, a batch is built without looking at each."""
+        """Waiting requests of several rows; where there is none, a batch is built without looking at each."""
         self._gone = False
         self._since = 0.0
         self._scheduled = False
-        self._running: _Batch | None = None
+        self._running: Batch | None = None
         """What the thread runs."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._retired = False
@@ -206,10 +174,9 @@ class Batcher:
         if arm is not None:
             arm.tally.settled(1, arm.alone, None)
             arm.tally.failed(error)
-            if arm.champion is not None:
-                self._refer(ticket, rows, count, arm, error)
-                return
-        raise error
+        if arm is None or arm.champion is None:
+            raise error
+        self._refer(ticket, rows, count, arm, error)
 
     # -- through the model --
 
@@ -231,18 +198,18 @@ class Batcher:
                 self._worker = Worker(f"everloop-batch-{self.runner.model[:32]}")
             self._worker.submit(partial(self._work, batch))
             return
-        outcome, seconds = self._run(batch)
+        outcome, seconds = batch.run(self.runner)
         self._settle(batch, outcome, seconds)
         if self._tickets and not self._scheduled:
             self._schedule()  # what did not fit: the loop may breathe first
 
-    def _work(self, batch: _Batch) -> None:
+    def _work(self, batch: Batch) -> None:
         """On the lane's thread."""
-        outcome: _Outcome = None
+        outcome: Outcome = None
         seconds, found = 0.0, None
         try:
-            outcome, seconds = self._run(batch)
-            found = self._search(batch) if outcome is None else None
+            outcome, seconds = batch.run(self.runner)
+            found = batch.search(self.runner) if outcome is None else None
         except Exception as error:  # a defect of ours: those who wait must be told
             outcome, found = None, [self.runner.failed(explain(error))] * len(batch.tickets)
         try:
@@ -250,7 +217,7 @@ class Batcher:
         except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
             self._running = None
 
-    def _done(self, batch: _Batch, outcome: _Outcome, seconds: float, found: list[Any] | None) -> None:
+    def _done(self, batch: Batch, outcome: Outcome, seconds: float, found: list[Any] | None) -> None:
         if self._running is not batch:
             return  # it was given up, and its requests have been answered
         self._running, self._scheduled = None, False
@@ -262,7 +229,7 @@ class Batcher:
         if self._retired:
             self._rest()
 
-    def _overrun(self, batch: _Batch, guard: Guard) -> None:
+    def _overrun(self, batch: Batch, guard: Guard) -> None:
         """The run hangs. Its thread is left behind; what waits behind it goes to the champion, too."""
         if self._running is not batch:
             return
@@ -276,7 +243,7 @@ class Batcher:
         if self._retired:
             self._rest()
 
-    def _take(self) -> _Batch:
+    def _take(self) -> Batch:
         """The next batch, in order, without those whose client has gone."""
         if self._gone:
             self._drop_gone()
@@ -285,7 +252,7 @@ class Batcher:
         if self._rows <= self.rules.max_rows and not self._several:
             self._tickets, self._payloads, self._counts, self._arms, self._rows = [], [], [], [], 0
             self._routed = False
-            return _Batch(tickets, payloads, None, arms, since)
+            return Batch(tickets, payloads, None, arms, since)
         sizes = [count or 1 for count in self._counts]
         taken = next_batch(sizes, self.rules)
         counts = self._counts[:taken]
@@ -294,7 +261,7 @@ class Batcher:
         self._rows -= sum(sizes[:taken])
         self._several -= sum(1 for count in counts if count)
         if not any(counts):
-            return _Batch(tickets[:taken], payloads[:taken], None, arms and arms[:taken], since)
+            return Batch(tickets[:taken], payloads[:taken], None, arms and arms[:taken], since)
         # Single rows first: consecutive rows of the matrix are then one record of the journal.
         order = sorted(range(taken), key=lambda i: counts[i] > 0)
         rows: list[Row] = []
@@ -304,7 +271,7 @@ class Batcher:
             else:
                 rows.append(payloads[i])
         arms = arms and [arms[i] for i in order]
-        return _Batch([tickets[i] for i in order], rows, [counts[i] for i in order], arms, since)
+        return Batch([tickets[i] for i in order], rows, [counts[i] for i in order], arms, since)
 
     def _drop_gone(self) -> None:
         self._gone = False
@@ -317,63 +284,20 @@ class Batcher:
         self._rows = sum(count or 1 for count in self._counts)
         self._several = sum(1 for count in self._counts if count)
 
-    def _run(self, batch: _Batch) -> tuple[_Outcome, float]:
-        start = perf_counter()
-        try:
-            X = self.runner.matrix(batch.rows)
-            values = self.runner.run(X)
-            outcome = (X, values) if self.runner.sound(values) else None
-        except EverloopError:
-            outcome = None
-        return outcome, perf_counter() - start
-
-    def _search(self, batch: _Batch) -> list[Any]:
-        """What each request of a failed batch answers: (matrix, values) or its error. Runs by halves."""
-        bounds = list(
-            itertools.accumulate((count or 1 for count in batch.counts or [0] * len(batch.tickets)), initial=0)
-        )
-        found: list[Any] = []
-
-        def search(low: int, high: int) -> None:
-            rows = batch.rows[bounds[low] : bounds[high]]
-            try:
-                X = self.runner.matrix(rows)
-                if high - low == 1 and batch.counts and batch.counts[low]:
-                    found.append((X, self.runner.many(X)))
-                    return
-                values = self.runner.run(X)
-                if self.runner.sound(values):
-                    for i in range(low, high):
-                        part = slice(bounds[i] - bounds[low], bounds[i + 1] - bounds[low])
-                        found.append((X[part], values[part]))
-                    return
-                error = self.runner.unsound(values[0])
-            except EverloopError as raised:
-                error = raised if isinstance(raised, ModelFailed) else self.runner.failed(raised.message)
-            if high - low == 1:
-                found.append(error)
-                return
-            middle = (low + high) // 2
-            search(low, middle)
-            search(middle, high)
-
-        search(0, len(batch.tickets))
-        return found
-
     # -- out --
 
-    def _settle(self, batch: _Batch, outcome: _Outcome, seconds: float, found: list[Any] | None = None) -> None:
+    def _settle(self, batch: Batch, outcome: Outcome, seconds: float, found: list[Any] | None = None) -> None:
         """Number, record, then answer: a label that follows its answer at once finds the record."""
         tickets, rows = batch.tickets, len(batch.rows)
         first = self._next
         self._next = first + len(tickets)
         if outcome is None:
-            self._settle_each(batch, found if found is not None else self._search(batch), first)
+            self._settle_each(batch, found if found is not None else batch.search(self.runner), first)
         else:
             self.costs = self.costs.observed(rows, seconds)
             X, values = outcome
             if batch.counts is None:
-                self._record(first, 0, X, values, batch.rows)
+                self._record.put(first, 0, X, values, batch.rows)
                 number = first
                 for ticket, value in zip(tickets, values, strict=True):
                     try:
@@ -385,24 +309,23 @@ class Batcher:
                 self._settle_mixed(batch, batch.counts, X, values, first)
         latency = perf_counter() - batch.since
         self.counters.batch(len(tickets), rows, seconds, latency)
-        if batch.arms is not None:
-            _count(batch.arms, latency)
+        batch.count(latency)
 
-    def _settle_mixed(self, batch: _Batch, counts: list[int], X: Matrix, values: list[Any], first: int) -> None:
+    def _settle_mixed(self, batch: Batch, counts: list[int], X: Matrix, values: list[Any], first: int) -> None:
         singles = counts.index(next(count for count in counts if count))
         if singles:
-            self._record(first, 0, X[:singles], values[:singles], batch.rows[:singles])
+            self._record.put(first, 0, X[:singles], values[:singles], batch.rows[:singles])
         start = 0
         for number, (ticket, count) in enumerate(zip(batch.tickets, counts, strict=True), first):
             stop = start + (count or 1)
             if count:
-                self._record(number, count, X[start:stop], values[start:stop], batch.rows[start:stop])
+                self._record.put(number, count, X[start:stop], values[start:stop], batch.rows[start:stop])
             self._answer(ticket, count, values[start:stop], number)
             start = stop
 
-    def _settle_each(self, batch: _Batch, found: list[Any], first: int) -> None:
-        counts = batch.counts or [0] * len(batch.tickets)
-        arms = batch.arms or [None] * len(batch.tickets)
+    def _settle_each(self, batch: Batch, found: list[Any], first: int) -> None:
+        counts = batch.each_count()
+        arms = batch.each_arm()
         start = 0
         for number, (ticket, count, arm, answer) in enumerate(
             zip(batch.tickets, counts, arms, found, strict=True), first
@@ -415,7 +338,7 @@ class Batcher:
                 self._fail(ticket, batch.rows[start:stop], count, arm, answer)
             else:
                 X, values = answer
-                self._record(number, count, X, values, batch.rows[start:stop])
+                self._record.put(number, count, X, values, batch.rows[start:stop])
                 self._answer(ticket, count, values[:], number)
             start = stop
 
@@ -424,11 +347,8 @@ class Batcher:
         if arm is not None and arm.champion is not None:
             self.counters.referred += 1
             self._refer(ticket, rows, count, arm, error)
-            return
-        try:
-            ticket.fail(error)
-        except Exception as raised:  # whoever waits next must get an answer
-            self._complain(raised)
+        else:
+            self._hand(ticket.fail, error)
 
     def _refer(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm, error: EverloopError) -> None:
         champion = arm.champion
@@ -450,8 +370,8 @@ class Batcher:
         self._scheduled = False
         while self._tickets:
             batch = self._take()
-            counts = batch.counts or [0] * len(batch.tickets)
-            arms = batch.arms or [None] * len(batch.tickets)
+            counts = batch.each_count()
+            arms = batch.each_arm()
             start = 0
             for ticket, count, arm in zip(batch.tickets, counts, arms, strict=True):
                 stop = start + (count or 1)
@@ -463,31 +383,16 @@ class Batcher:
             self.counters.failed += len(batch.tickets)
 
     def _answer(self, ticket: Ticket, count: int, values: list[Any], number: int) -> None:
+        if count:
+            self._hand(ticket.deliver_rows, values, self, number)
+        else:
+            self._hand(ticket.deliver, values[0], self, number)
+
+    def _hand(self, receive: Callable[..., None], *answer: Any) -> None:
         try:
-            if count:
-                ticket.deliver_rows(values, self, number)
-            else:
-                ticket.deliver(values[0], self, number)
+            receive(*answer)
         except Exception as error:  # whoever waits next must get an answer
             self._complain(error)
-
-    def _record(self, first: int, count: int, X: Matrix, values: list[Any], rows: Sequence[Row]) -> None:
-        """`count` 0: single rows, one request each; otherwise one request of `count` rows."""
-        recorder, schema = self._recorder, self.runner.schema
-        share = 1.0 if recorder.audience.watched(self.runner.model) else self._share
-        if share >= 1.0:
-            requests, each = (1, count) if count else (len(values), 1)
-            recorder.batch(self._source, (first, requests, each), encode_matrix(X, rows, schema), values)
-        elif share <= 0.0:
-            return
-        elif count:
-            if sampled(first, share):
-                recorder.batch(self._source, (first, 1, count), encode_matrix(X, rows, schema), values)
-        else:
-            for offset, length in sampled_runs(first, len(values), share):
-                part = slice(offset, offset + length)
-                encoded = encode_matrix(X[part], rows[part], schema)
-                recorder.batch(self._source, (first + offset, length, 1), encoded, values[part])
 
     def _complain(self, error: BaseException) -> None:
         self.loop.call_exception_handler({"message": "an answer could not be delivered", "exception": error})
@@ -497,15 +402,3 @@ class Batcher:
         if self._retired and self.idle and self._worker is not None:
             self._worker.stop()
             self._worker = None
-
-
-def _count(arms: list[Arm | None], latency: float) -> None:
-    """The evidence of one batch: nearly always of one arm."""
-    found: dict[Tally, list[int]] = {}
-    for arm in arms:
-        if arm is not None:
-            numbers = found.setdefault(arm.tally, [0, 0])
-            numbers[0] += 1
-            numbers[1] += arm.alone
-    for tally, (requests, alone) in found.items():
-        tally.settled(requests, alone, latency)

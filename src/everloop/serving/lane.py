@@ -110,6 +110,12 @@ class Lane:
         """Why it was given up while it was under guard; None as long as it answers."""
         return None if self.runner.guard is None else self.runner.guard.error
 
+    def unguard(self) -> None:
+        """It is the champion now, or gone: an ordinary lane, whose runs nobody gives up."""
+        guard, self.runner.guard = self.runner.guard, None
+        if guard is not None:
+            guard.close()
+
     def count_referred(self) -> None:
         """The champion answered a request in process on which this lane failed."""
         self._slow.tally.referred += 1
@@ -135,6 +141,8 @@ class Lane:
     def retire(self) -> None:
         """Out of the table: what was submitted before finishes here, then threads end and the session closes."""
         self.retired = True
+        if self.runner.guard is not None:
+            self.runner.guard.close()
         for batcher in list(self._batchers.values()):
             batcher.retire()
 

@@ -4,7 +4,7 @@
 
 Rules.
 
-1. `step` is the only writer of the table, and one step runs at a time. So a version goes back only if the registry does.
+1. `step` alone changes the table (by its `arranger`), and one step runs at a time. So a version goes back only if the registry does.
 2. A new lane is loaded, warmed and measured before anybody can ask it; the old one answers until then.
 3. A champion that cannot be opened leaves the old one serving. It is told once as an event, kept in `failures`, and tried
    again after a growing pause, or at once when the registry wants another version.
@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +26,14 @@ from everloop.core.errors import EverloopError, ModelFailed, ModelNotFound
 from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules
-from everloop.policy.rollout import Gates
-from everloop.policy.routing import Allocation
 from everloop.registry.deployment import Deployment, desired
-from everloop.serving.evidence import Evidence
+from everloop.serving.arranger import Arranger, same
 from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failure, Failures
-from everloop.serving.guard import Guard
 from everloop.serving.lane import DEFAULT_RULES, Lane, open_lane
 from everloop.serving.recorder import Recorder
 from everloop.serving.shadows import Shadows
-from everloop.serving.split import Split
-from everloop.serving.table import Table, TableRef
+from everloop.serving.table import TableRef
 from everloop.stores.ports import ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
@@ -75,18 +69,15 @@ class Reconciler:
         self._rules = rules
         self._trial = trial
         self._stepping = threading.Lock()
-        self._noting = threading.Lock()
-        """Guards what is withdrawn: never held for long, since an event loop may wait for it."""
-        self._changed = threading.Condition()
         self._wake = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._unsubscribe: Callable[[], None] = lambda: None
         self._seen: int | None = None
-        self._arranged: dict[str, _Arrangement] = {}
         self.evidences = Evidences(registry.catalog, clock)
         """What the traffic of this process says of the active rollouts."""
+        self._arranger = Arranger(table, self.evidences, self._lose)
         self.shadows = Shadows(registry, recorder, bus)
         """Those that are shown what this process is asked."""
         rng = rng or Random()  # noqa: S311  spreads retries, guards nothing
@@ -123,7 +114,7 @@ class Reconciler:
                 self.broken = error
                 return self._table.current is not before
             for name in [name for name in self._table.current.lanes if name not in wanted]:
-                self._remove(name)
+                self._arranger.remove(name)
             self._forget(wanted)
             return self._table.current is not before
 
@@ -148,7 +139,7 @@ class Reconciler:
             thread.join()
         with self._stepping:
             for name in list(self._table.current.lanes):
-                self._remove(name)
+                self._arranger.remove(name)
             self.shadows.close()
             self.evidences.close()
 
@@ -165,8 +156,8 @@ class Reconciler:
         def settled() -> bool:
             return self._serves(model, version) or self._failed(model, version)
 
-        with self._changed:
-            self._changed.wait_for(settled, timeout)
+        with self._arranger.changed:
+            self._arranger.changed.wait_for(settled, timeout)
         return self._serves(model, version)
 
     def wait_open(self, model: str, version: int, timeout: float) -> bool:
@@ -175,8 +166,8 @@ class Reconciler:
         def settled() -> bool:
             return version in self._table.current.versions(model) or (model, version) in self.challenger_failures
 
-        with self._changed:
-            self._changed.wait_for(settled, timeout)
+        with self._arranger.changed:
+            self._arranger.changed.wait_for(settled, timeout)
         return version in self._table.current.versions(model)
 
     def refused(self, model: str, version: int) -> EverloopError | None:
@@ -226,7 +217,7 @@ class Reconciler:
         lane = there.get(record.version)
         before = self._table.current.lanes.get(name)
         start, opened = self._clock.monotonic(), False
-        if lane is None or lane.lost is not None or not _same(lane.record, record):
+        if lane is None or lane.lost is not None or not same(lane.record, record):
             lane = before
             if not self._champions.resting(name, record):
                 try:
@@ -240,7 +231,7 @@ class Reconciler:
         seconds = self._clock.monotonic() - start
         if lane.version == record.version:
             self._champions.forgive(name)
-        self._arrange(wanted, lane)
+        self._arranger.arrange(wanted, lane)
         if lane is not before and lane.version == record.version:
             self._tell(
                 record,
@@ -259,7 +250,7 @@ class Reconciler:
         for record in wanted.others:
             lane = self._table.current.versions(name).get(record.version)
             champion = self._table.current.lanes.get(name)
-            if champion is None or (lane is not None and _same(lane.record, record)):
+            if champion is None or (lane is not None and same(lane.record, record)):
                 continue
             if self._others.resting((name, record.version), record):
                 continue
@@ -271,7 +262,7 @@ class Reconciler:
                 self._fail_challenger(record, error)
                 continue
             self._others.forgive((name, record.version))
-            self._arrange(wanted, champion, opened)
+            self._arranger.arrange(wanted, champion, opened)
         self._note(wanted)
 
     def _open_challenger(self, record: VersionRecord, wanted: Deployment) -> Lane:
@@ -290,69 +281,6 @@ class Reconciler:
             self._trial(record, self._samples(record))
         return self._open(record, model)
 
-    def _arrange(self, wanted: Deployment, champion: Lane, opened: Lane | None = None) -> None:
-        """Publish this model's lanes as they should stand, if they do not yet, and retire what is not among them."""
-        name = champion.name
-        there = self._table.current.versions(name)
-        before = set(there.values())
-        if opened is not None:
-            there[opened.version] = opened
-        others = [
-            lane
-            for record in wanted.others
-            if (lane := there.get(record.version)) is not None
-            and lane is not champion
-            and lane.lost is None
-            and _same(lane.record, record)
-        ]
-        evidence, step = self._evidence(wanted, champion, others)
-        made = _Arrangement(
-            champion.key,
-            tuple(lane.key for lane in others),
-            wanted.allocation,
-            evidence.rollout if evidence else None,
-            step,
-        )
-        timeout = (Gates() if wanted.rollout is None else wanted.rollout.plan.gates).timeout
-        for lane in others:
-            guard = lane.runner.guard
-            if guard is None:
-                lane.runner.guard = Guard(name, timeout, partial(self._lose, lane.record))
-            else:
-                guard.timeout = timeout
-        if self._arranged.get(name) != made:
-            current = self._table.current
-            if others:
-                tallies = None
-                if evidence is not None:
-                    tallies = dict(zip((champion.version, evidence.challenger), evidence.arms(step), strict=True))
-                split = Split(champion, others, wanted.allocation, tallies=tallies)
-                current = current.with_split(split)
-            else:
-                split = None
-                current = current.with_lane(champion)
-            self._publish(current)
-            self._arranged[name] = made
-            if split is not None:
-                with self._noting:  # what was lost while this was built was withdrawn from the split before
-                    for lane in others:
-                        if lane.lost is not None:
-                            split.withdraw(lane.version)
-        if champion.runner.guard is not None:
-            champion.runner.guard.close()
-            champion.runner.guard = None
-        for lane in before.difference((champion, *others)):
-            lane.retire()
-
-    def _evidence(self, wanted: Deployment, champion: Lane, others: Sequence[Lane]) -> tuple[Evidence | None, int]:
-        """Where the two arms are counted: only if both are here, each the version that the rollout is about."""
-        rollout = wanted.rollout
-        if rollout is None or wanted.challenger is None or champion.version != rollout.champion:
-            return None, 0
-        if all(lane.version != rollout.challenger for lane in others):
-            return None, 0
-        return self.evidences.open(rollout), rollout.step
-
     def _note(self, wanted: Deployment) -> None:
         """What the controller wants to know besides the counts."""
         if wanted.rollout is None or wanted.challenger is None:
@@ -367,10 +295,7 @@ class Reconciler:
     def _lose(self, record: VersionRecord, error: ModelFailed) -> None:
         """A run of this version hangs: out of routing at once. From any thread, an event loop's as well."""
         name = record.model
-        with self._noting:
-            split = self._table.current.splits.get(name)
-            if split is not None:
-                split.withdraw(record.version)
+        self._arranger.withdraw(name, record.version)
         self._others.add((name, record.version), record, error, again=False)
         self.evidences.lose(name, record.version, error)
         self._tell(
@@ -398,18 +323,6 @@ class Reconciler:
         examples = self._recorder.journal.examples(record.model, limit=SAMPLES, latest=True)
         return [example.row for example in examples]
 
-    def _remove(self, name: str) -> None:
-        lanes = self._table.current.versions(name)
-        self._publish(self._table.current.without(name))
-        self._arranged.pop(name, None)
-        for lane in lanes.values():
-            lane.retire()
-
-    def _publish(self, table: Table) -> None:
-        self._table.current = table
-        with self._changed:
-            self._changed.notify_all()
-
     def _forget(self, wanted: dict[str, Deployment]) -> None:
         """What was about versions that nobody wants any more."""
         self._champions.keep(wanted.keys())
@@ -418,8 +331,8 @@ class Reconciler:
 
     def _fail(self, record: VersionRecord, error: EverloopError) -> None:
         failure = self._champions.add(record.model, record, error)
-        with self._changed:
-            self._changed.notify_all()
+        with self._arranger.changed:
+            self._arranger.changed.notify_all()
         if failure.attempts == 1:
             lane = self._table.current.lanes.get(record.model)
             still = f"version {lane.version} goes on answering" if lane is not None else "nothing answers yet"
@@ -435,8 +348,8 @@ class Reconciler:
         failure = self._others.add(
             (record.model, record.version), record, error, again=not isinstance(error, ModelFailed)
         )
-        with self._changed:
-            self._changed.notify_all()
+        with self._arranger.changed:
+            self._arranger.changed.notify_all()
         if failure.attempts == 1:
             serving = self._table.current.lanes[record.model].version
             self._tell(
@@ -450,19 +363,3 @@ class Reconciler:
         event = Event(record.model, kind, self._clock.now(), message, record.version, data)
         self._recorder.journal.log(event)
         self._bus.emit(event)
-
-
-def _same(live: VersionRecord, wanted: VersionRecord) -> bool:
-    """A model that was unregistered and made again may reuse bytes, never a number."""
-    return live.version == wanted.version and live.digest == wanted.digest
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrangement:
-    """How a model's lanes stand in the table: equal ones need not be published again."""
-
-    champion: str
-    others: tuple[str, ...]
-    allocation: Allocation | None
-    rollout: int | None
-    step: int

@@ -16,12 +16,15 @@ from everloop.api.http.limits import Limits
 from everloop.core.errors import EverloopError, InvalidInput, TooLarge
 from everloop.core.types import Prediction, PredictionBatch
 from everloop.learning.intake import Feedback
+from everloop.serving.split import LONGEST_UNIT, checked_unit
 from everloop.stores.ports import Appended
 
 Value = float | str | bool | None
 Features = list[Value] | dict[str, Value]
 Label = int | float | str | bool
 Index = Annotated[int, Meta(ge=0, le=2**31)]
+Unit = Annotated[str, Meta(min_length=1, max_length=LONGEST_UNIT)]
+UNIT_HEADER = "everloop-unit"
 
 
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,12 +33,15 @@ class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
     features: Features | None = None
     """A list in field order, or an object by name."""
     instances: list[Features] | None = None
+    unit: Unit | None = None
+    """A user or a session, who meets the same version each time while several are live. Goes before the header Everloop-Unit."""
 
 
 class PlainRow(msgspec.Struct, forbid_unknown_fields=True):
     """The usual request: one row of finite numbers. Whatever is not that is decoded as `PredictRequest`."""
 
     features: list[float]
+    unit: Unit | None = None
 
 
 class PredictionAnswer(msgspec.Struct):
@@ -85,10 +91,18 @@ class FeedbackAnswer(msgspec.Struct):
 
 encode = msgspec.json.Encoder().encode
 """The one encoder of every answer."""
-decode_plain_row = msgspec.json.Decoder(PlainRow).decode
-"""Raises msgspec.DecodeError for anything but a plain row: then ask `decode_predict`, which says what is wrong."""
+_plain_row = msgspec.json.Decoder(PlainRow)
 _predict = msgspec.json.Decoder(PredictRequest)
 _feedback = msgspec.json.Decoder(FeedbackRequest)
+
+
+def decode_usual(body: bytes, limits: Limits) -> PlainRow | PredictRequest:
+    """The usual request in one step; any other as `decode_predict`, which says what is wrong. Raises as it."""
+    try:
+        row = _plain_row.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return decode_predict(body, limits)
+    return row if len(row.features) <= limits.max_features else decode_predict(body, limits)
 
 
 def decode_predict(body: bytes, limits: Limits) -> PredictRequest:
@@ -106,6 +120,18 @@ def decode_predict(body: bytes, limits: Limits) -> PredictRequest:
     for row in asked.instances:
         _check_width(row, limits)
     return asked
+
+
+def unit_of(asked: PredictRequest | PlainRow, header: bytes | None) -> str | None:
+    """Whom this request is for, from its body or else from its header (UTF-8, or else Latin-1). Raises InvalidInput."""
+    if header is None:
+        return asked.unit
+    try:
+        text = header.decode()
+    except UnicodeDecodeError:
+        text = header.decode("latin-1")
+    text = checked_unit(text)
+    return text if asked.unit is None else asked.unit
 
 
 def decode_feedback(body: bytes, limits: Limits) -> list[Feedback]:

@@ -27,6 +27,7 @@ from everloop.api.http.endpoint import (
     whole,
 )
 from everloop.api.http.events import EventStream
+from everloop.api.override import KEY_HEADER, VERSION_HEADER
 from everloop.core.errors import InvalidInput
 from everloop.core.hashing import body_digest
 
@@ -42,10 +43,26 @@ async def predict(api: Api, request: Request) -> Response:
         raise await api.threads.run(verbs.missing, services, name)
     header = request.headers.get(codec.UNIT_HEADER)
     unit = codec.unit_of(asked, None if header is None else header.encode("latin-1"))
+    version = await _chosen_version(api, request, name)
     if asked.instances is not None:
-        return json_bytes(codec.encode_answer(await verbs.predict_batch(services, name, asked.instances, unit)))
+        answers = await verbs.predict_batch(services, name, asked.instances, unit, version=version)
+        return json_bytes(codec.encode_answer(answers))
     assert asked.features is not None
-    return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features, unit)))
+    return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features, unit, version=version)))
+
+
+async def _chosen_version(api: Api, request: Request, name: str) -> int | None:
+    """The version that a caller with a key asks for; None for whoever the routing gives. Raises Forbidden, VersionNotFound, Conflict
+    (it is not open here)."""
+    asked = request.headers.get(VERSION_HEADER)
+    if asked is None:
+        return None
+    services = api.services
+    services.override_keys.require(request.headers.get(KEY_HEADER))
+    number = await api.threads.run(versions.number_of, services, name, asked)
+    if number not in services.table.current.versions(name):  # the registry knows why, as above
+        raise await api.threads.run(services.predictor.closed, name, number)
+    return number
 
 
 async def feedback(api: Api, request: Request) -> Response:

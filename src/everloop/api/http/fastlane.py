@@ -34,7 +34,6 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from everloop.api.http import codec, heads
@@ -42,7 +41,6 @@ from everloop.api.http.flow import Flow, NobodyWaits
 from everloop.api.http.heads import END_OF_HEAD, AnswerHeads, Head, KnownHeads, recognise, refusal_head
 from everloop.api.http.problems import problem
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
-from everloop.serving.lane import as_rows
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -209,7 +207,8 @@ class FastLane(HttpToolsProtocol):
     def _process(self, known: Head, body: bytes) -> None:
         """Decode and submit. Must not raise: it may run inside the parser."""
         services = self.services
-        lane = self._table.current.lanes.get(known.name)
+        table = self._table.current
+        lane = table.lanes.get(known.name)
         if lane is None or services.draining:
             # Why there is none, the registry knows, and the first labels of a model fix its schema: both may touch a disk.
             self._hand_over(known, body)
@@ -219,23 +218,22 @@ class FastLane(HttpToolsProtocol):
                 items = codec.decode_feedback(body, services.limits)
                 services.intake.accept(known.name, items, partial(self._shared.committed, self))
                 return
+            asked = codec.decode_usual(body, services.limits)
+            unit, arm = codec.unit_of(asked, known.unit), None
+            if known.name in table.splits:
+                arm = table.splits[known.name].route(unit)
+                lane = arm.lane
             self._batcher = batcher = lane.batcher_for(self.loop)
-            wire: _Wire | None = batcher.wire
-            if wire is None:
-                wire = batcher.wire = _Wire(batcher, services.limits.max_features)
-            try:
-                row = codec.decode_plain_row(body).features
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                row = None
-            if row is not None and len(row) == wire.width:
-                batcher.submit(self, row)
-                return
-            asked = codec.decode_predict(body, services.limits)
+            if type(asked) is codec.PlainRow:
+                if len(asked.features) == self._wire(batcher).width:
+                    batcher.submit(self, asked.features, arm)
+                    return
+                asked = codec.decode_predict(body, services.limits)
             if asked.instances is not None:
-                batcher.submit_rows(self, as_rows(asked.instances, lane.schema))
+                batcher.submit_rows(self, lane.checked(asked.instances), arm)
             else:
                 assert asked.features is not None
-                batcher.submit(self, lane.schema.row(asked.features))
+                batcher.submit(self, lane.schema.row(asked.features), arm)
         except (InvalidInput, Malformed) as error:
             self.fail(error)
         except EverloopError as error:
@@ -246,6 +244,12 @@ class FastLane(HttpToolsProtocol):
         except Exception:
             # A defect: the app meets it again, logs it and answers 500.
             self._hand_over(known, body)
+
+    def _wire(self, batcher: Batcher) -> _Wire:
+        wire: _Wire | None = batcher.wire
+        if wire is None:
+            wire = batcher.wire = _Wire(batcher, self.services.limits.max_features)
+        return wire
 
     def _hand_over(self, known: Head, body: bytes) -> None:
         """Let the app answer a request that has been read already."""
@@ -280,7 +284,7 @@ class FastLane(HttpToolsProtocol):
         if self.disconnected:
             return
         try:
-            body = batcher.wire.single % (codec.encode(prediction), number)
+            body = self._wire(batcher).single % (codec.encode(prediction), number)
         except (TypeError, ValueError) as error:
             self.fail(batcher.runner.failed(f"its answer cannot be written as JSON: {error}"))
             return
@@ -290,7 +294,7 @@ class FastLane(HttpToolsProtocol):
         if self.disconnected:
             return
         try:
-            body = batcher.wire.several % (codec.encode(predictions), number)
+            body = self._wire(batcher).several % (codec.encode(predictions), number)
         except (TypeError, ValueError) as error:
             self.fail(batcher.runner.failed(f"its answers cannot be written as JSON: {error}"))
             return

@@ -31,7 +31,16 @@ HEAD_TOO_LARGE = refusal(
 
 ROUTE = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(predict|feedback)")
 NOT_FAST = frozenset(
-    {b"transfer-encoding", b"origin", b"expect", b"upgrade", b"idempotency-key", b"content-encoding", b"trailer"}
+    {
+        b"transfer-encoding",
+        b"origin",
+        b"expect",
+        b"upgrade",
+        b"idempotency-key",
+        b"content-encoding",
+        b"trailer",
+        b"everloop-version",
+    }
 )
 """Headers that mean something to the app or to uvicorn beyond what the fast lane does."""
 
@@ -41,9 +50,11 @@ Headers = list[tuple[bytes, bytes]]
 class Head:
     """What a fast request's head says, once parsed."""
 
-    __slots__ = ("feedback", "headers", "length", "name", "url")
+    __slots__ = ("feedback", "headers", "length", "name", "unit", "url")
 
-    def __init__(self, url: bytes, name: str, feedback: bool, length: int, headers: Headers) -> None:
+    def __init__(
+        self, url: bytes, name: str, feedback: bool, length: int, headers: Headers, *, unit: bytes | None = None
+    ) -> None:
         self.url = url
         self.name = name
         """The model's."""
@@ -52,6 +63,8 @@ class Head:
         self.length = length
         """Bytes of the body."""
         self.headers = headers
+        self.unit = unit
+        """Whom the request is for. Such heads are as many as units, so they are not remembered."""
 
 
 class KnownHeads:
@@ -63,7 +76,7 @@ class KnownHeads:
         self.heads: dict[bytes, Head] = {}
 
     def remember(self, head: bytes, known: Head) -> None:
-        if len(head) <= LONGEST_HEAD:
+        if len(head) <= LONGEST_HEAD and known.unit is None:
             if len(self.heads) >= MOST_HEADS:
                 self.heads.clear()
             self.heads[head] = known
@@ -76,17 +89,19 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head 
     route = ROUTE.fullmatch(url)
     if route is None or not parser.should_keep_alive() or parser.should_upgrade():
         return None
-    length, json = -1, False
+    length, json, unit = -1, False, None
     for name, value in headers:
         if name == b"content-length":
             length = int(value) if value.isdigit() and len(value) < 10 else -1
         elif name == b"content-type":
             json = value.lower().partition(b";")[0].strip() == b"application/json"
+        elif name == b"everloop-unit":
+            unit = value if unit is None else unit
         elif name in NOT_FAST:
             return None
     if not json or not 0 <= length <= min(MOST_BODY, max_body):
         return None
-    return Head(url, route[1].decode(), route[2] == b"feedback", length, headers)
+    return Head(url, route[1].decode(), route[2] == b"feedback", length, headers, unit=unit)
 
 
 class AnswerHeads:

@@ -129,7 +129,8 @@ class Collector:
                 for outcome, number in (
                     # Programs in this process fail without having been a request.
                     ("ok", max(0, c.requests - c.failed)),
-                    ("failed", c.failed),
+                    ("failed", c.failed - c.referred),
+                    ("referred", c.referred),
                     ("refused", c.refused),
                     ("abandoned", c.abandoned),
                 )
@@ -148,11 +149,15 @@ class Collector:
         for labels, c in versions.items():
             latency.add_metric([value for _, value in labels], _buckets(c), c.latency_seconds)
         yield latency
-        lanes = self._services.table.current.lanes
+        table = self._services.table.current
+        lanes = table.lanes
+        waiting: Counter[str] = Counter(dict.fromkeys(lanes, 0))
+        for lane in table.all_lanes:
+            waiting[lane.name] += lane.waiting
         yield _gauge(
             "waiting_rows",
             "Rows that wait for their run.",
-            [({"model": name}, lane.waiting) for name, lane in lanes.items()],
+            [({"model": name}, number) for name, number in waiting.items()],
         )
         yield _gauge(
             "live_version",
