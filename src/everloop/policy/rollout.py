@@ -132,6 +132,8 @@ class Rollout(msgspec.Struct, frozen=True):
     note: str = ""
     reason: str = ""
     """Why it stands where it stands, in words."""
+    cause: Cause = "none"
+    """What brought it there, if it was the evidence; `none` for a person."""
 
     @property
     def active(self) -> bool:
@@ -208,7 +210,7 @@ def decide(rollout: Rollout, seen: Seen, verdicts: Sequence[GateVerdict], now: f
     return Decision(None, "continue", f"{where(rollout)}: {missing}", "none")
 
 
-def after(rollout: Rollout, action: Action, now: float, reason: str = "") -> Rollout:
+def after(rollout: Rollout, action: Action, now: float, reason: str = "", cause: Cause = "none") -> Rollout:
     """The rollout once `action` is done. Raises Conflict, in words, where `TRANSITIONS` knows no such way, and for advancing
     beyond the last step."""
     state = TRANSITIONS.get((rollout.state, action))
@@ -220,7 +222,7 @@ def after(rollout: Rollout, action: Action, now: float, reason: str = "") -> Rol
             raise Conflict(f"{name} has ended ({_STATES[rollout.state]}{told}); it cannot be {doing}", field="rollout")
         hint = "resume it first" if rollout.state == "paused" else "pause it first"
         raise Conflict(f"{name} is {_STATES[rollout.state]}; it cannot be {doing}: {hint}", field="rollout")
-    changes: dict[str, Any] = {"state": state, "revision": rollout.revision + 1, "reason": reason}
+    changes: dict[str, Any] = {"state": state, "revision": rollout.revision + 1, "reason": reason, "cause": cause}
     if action == "advance":
         if rollout.step + 1 >= len(rollout.plan.steps):
             raise Conflict(f"{name} is in its last step: promote it, or roll it back", field="rollout")

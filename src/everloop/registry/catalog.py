@@ -21,6 +21,7 @@ from everloop.core.errors import Conflict, ModelNotFound
 from everloop.core.events import Event, EventBus
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Task, VersionStatus
+from everloop.policy.rollout import Plan
 from everloop.registry import bundle, collection, references, rolling, traffic
 from everloop.registry.changes import Change, Changes
 from everloop.registry.collection import Collected
@@ -178,14 +179,16 @@ class Registry:
         payload: bytes,
         *,
         live: bool,
+        plan: Plan | None = None,
         note: str = "",
         version_name: str = "",
         tags: Mapping[str, str] | None = None,
         by: str = "",
     ) -> VersionRecord:
-        """Store the artifact and give it the next number. `live`: it serves from now on, and an active rollout ends without a
-        verdict; otherwise it waits as `staging`. Raises InvalidInput, and Conflict if it takes another number of features than the
-        model, does another task, or `version_name` is taken."""
+        """Store the artifact and give it the next number. `live`: it serves from now on; with a `plan` it goes out as that says, in the
+        same transaction; otherwise it waits as `staging`. An active rollout is superseded by the first two: it ends without a verdict.
+        Raises InvalidInput, and Conflict if it takes another number of features than the model, does another task, `version_name` is
+        taken, or it cannot be rolled out now."""
         tagged = tags_of(tags)
         check_fits(self._catalog.get_model(name), manifest)
         digest = self._artifacts.put(payload)
@@ -196,24 +199,19 @@ class Registry:
             if version_name:
                 references.check_new_name(shelf, version_name)
             _fix_schema(change, manifest.schema, manifest.target)
-            if live:
-                rolling.supersede(change, "a newer version went live")
+            if live or plan is not None:
+                rolling.supersede(change, "a newer version took its place")
             version = shelving.add_version(
                 shelf, digest, manifest, now=change.now, status=status, note=note, name=version_name, tags=tagged
             )
-            change.log(
-                "published",
-                f"version {version.version} {'is live' if live else 'waits to be promoted'}{rolling.because(note)}",
-                version=version.version,
-                data={
-                    "live": live,
-                    "digest": digest,
-                    "previous": model.live_version,
-                    "metrics": manifest.metrics,
-                    "lineage": manifest.lineage,
-                    "note": note,
-                },
-            )
+            fate = "is live" if live else "goes out" if plan is not None else "waits to be promoted"
+            told = {"live": live, "digest": digest, "previous": model.live_version, "note": note}
+            told |= {"metrics": manifest.metrics, "lineage": manifest.lineage}
+            message = f"version {version.version} {fate}{rolling.because(note)}"
+            change.log("published", message, version=version.version, data=told)
+            if plan is not None:
+                rolling.start(change, version.version, plan, by=by)
+                version = shelf.version(version.version)
         return version
 
     def versions(self, name: str) -> _Versions:

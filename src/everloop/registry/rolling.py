@@ -168,7 +168,7 @@ def because(note: str) -> str:
 
 
 def _put(change: Change, before: Rollout, action: Action, reason: str, *, cause: Cause, **numbers: Any) -> Rollout:
-    rollout = after(before, action, change.now, reason)
+    rollout = after(before, action, change.now, reason, cause)
     shelf = change.shelf
     previous = shelf.model.live_version
     if rollout.state == "promoted":
@@ -176,6 +176,8 @@ def _put(change: Change, before: Rollout, action: Action, reason: str, *, cause:
     _serve(change, rollout)
     if rollout.state == "rolled_back" and shelf.version(rollout.challenger).status != "live":
         set_status(shelf, rollout.challenger, "rejected")
+    if not rollout.active:
+        _remember(change, rollout)
     shelf.put_rollout(rollout)
     data = {**_facts(rollout), "cause": cause, "reason": reason, **numbers}
     if cause in _FINDINGS:
@@ -204,6 +206,15 @@ def _serve(change: Change, rollout: Rollout) -> None:
         allocation = allocate(weights, salt=model.name, before=model.allocation)
     if (allocation, shadow) != (model.allocation, model.shadow):
         shelf.put_model(msgspec.structs.replace(model, allocation=allocation, shadow=shadow))
+
+
+def _remember(change: Change, rollout: Rollout) -> None:
+    """How it went belongs to where a version comes from."""
+    record = change.shelf.version(rollout.challenger)
+    went = {"id": rollout.id, "strategy": rollout.plan.strategy, "state": rollout.state, "reason": rollout.reason}
+    lineage = record.manifest.lineage | {"rollout": went}
+    manifest = msgspec.structs.replace(record.manifest, lineage=lineage)
+    change.shelf.put_version(msgspec.structs.replace(record, manifest=manifest))
 
 
 def _facts(rollout: Rollout) -> dict[str, Any]:
