@@ -252,29 +252,34 @@ def quality_evidence(quality: Quality) -> tuple[float, float]:
 
 
 def _add_losses(quality: Quality, champion: Floats, challenger: Floats) -> bool:
+    if quality.wrong is not None:
+        champion, challenger = _wrong(champion), _wrong(challenger)
     quality.champion.add(champion)
     quality.challenger.add(challenger)
     if quality.wrong is not None:
-        return quality.wrong.add((len(champion), _wrong(champion)), (len(challenger), _wrong(challenger)))
+        return quality.wrong.add((len(champion), int(champion.sum())), (len(challenger), int(challenger.sum())))
     assert quality.excess is not None
     return quality.excess.add(loss_bins(champion), loss_bins(challenger), LOSS_QUANTILES)
 
 
 def _add_pairs(quality: Quality, pairs: Floats) -> None:
     """Shape (n, 2)."""
+    if quality.wrong is not None:
+        pairs = _wrong(pairs)
     quality.champion.add(pairs[:, 0])
     quality.challenger.add(pairs[:, 1])
     ranks = np.where(np.isfinite(pairs), pairs, np.inf)
     worse, better = int(np.sum(ranks[:, 1] > ranks[:, 0])), int(np.sum(ranks[:, 1] < ranks[:, 0]))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         quality.differences.add(pairs[:, 1] - pairs[:, 0])
     quality.pairs.add_pairs(better, worse)
     quality.paired += len(pairs)
     quality.agreed += len(pairs) - worse - better
 
 
-def _wrong(losses: Floats) -> int:
-    return int(np.sum(~(losses < 0.5)))
+def _wrong(losses: Floats) -> Floats:
+    """0 or 1 each; what is no number is wrong."""
+    return np.where(losses < 0.5, 0.0, 1.0)
 
 
 def _raise(peaks: dict[str, float], name: str, log_e: float) -> None:
