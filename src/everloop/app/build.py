@@ -8,7 +8,6 @@ predictions are drained, and the journal commits what it has before it closes.
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from pathlib import Path
 from random import SystemRandom
@@ -58,7 +57,7 @@ class Engine:
         table = TableRef()
         recorder = Recorder(journal, clock)
         reconciler = Reconciler(registry, table, recorder, bus, clock, trial=in_a_process(registry, trust))
-        owner = secrets.token_hex(8)
+        owner = reconciler.evidences.source
         controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
         loop = LearningLoop(
             registry,
