@@ -9,7 +9,7 @@ import pytest
 
 from everloop.core.errors import InvalidInput
 from everloop.policy.rollout import Gates, Plan, Step, most_seconds
-from everloop.registry.plans import check, plan_of, summary
+from everloop.registry.plans import Policy, check, plan_of, policy_of, summary
 
 
 def shares(plan: Plan) -> list[float]:
@@ -133,3 +133,27 @@ def test_plans_made_by_hand_are_checked_too() -> None:
         check(Plan("blue_green", (Step(1.0),)))
     with pytest.raises(InvalidInput, match="no steps"):
         check(Plan("immediate", (Step(1.0),)))
+
+
+class TestPolicies:
+    def test_what_a_model_says_counts(self) -> None:
+        assert policy_of("auto", {}) == Policy("auto")
+        assert policy_of("auto", {"strategy": "immediate"}).plan() == plan_of("immediate")
+        assert policy_of("canary", {"steps": [0.5], "labels": 9}).plan() == plan_of("canary", steps=[0.5], labels=9)
+        assert policy_of("auto", {"gates": {"level": 0.01}}).options == {"gates": {"level": 0.01}}
+
+    @pytest.mark.parametrize(
+        ("default", "overrides", "field"),
+        [
+            ("auto", {"strategy": "autoo"}, "rollout.strategy"),
+            ("auto", {"strategy": 5}, "rollout.strategy"),
+            ("auto", {"steps": [0.5]}, "rollout.steps"),
+            ("auto", {"gates": {"level": 7}}, "rollout.gates.level"),
+            ("canary", {"stepps": [0.5]}, "rollout.stepps"),
+            ("canary", {"steps": [0.5, 0.4]}, "rollout.steps[1].share"),
+        ],
+    )
+    def test_what_is_refused(self, default: str, overrides: dict[str, Any], field: str) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            policy_of(default, overrides)
+        assert refused.value.field == field

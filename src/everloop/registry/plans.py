@@ -7,9 +7,10 @@ a text of bare numbers is percents. What could be both is refused rather than gu
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -32,6 +33,8 @@ is the shortest time in which people behave in all their ways."""
 WARM_SECONDS = 30.0
 """Blue-green: how long the new version stands warm at 0 %, while the old one's errors are counted to compare with."""
 
+Choice = Strategy | Literal["auto"]
+"""What can be said of how the learning loop's versions go out."""
 Shares = str | float | Sequence[Any]
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -264,3 +267,38 @@ def _flag(value: Any, field: str) -> bool:
 
 def _article(strategy: Strategy) -> str:
     return {"immediate": "an immediate", "shadow": "a shadow", "blue_green": "a blue-green"}[strategy]
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How versions that the learning loop makes go out."""
+
+    strategy: Choice
+    options: dict[str, Any] = {}
+    """Of `plan_of`; with `auto` only `gates`."""
+
+    def plan(self) -> Plan:
+        """Of a strategy that is not `auto`."""
+        return plan_of(self.strategy, **self.options)
+
+
+def policy_of(default: str, overrides: Mapping[str, Any]) -> Policy:
+    """What holds for one model: `overrides` are `strategy` and options of `plan_of`, as a model was registered with them; without a
+    strategy among them it is `default`. Raises InvalidInput naming the field, as `rollout.steps[2].share`."""
+    options = dict(overrides)
+    strategy = options.pop("strategy", default)
+    try:
+        _check_policy(strategy, options)
+    except InvalidInput as error:
+        raise InvalidInput(f"rollout.{error.message}", field=f"rollout.{error.field}") from None
+    return Policy(strategy, options)
+
+
+def _check_policy(strategy: Any, options: Mapping[str, Any]) -> None:
+    if strategy == "auto":
+        known, hint = ["gates"], "`auto` takes nothing but gates; name a strategy"
+    else:
+        known = list(inspect.signature(plan_of).parameters)
+        hint = f"known are {', '.join(known)}"
+    if unknown := [name for name in options if name not in known]:
+        raise InvalidInput(f"{unknown[0]}: unknown; {hint}", field=unknown[0])
+    plan_of("canary" if strategy == "auto" else strategy, **options)

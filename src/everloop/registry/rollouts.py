@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.policy.rollout import Action, Cause, Plan, Rollout
 from everloop.registry import rolling
-from everloop.registry.plans import check, plan_of, summary
+from everloop.registry.plans import Policy, check, plan_of, policy_of, summary
 
 if TYPE_CHECKING:
     from everloop.registry.catalog import Registry
 
-__all__ = ["Rollouts", "plan_of", "summary"]
+__all__ = ["Policy", "Rollouts", "plan_of", "policy_of", "summary"]
 
 
 class Rollouts:
