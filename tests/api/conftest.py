@@ -20,7 +20,9 @@ with (
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
-LIMITS = Limits(max_body=100_000, max_rows=50, max_features=20, max_page=20, max_streams=3, stream_queue=4)
+LIMITS = Limits(
+    max_body=100_000, max_upload=200_000, max_rows=50, max_features=20, max_page=20, max_streams=3, stream_queue=4
+)
 
 
 @pytest.fixture

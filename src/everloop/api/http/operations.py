@@ -10,6 +10,8 @@ from everloop.api.http import codec
 from everloop.api.http.operation import Operation, Parameter
 from everloop.api.http.rollout_operations import ROLLOUTS
 from everloop.api.http.version_operations import VERSIONS
+from everloop.api.override import KEY_HEADER, VERSION_HEADER
+from everloop.serving.split import LONGEST_UNIT
 
 _ID = {"type": "integer", "minimum": 0, "default": 0}
 _AFTER = Parameter("after", "query", _ID, "Only what comes after this event id.")
@@ -26,7 +28,22 @@ _MODELS: tuple[Operation, ...] = (
         body=codec.PredictRequest,
         example={"features": [1.0, 2.0]},
         answer=(codec.PredictionAnswer, codec.PredictionsAnswer),
-        refusals=("model_untrained", "model_failed", "overloaded"),
+        refusals=("model_untrained", "model_failed", "overloaded", "forbidden", "version_not_found", "conflict"),
+        parameters=(
+            Parameter(
+                "Everloop-Unit",
+                "header",
+                {"type": "string", "maxLength": LONGEST_UNIT},
+                "A user or session, who meets the same version each time; the body's `unit` goes before it.",
+            ),
+            Parameter(
+                VERSION_HEADER,
+                "header",
+                {"type": "string", "maxLength": 128},
+                "For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout.",
+            ),
+            Parameter(KEY_HEADER, "header", {"type": "string"}, "One of the server's `override_keys`."),
+        ),
     ),
     Operation(
         "feedback",
