@@ -40,19 +40,17 @@ class Session:
 
     def run(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
         """`work` as one transaction that no other writer takes part in. Raises psycopg.Error."""
-        driver = self._database.driver
         try:
             return self._attempt(work)
-        except driver.OperationalError:
-            if self._connection is not None:  # it is the work that failed, not the connection
-                raise
-        self._connection = self._database.connect()
-        return self._attempt(work)
+        except _Lost:
+            try:
+                return self._attempt(work)
+            except _Lost as lost:
+                raise lost.error from None
 
     def execute(self, statement: str, parameters: Sequence[Any] = (), /) -> Cursor:
         """A statement of the transaction at hand, its parameters marked with `?`."""
-        assert self._connection is not None
-        return self._connection.execute(statement.replace("?", "%s"), parameters)
+        return self._connected().execute(statement.replace("?", "%s"), parameters)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -60,8 +58,8 @@ class Session:
             self._connection = None
 
     def _attempt(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        connection = self._connection
-        assert connection is not None
+        """Raises _Lost where nothing was committed, psycopg.Error where the work failed, or nobody can tell."""
+        connection = self._connected()
         number = ""
         try:
             with connection.transaction():
@@ -73,24 +71,30 @@ class Session:
             if not connection.closed:
                 raise
             self.close()
-            if not number:
-                raise
-            return self._in_doubt(number, result, error)
+            if number and self._committed(number):
+                return result
+            raise _Lost(error) from error
         return result
 
-    def _in_doubt(self, number: str, result: T, error: Exception) -> T:
-        """The result if the transaction was committed after all. Raises `error` where nobody can tell."""
-        try:
-            connection = self._connection = self._database.connect()
-            with connection.transaction():
-                connection.execute(_TURN)  # granted only after that transaction has come to its end
-                status = connection.execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
-        except self._database.driver.Error:
-            self.close()
-            raise error from None
-        if status == ("committed",):
-            return result
-        raise error
+    def _committed(self, number: str) -> bool:
+        connection = self._connected()
+        with connection.transaction():
+            connection.execute(_TURN)  # granted only after that transaction has come to its end
+            status = connection.execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
+        return status == ("committed",)
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            self._connection = self._database.connect()
+        return self._connection
+
+
+class _Lost(Exception):
+    """The connection broke, and nothing of what it was to do has happened."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class PostgresBackend:

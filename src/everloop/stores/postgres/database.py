@@ -132,7 +132,9 @@ def parsed(url: str) -> dict[str, Any]:
         parts: dict[str, Any] = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.Error:
         raise _unusable() from None  # the driver's words may hold a part of the password
-    torn = "@" in f"{parts.get('host', '')[1:]}{parts.get('dbname', '')}"  # a host that begins with @ is an abstract socket
+    torn = (
+        "@" in f"{parts.get('host', '')[1:]}{parts.get('dbname', '')}"
+    )  # a host that begins with @ is an abstract socket
     if torn or not re.fullmatch(r"[0-9,]*", str(parts.get("port", ""))):
         raise _unusable()
     return parts
