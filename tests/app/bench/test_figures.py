@@ -28,6 +28,12 @@ DATA: dict[str, Any] = {
             for i in range(40)
         ],
     },
+    "rollout_simulation": {
+        "null_errors": {"z-test": 300, "simulations": 1000},
+        "errors": {way: [*range(10, 990, 10), None] for way in ("gate", "mSPRT", "z-test")},
+        "quality": {way: [*range(30, 2970, 30), None] for way in ("gate", "mSPRT", "z-test")},
+        **{f"{what}, {tolerance}": list(range(99)) for what in "ab" for tolerance in ("no tolerance", "tolerated")},
+    },
     "parallel": {
         "workloads": [
             {
@@ -51,6 +57,7 @@ def test_all_pictures_are_drawn_and_small(tmp_path: Path) -> None:
         "resources.png",
         "versions.png",
         "parallel.png",
+        "rollouts.png",
         "dashboard.png",
     }
     for path in written:

@@ -96,8 +96,11 @@ def latencies(arms: npt.NDArray[np.bool_], bins: Ints, gates: Gates) -> Paths:
 
 
 def losses(arms: npt.NDArray[np.bool_], bins: Ints) -> Paths:
-    """Losses of regressions, binned in an order-preserving way."""
-    return _excesses(arms, bins, LOSS_QUANTILES, np.full(len(LOSS_QUANTILES), 1 / len(LOSS_QUANTILES)), None)
+    """Losses of regressions by `policy.bins.loss_bins`."""
+    _, ranks = np.unique(bins, return_inverse=True)
+    return _excesses(
+        arms, ranks.reshape(bins.shape), LOSS_QUANTILES, np.full(len(LOSS_QUANTILES), 1 / len(LOSS_QUANTILES)), None
+    )
 
 
 def _excesses(
@@ -111,9 +114,9 @@ def _excesses(
         last = blocks.last[ends[i] : ends[i + 1]]
         now, made_of = int(np.argmax(champions[i] >= CALIBRATION)), CALIBRATION
         while True:
-            past = bins[i, : now + 1][~arms[i, : now + 1]]
-            values, counts = np.unique(past, return_counts=True)
-            histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
+            counts = np.bincount(bins[i, : now + 1][~arms[i, : now + 1]])
+            values = np.flatnonzero(counts)
+            histogram = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
             first = [number + 1 for number in quantile_bins(histogram, quantiles)]
             theirs = first if gates is None else tolerated(first, gates)
             later = last[(last > now) & (champions[i, last] >= made_of * GROWTH)]

@@ -296,6 +296,43 @@ def _parallel(plt: Any, data: Data) -> Figure:
     return _made(figure)
 
 
+WAYS = (("gate", "everloop", BLUE), ("mSPRT", "normal-mixture mSPRT", ORANGE), ("z-test", "z-test, peeked", GREY))
+"""Of the picture of rollouts: key in the data, name, colour."""
+
+
+def _rollouts(plt: Any, data: Data) -> Figure:
+    """How many of the simulated rollouts were rolled back after how many samples."""
+    found = data["rollout_simulation"]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
+    shares = range(1, 100)
+    for axes, key, title, most in (
+        (left, "errors", "Errors 5 → 10 %", 1500),
+        (middle, "quality", "Accuracy 80 → 75 %", 4000),
+    ):
+        for way, label, colour in WAYS:
+            axes.step(
+                [most if n is None else n for n in found[key][way]], shares, where="post", color=colour, label=label
+            )
+        axes.set_xlim(0, most)
+        axes.set_title(title)
+    peeked = found["null_errors"]["z-test"] / found["null_errors"]["simulations"]
+    left.annotate(
+        f"acts on nothing in {peeked:.0%}", (0.98, 0.06), xycoords="axes fraction", ha="right", color=GREY, fontsize=8.5
+    )
+    for (key, times), colour in zip(
+        ((k, v) for k, v in found.items() if "tolera" in k), (BLUE, ORANGE, GREEN, RED), strict=True
+    ):
+        right.step([4000 if n is None else n for n in times], shares, where="post", color=colour, label=key)
+    right.set_xlim(0, 2000)
+    right.set_title("p99 latency 10 → 15 ms")
+    for axes in (left, middle, right):
+        axes.grid(visible=True, axis="both")
+        axes.set_xlabel("samples an arm, looked at after each")
+        axes.legend(frameon=False, fontsize=8, loc="center right")
+    left.set_ylabel("% rolled back")
+    return _made(figure)
+
+
 def _short(value: float) -> str:
     if value >= 1000:
         return f"{value:,.0f}"
@@ -308,5 +345,6 @@ _PICTURES: tuple[tuple[str, tuple[str, ...], Callable[[Any, Data], Figure]], ...
     ("resources", ("http",), _resources),
     ("versions", ("timeline",), _versions),
     ("parallel", ("parallel",), _parallel),
+    ("rollouts", ("rollout_simulation",), _rollouts),
     ("dashboard", ("in process", "http", "timeline"), _dashboard),
 )
