@@ -314,9 +314,12 @@ class Recorder:
             with self._lock:
                 entries = _take(ring.buffer, CHUNK_ROWS)
                 most = max(most, len(entries))
-                for channel, own in itertools.groupby(entries, key=_channel_of):
+                # Where several versions are live their entries alternate; each has consecutive numbers all the same.
+                channels = set(map(_channel_of, entries))
+                for channel in channels:
                     ring.seen[channel] = None
-                    self._store(channel, list(own))
+                    own = entries if len(channels) == 1 else [entry for entry in entries if entry.channel is channel]
+                    self._store(channel, own)
         return most
 
     def _store(self, channel: Channel, entries: list[Any]) -> None:
