@@ -1,10 +1,10 @@
 """Kill a process that writes labels, again and again, and count what was acknowledged and is not there, or there twice.
 
-    python benchmarks/journal_crash.py [--rounds 50] [--seed 0] [--folder DIR]
+    python benchmarks/journal_crash.py [--rounds 50] [--seed 0] [--folder DIR | --database URL]
 
-Each round a child opens the same data folder and appends labels from several threads: by request id, with their own
+Each round a child opens the same file (or PostgreSQL database, which must be empty) and appends labels from several threads: by request id, with their own
 features, with idempotency keys, in batches, and retrying some of what was acknowledged already. Each acknowledgement goes down a
-pipe before anything else happens. The parent kills the child with SIGKILL at a random instant, opens the file itself and looks
+pipe before anything else happens. The parent kills the child with SIGKILL at a random instant, opens it itself and looks
 for every acknowledged label of all rounds so far: exactly one example must carry it, under the id that was promised.
 Exit code 1 if one is lost or there twice.
 """
@@ -27,21 +27,29 @@ import numpy as np
 
 from everloop.core.clock import SystemClock
 from everloop.core.types import Label, PredictionRecord, request_id
+from everloop.stores.postgres import PostgresJournal
 from everloop.stores.sqlite import SqliteJournal
 
 THREADS = 6
 BATCH = 8
 
 
-def child(path: Path, round_: int) -> None:
+def opened(place: str) -> SqliteJournal | PostgresJournal:
+    """`place`: the path of a file, or a URL."""
+    if place.startswith("postgres"):
+        return PostgresJournal(place, clock=SystemClock())
+    return SqliteJournal(Path(place), clock=SystemClock())
+
+
+def child(place: str, round_: int) -> None:
     """Append for ever. A line on stdout is `serial example-id`, written only after the acknowledgement."""
-    journal = SqliteJournal(path, clock=SystemClock())
+    journal = opened(place)
     for thread in range(THREADS):
         threading.Thread(target=_submit, args=(journal, round_, thread), daemon=True).start()
     threading.Event().wait()
 
 
-def _submit(journal: SqliteJournal, round_: int, thread: int) -> None:
+def _submit(journal: SqliteJournal | PostgresJournal, round_: int, thread: int) -> None:
     rng = random.Random(round_ * 1000 + thread)
     lane = f"{round_:x}x{thread:x}"
     acknowledged: list[tuple[list[Label], str, list[int]]] = []
@@ -80,14 +88,16 @@ def _submit(journal: SqliteJournal, round_: int, thread: int) -> None:
         step += 1
 
 
-def crash_rounds(folder: Path, rounds: int, rng: random.Random, *, longest: float = 0.5) -> dict[str, int]:
+def crash_rounds(
+    folder: Path, rounds: int, rng: random.Random, *, longest: float = 0.5, database: str = ""
+) -> dict[str, int]:
     """Run the rounds; `rounds, acknowledged, lost, duplicated`."""
-    path = folder / "everloop.db"
+    place = database or str(folder / "everloop.db")
     promised: dict[int, int] = {}
     lost: set[int] = set()
     duplicated: set[int] = set()
     for round_ in range(rounds):
-        command = [sys.executable, __file__, "--child", str(path), "--round", str(round_)]
+        command = [sys.executable, __file__, "--child", place, "--round", str(round_)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             head = os.read(process.stdout.fileno(), 1)  # it is writing
@@ -100,15 +110,15 @@ def crash_rounds(folder: Path, rounds: int, rng: random.Random, *, longest: floa
             if line.endswith("\n"):  # the last write may have been cut
                 serial, id_ = map(int, line.split())
                 promised[serial] = id_
-        found, ids, mixed = _contents(path)
+        found, ids, mixed = _contents(place)
         lost |= {serial for serial, id_ in promised.items() if ids.get(serial) != id_}
         duplicated |= {serial for serial, n in found.items() if n > 1} | mixed
     return {"rounds": rounds, "acknowledged": len(promised), "lost": len(lost), "duplicated": len(duplicated)}
 
 
-def _contents(path: Path) -> tuple[Counter[int], dict[int, int], set[int]]:
+def _contents(place: str) -> tuple[Counter[int], dict[int, int], set[int]]:
     """How often each label is there, under which id, and which were joined with another's features."""
-    journal = SqliteJournal(path, clock=SystemClock())
+    journal = opened(place)
     found: Counter[int] = Counter()
     ids: dict[int, int] = {}
     mixed: set[int] = set()
@@ -132,14 +142,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the database goes; a temporary folder by default")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--database", default="", help="the URL of an empty PostgreSQL database, instead of a file")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--round", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child is not None:
         child(arguments.child, arguments.round)
         return 0
     with tempfile.TemporaryDirectory(prefix="everloop-crash-") as temporary:
-        counts = crash_rounds(arguments.folder or Path(temporary), arguments.rounds, random.Random(arguments.seed))
+        counts = crash_rounds(
+            arguments.folder or Path(temporary),
+            arguments.rounds,
+            random.Random(arguments.seed),
+            database=arguments.database,
+        )
     print(", ".join(f"{name} {number}" for name, number in counts.items()))
     return 1 if counts["lost"] or counts["duplicated"] else 0
 

@@ -32,7 +32,9 @@ def address_of(label: Label) -> Address | None:
         lane_key, number = parse_request_id(label.request_id)
     except ValueError:
         return None
-    if not 0 <= number <= _LARGEST or not 0 <= label.index <= _LARGEST or not lane_key.isascii() or "\0" in lane_key:
+    if not 0 <= number <= _LARGEST or not 0 <= label.index <= _LARGEST or not lane_key.isascii():
+        return None
+    if "\0" in lane_key or SHADOW_MARK in lane_key:
         return None
     return lane_key, number, label.index
 
