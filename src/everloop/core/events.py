@@ -40,6 +40,7 @@ EventKind = Literal[
     "collected",
     "imported",
     "quality",
+    "deleted",
 ]
 
 

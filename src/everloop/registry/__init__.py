@@ -9,7 +9,32 @@ plans          plans of rollouts as people write them
 rolling        what a rollout's actions change of its model
 rollouts       rollouts as people and the controller handle them
 lineage        how a version came about
+models         `ModelRegistry`: the registry as a person uses it; `info` is what it tells, `production` what share a version gets,
+               `best` which of a metric's values is better
+removal        deleting one version
 collection     garbage collection of artifacts
 bundle         a model as one file
 deployment     what should be live, for `serving.reconciler`
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everloop.registry.info import ModelInfo
+    from everloop.registry.models import ModelRegistry
+
+__all__ = ["ModelInfo", "ModelRegistry"]
+
+_HOMES = {"ModelInfo": "everloop.registry.info", "ModelRegistry": "everloop.registry.models"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when somebody first asks: importing one module of this room loads no other."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'everloop.registry' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)

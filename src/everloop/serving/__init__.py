@@ -11,4 +11,24 @@ counters     what was answered, in plain integers
 recorder     predictions on their way into the journal; `outbox` merges those of batches
 
 A swap: `reconciler` turns what should be live into what is.
+
+For programs that ask models themselves: `router`, the registry's split, and counts of what came of it.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everloop.serving.router import ModelRouter
+
+__all__ = ["ModelRouter"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when somebody first asks: importing one module of this room loads no other."""
+    if name != "ModelRouter":
+        raise AttributeError(f"module 'everloop.serving' has no attribute {name!r}")
+    from everloop.serving.router import ModelRouter
+
+    return ModelRouter

@@ -1,6 +1,7 @@
 """REMEMBER: the journal, the catalog and the artifacts, behind the ports of `ports`.
 
 ports      the contracts; `tests/contracts` runs one suite over every implementation
+opening    all three, by a folder or a URL
 sqlite/    journal and catalog in one durable file
 postgres/  journal, catalog and artifacts in one database that several machines share
 memory/    the same without a data folder, bounded

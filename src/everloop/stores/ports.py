@@ -182,6 +182,9 @@ class VersionRecord(msgspec.Struct, frozen=True):
     tags: dict[str, str] = {}
     collected: bool = False
     """Its artifact is gone (`Registry.collect_garbage`); only this record is left."""
+    claim: tuple[float, float] | None = None
+    """Which share of the traffic was asked for it, and which it got with that, where it got more: as the one that answers whatever nobody
+    asked for (`registry.models`). None: it has what was asked for."""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -1,0 +1,92 @@
+"""Whatever a person calls a model, as an artifact: a fitted estimator, a learner, a River model, a file, its bytes.
+
+The object that is given stays as it is, and the artifact shares nothing with it. Nothing is unpickled, and nothing is kept as a pickle,
+unless that is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from everloop.core.errors import InvalidInput, NotSupported
+from everloop.core.schema import Schema, Target, plain
+from everloop.runtime.artifact import Trust, library_versions, read_model, read_model_file
+from everloop.stores.ports import Manifest
+
+
+def pack(
+    model: Any,
+    *,
+    trust: Trust,
+    feature_names: Sequence[str] | None = None,
+    classes: Sequence[Any] | None = None,
+) -> tuple[Manifest, bytes]:
+    """`model`: a fitted scikit-learn estimator or pipeline, anything with `freeze()` (a Learner), a River model, the path of an ONNX or
+    skops file, or such a file's bytes.
+
+    `feature_names`: of the columns, where the model was fitted on arrays; of a River model, which does not tell. `classes`: the labels of
+    a River classifier that does not tell. Raises NotSupported, InvalidInput (not fitted), ModelUntrained, Untrusted, ArtifactCorrupt."""
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        payload = bytes(model)
+        return read_model(payload, "the model", trust=trust, field="model"), payload
+    if isinstance(model, (str, Path)):
+        return read_model_file(model, trust=trust)
+    if isinstance(model, type):
+        raise NotSupported(f"{model.__name__} is a class: give a fitted {model.__name__}", field="model")
+    if callable(getattr(model, "freeze", None)):
+        manifest, payload = model.freeze()
+        return manifest, payload
+    from everloop.runtime.river import is_river
+
+    if is_river(model):
+        return _pack_river(model, trust, feature_names, classes)
+    if hasattr(model, "predict") and hasattr(model, "fit"):
+        from everloop.runtime.sklearn import dump_estimator, manifest_of
+
+        return manifest_of(model, feature_names), dump_estimator(model, trust)
+    raise NotSupported(
+        f"a {type(model).__name__} cannot be registered: give a fitted scikit-learn estimator, a River model, a Learner, the path of an "
+        "ONNX or skops file or its bytes; export a model of PyTorch to ONNX and give onnx_path=",
+        field="model",
+    )
+
+
+def _pack_river(
+    model: Any, trust: Trust, names: Sequence[str] | None, classes: Sequence[Any] | None
+) -> tuple[Manifest, bytes]:
+    from everloop.runtime.river import RiverModel, describe_model, dump_model, is_binary, river_task
+
+    task = river_task(model)
+    last = model
+    while hasattr(last, "_last_step"):
+        last = last._last_step
+    known = list(names or sorted(getattr(last, "weights", None) or ()))
+    if not known:
+        raise InvalidInput(
+            f"{describe_model(model)} does not tell the names of its features: give feature_names=",
+            field="feature_names",
+        )
+    labels: list[Any] | None = None
+    target, binary = Target("regression"), None
+    if task == "classification":
+        labels = [plain(label) for label in classes or sorted(getattr(last, "classes", None) or ())]
+        if is_binary(model):
+            labels = labels or [False, True]
+            if len(labels) != 2:
+                raise InvalidInput(f"classes: {describe_model(model)} tells two apart, got {labels!r}", field="classes")
+            binary = tuple(labels)
+        if not labels:
+            raise InvalidInput(f"{describe_model(model)} does not tell its classes: give classes=", field="classes")
+        target = Target.infer("classification", labels[0])
+    made = RiverModel(model, task, tuple(map(str, known)), binary, labels[0] if labels else 0.0)
+    manifest = Manifest(
+        runtime="river",
+        task=task,
+        schema=Schema.of_names(known),
+        target=target,
+        classes=labels,
+        libraries=library_versions("river"),
+    )
+    return manifest, dump_model(made, trust)
