@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.postgres import Server
 
 from everloop.core.errors import Conflict, EverloopError, PredictionNotFound
 from everloop.core.types import Label, PredictionRecord, request_id
 from everloop.stores.memory import MemoryJournal
 from everloop.stores.ports import Checkpoint, Journal
+from everloop.stores.postgres import PostgresJournal
 from everloop.stores.sqlite import SqliteJournal
 from everloop.testing import ManualClock
 
@@ -188,8 +191,23 @@ class DurableMachine(JournalMachine):
     durable = True
 
 
-@pytest.mark.parametrize(("machine", "examples"), [(JournalMachine, 60), (DurableMachine, 20)])
-def test_any_sequence(machine: type[JournalMachine], examples: int) -> None:
+class SharedMachine(DurableMachine):
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.url = server.lend()
+        super().__init__()
+
+    def open(self) -> Journal:
+        return PostgresJournal(self.url, clock=self.clock)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.server.take_back(self.url)
+
+
+@pytest.mark.parametrize(("machine", "examples"), [(JournalMachine, 60), (DurableMachine, 20), (SharedMachine, 10)])
+def test_any_sequence(request: pytest.FixtureRequest, machine: type[JournalMachine], examples: int) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
+    make = partial(machine, request.getfixturevalue("postgres_server")) if machine is SharedMachine else machine
+    run_state_machine_as_test(make, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
