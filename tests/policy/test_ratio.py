@@ -6,7 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from everloop.policy.ratio import evidence, log_ratio, ratio_broken
+from everloop.policy.ratio import log_ratio, ratio_broken
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
@@ -35,7 +35,7 @@ def test_a_broken_split_is_found() -> None:
     assert verdict.broken
     assert verdict.observed == 0.07
     assert verdict.text == (
-        "the split: the challenger got 7.00% of 10,000 requests, 5.00% were intended; evidence over a million of 1,000 needed: "
+        "the split: the challenger got 7 % of 10,000 requests, 5 % were intended; evidence over a million of 1,000 needed: "
         "the split is broken, so nothing that compares the versions holds"
     )
     assert ratio_broken(605_000, 395_000, 0.4).broken
@@ -48,9 +48,3 @@ def test_the_ends() -> None:
     assert not ratio_broken(0, 100, 1.0).broken
     assert ratio_broken(1, 100, 1.0).broken
     assert math.isfinite(ratio_broken(10**9, 10**9, 0.0001).e_value)
-
-
-def test_evidence_in_words() -> None:
-    assert [evidence(math.log(x)) for x in (0.01, 0.25, 1.0, 3.98, 23.9, 4567.8, 1e7)] == [
-        "under 0.1", "0.2", "1", "3.9", "23", "4,567", "over a million",
-    ]  # fmt: skip

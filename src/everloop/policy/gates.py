@@ -35,9 +35,10 @@ from everloop.policy.findings import (
     observe,
 )
 from everloop.policy.intervals import Interval, difference_bounds, latency_bounds, mean_bounds
-from everloop.policy.ratio import RatioVerdict, evidence, ratio_broken
+from everloop.policy.ratio import RatioVerdict, ratio_broken
 from everloop.policy.rollout import Gates
 from everloop.policy.sequential import bounds
+from everloop.policy.wording import evidence, percent, seconds
 
 __all__ = [
     "Counts",
@@ -105,8 +106,8 @@ def _errors(findings: Findings, rates: Rates, needed: float) -> GateVerdict:
     text = "errors: nothing to compare yet"
     if champion is not None and challenger is not None:
         text = (
-            f"errors: {_name(findings)} fails {_percent(challenger)} of {rates.n[1]:,} requests, "
-            f"{_name(findings, champion=True)} {_percent(champion)} of {rates.n[0]:,}; {_judged(peak, needed, worse and 'worse')}"
+            f"errors: {_name(findings)} fails {percent(challenger)} of {rates.n[1]:,} requests, "
+            f"{_name(findings, champion=True)} {percent(champion)} of {rates.n[0]:,}; {_judged(peak, needed, worse and 'worse')}"
         )
     interval = (
         None
@@ -140,8 +141,8 @@ def _latency(findings: Findings, excesses: Excesses, needed: float) -> GateVerdi
             for histogram in (excesses.champion, excesses.challenger)
         )
         text = (
-            f"latency: {_name(findings)} takes {_seconds(typical_b)} (p50) and {_seconds(challenger)} (p99) over {n[1]:,} answers, "
-            f"{_name(findings, champion=True)} {_seconds(typical_a)} and {_seconds(champion)} over {n[0]:,}; "
+            f"latency: {_name(findings)} takes {seconds(typical_b)} (p50) and {seconds(challenger)} (p99) over {n[1]:,} answers, "
+            f"{_name(findings, champion=True)} {seconds(typical_a)} and {seconds(champion)} over {n[0]:,}; "
             f"{_judged(peak, needed, slower and 'slower')}"
         )
         low_a, high_a = latency_bounds(excesses.champion, 0.99, 0.5 / needed)
@@ -215,7 +216,7 @@ def _quality_words(
 ) -> str:
     ours, theirs = _name(findings), _name(findings, champion=True)
     if findings.task == "classification":
-        words = f"quality: {ours} is wrong on {_percent(challenger)} of {n[1]:,} labels, {theirs} on {_percent(champion)} of {n[0]:,}"
+        words = f"quality: {ours} is wrong on {percent(challenger)} of {n[1]:,} labels, {theirs} on {percent(champion)} of {n[0]:,}"
     else:
         words = (
             f"quality: {ours} loses {_loss(challenger)} a label over {n[1]:,}, {theirs} {_loss(champion)} over {n[0]:,}"
@@ -224,7 +225,7 @@ def _quality_words(
     if bad:
         words += f", and {bad:,} answers were no number"
     if quality.paired:
-        words += f"; they do equally well on {_percent(quality.agreed / quality.paired)} of {quality.paired:,} examples that both answered"
+        words += f"; they do equally well on {percent(quality.agreed / quality.paired)} of {quality.paired:,} examples that both answered"
     return words
 
 
@@ -262,17 +263,5 @@ def _e_value(log_e: float) -> float:
     return math.exp(min(log_e, 700.0))
 
 
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "an unknown share"
-    return f"{share * 100:.3g} %" if share < 0.995 else f"{share * 100:.4g} %"
-
-
 def _loss(mean: float | None) -> str:
     return "no number" if mean is None else f"{mean:.4g}"
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

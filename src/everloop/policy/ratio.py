@@ -17,6 +17,7 @@ import math
 import msgspec
 
 from everloop.policy.intervals import log_beta
+from everloop.policy.wording import evidence, percent
 
 LEVEL = 0.001
 _WEIGHTS = (10.0, 100.0, 1_000.0, 10_000.0)
@@ -46,7 +47,7 @@ def ratio_broken(champion: int, challenger: int, share: float, level: float = LE
     broken = log_e >= math.log(needed)
     judged = "the split is broken, so nothing that compares the versions holds" if broken else "as intended"
     text = (
-        f"the split: the challenger got {observed:.2%} of {n:,} requests, {share:.2%} were intended; "
+        f"the split: the challenger got {percent(observed)} of {n:,} requests, {percent(share)} were intended; "
         f"evidence {evidence(log_e)} of {needed:,.0f} needed: {judged}"
     )
     return RatioVerdict(broken, math.exp(min(log_e, 700.0)), needed, share, observed, text)
@@ -63,13 +64,3 @@ def log_ratio(champion: int, challenger: int, share: float) -> float:
     ]
     top = max(logs)
     return top + math.log(math.fsum(math.exp(x - top) for x in logs) / len(logs))
-
-
-def evidence(log_e: float) -> str:
-    """An e-value for a person."""
-    if log_e >= math.log(1e6):
-        return "over a million"
-    value = math.exp(log_e)
-    if value >= 10:
-        return f"{math.floor(value):,}"
-    return f"{math.floor(value * 10) / 10:g}" if value >= 0.1 else "under 0.1"
