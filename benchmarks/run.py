@@ -5,8 +5,8 @@
     python benchmarks/run.py http swaps      only these
 
 What a user can rerun without this repository is in `everloop.app.bench` (`everloop bench`); here it is joined by what is too
-long for them: drift on a hundred streams, recovery on some, crashes of the journal alone, and how well the parallel engine knows how sure
-it may be. Exit code 1 if a bar was missed.
+long for them: drift on a hundred streams, recovery on some, crashes of the journal and of the registry alone, and how well the
+parallel engine knows how sure it may be. Exit code 1 if a bar was missed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def journal_crash(context: Context, folder: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = ("journal_crash", "drift", "recovery", "parallel_calibration")
+    here = ("journal_crash", "registry_crash", "drift", "recovery", "parallel_calibration")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join((*SUBJECTS, *here))}")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"
@@ -81,6 +81,7 @@ def main() -> int:
     subjects = {
         **SUBJECTS,
         "journal_crash": journal_crash,
+        "registry_crash": of_rows("registry_crash"),
         "drift": of_rows("drift"),
         "recovery": of_rows("recovery"),
         "parallel_calibration": of_rows("parallel_calibration", figure=curve),
