@@ -26,9 +26,19 @@ def test_what_is_missing_is_told(artifacts: ArtifactStore) -> None:
 
 def test_deleting(artifacts: ArtifactStore) -> None:
     first, second = artifacts.put(b"1"), artifacts.put(b"2")
-    artifacts.delete(first)
-    artifacts.delete(first)
+    assert artifacts.delete(first) == 1
+    assert artifacts.delete(first) is None
     assert artifacts.digests() == [second]
     with pytest.raises(ArtifactCorrupt):
         artifacts.get(first)
     assert artifacts.get(second) == b"2"
+
+
+def test_what_was_just_put_is_not_idle(artifacts: ArtifactStore) -> None:
+    digest = artifacts.put(b"a model")
+    assert artifacts.delete(digest, idle=3600.0) is None
+    assert artifacts.get(digest) == b"a model"
+    assert artifacts.delete(digest, idle=1e-9) == 7
+    assert artifacts.delete("0" * 64, idle=3600.0) is None
+    assert artifacts.sweep(idle=0.0) == 0
+    assert artifacts.digests() == []

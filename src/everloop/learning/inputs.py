@@ -61,6 +61,8 @@ class InputWatch:
         self._cursor = found[-1][0]
         # What a shadow was shown is recorded once more with its answers: the same rows, which would count twice.
         rows = self._rows([record for _, record in found if not record.shadow], wanted)
+        if not len(rows):
+            return None
         if self._monitor is None:
             self._collect(rows)
             return None
