@@ -55,13 +55,16 @@ __all__ = [
     "verdicts",
 ]
 
+Gate = Literal["errors", "latency", "quality"]
 Outcome = Literal["promote", "continue", "roll_back"]
+_LARGEST = 700.0
+"""Of log e-values that are told as numbers: a float's logarithm ends at 709."""
 
 
 class GateVerdict(msgspec.Struct, frozen=True):
     """One gate. Numbers are None where there is nothing to tell yet."""
 
-    gate: Literal["errors", "latency", "quality"]
+    gate: Gate
     verdict: Outcome
     e_value: float
     """Evidence for the verdict; for `continue` the larger of the two directions. At most e**700."""
@@ -100,75 +103,50 @@ def verdicts(findings: Findings) -> list[GateVerdict]:
 
 
 def _errors(findings: Findings, rates: Rates, needed: float) -> GateVerdict:
+    if min(rates.n) == 0:
+        return _nothing_yet("errors", needed, rates.n)
     peak = findings.peaks.get("errors", 0.0)
     worse = peak >= math.log(needed)
-    champion, challenger = _rates(rates)
-    text = "errors: nothing to compare yet"
-    if champion is not None and challenger is not None:
-        text = (
-            f"errors: {_name(findings)} fails {percent(challenger)} of {rates.n[1]:,} requests, "
-            f"{_name(findings, champion=True)} {percent(champion)} of {rates.n[0]:,}; {_judged(peak, needed, worse and 'worse')}"
-        )
-    interval = (
-        None
-        if text.endswith("yet")
-        else difference_bounds(rates.n, rates.events, bounds(rates.odds.log_e[0], 1 / needed))
+    champion, challenger = rates.events[0] / rates.n[0], rates.events[1] / rates.n[1]
+    interval = difference_bounds(rates.n, rates.events, bounds(rates.odds.log_e[0], 1 / needed))
+    text = (
+        f"errors: {_name(findings)} fails {percent(challenger)} of {rates.n[1]:,} requests, "
+        f"{_name(findings, champion=True)} {percent(champion)} of {rates.n[0]:,}; {_judged(peak, needed, worse and 'worse')}"
     )
-    return GateVerdict(
-        "errors",
-        "roll_back" if worse else "continue",
-        _e_value(peak),
-        needed,
-        champion,
-        challenger,
-        _difference(champion, challenger),
-        interval,
-        rates.n[0],
-        rates.n[1],
-        text,
+    verdict: Outcome = "roll_back" if worse else "continue"
+    return _told(
+        "errors", verdict, peak, needed, figures=(champion, challenger), interval=interval, n=rates.n, text=text
     )
 
 
 def _latency(findings: Findings, excesses: Excesses, needed: float) -> GateVerdict:
+    n = total(excesses.champion), total(excesses.challenger)
+    if min(n) == 0:
+        return _nothing_yet("latency", needed, n)
     peak = findings.peaks.get("latency", 0.0)
     slower = peak >= math.log(needed)
-    n = total(excesses.champion), total(excesses.challenger)
-    champion = challenger = interval = None
-    text = "latency: nothing to compare yet"
-    if min(n) > 0:
-        (typical_a, champion), (typical_b, challenger) = (
-            [latency_middle(number) for number in quantile_bins(histogram, (0.5, 0.99))]
-            for histogram in (excesses.champion, excesses.challenger)
-        )
-        text = (
-            f"latency: {_name(findings)} takes {seconds(typical_b)} (p50) and {seconds(challenger)} (p99) over {n[1]:,} answers, "
-            f"{_name(findings, champion=True)} {seconds(typical_a)} and {seconds(champion)} over {n[0]:,}; "
-            f"{_judged(peak, needed, slower and 'slower')}"
-        )
-        low_a, high_a = latency_bounds(excesses.champion, 0.99, 0.5 / needed)
-        low_b, high_b = latency_bounds(excesses.challenger, 0.99, 0.5 / needed)
-        interval = _finite((low_b - high_a, high_b - low_a))
-    return GateVerdict(
-        "latency",
-        "roll_back" if slower else "continue",
-        _e_value(peak),
-        needed,
-        champion,
-        challenger,
-        _difference(champion, challenger),
-        interval,
-        n[0],
-        n[1],
-        text,
+    (typical_a, champion), (typical_b, challenger) = (
+        [latency_middle(number) for number in quantile_bins(histogram, (0.5, 0.99))]
+        for histogram in (excesses.champion, excesses.challenger)
     )
+    (low_a, high_a), (low_b, high_b) = (
+        latency_bounds(histogram, 0.99, 0.5 / needed) for histogram in (excesses.champion, excesses.challenger)
+    )
+    text = (
+        f"latency: {_name(findings)} takes {seconds(typical_b)} (p50) and {seconds(challenger)} (p99) over {n[1]:,} answers, "
+        f"{_name(findings, champion=True)} {seconds(typical_a)} and {seconds(champion)} over {n[0]:,}; "
+        f"{_judged(peak, needed, slower and 'slower')}"
+    )
+    verdict: Outcome = "roll_back" if slower else "continue"
+    interval = _finite((low_b - high_a, high_b - low_a))
+    return _told("latency", verdict, peak, needed, figures=(champion, challenger), interval=interval, n=n, text=text)
 
 
 def _quality(findings: Findings, quality: Quality, needed: float) -> GateVerdict:
     a, b = quality.champion, quality.challenger
     n = a.n + a.bad, b.n + b.bad
     if min(n) == 0:
-        text = "quality: no labels to compare yet"
-        return GateVerdict("quality", "continue", 1.0, needed, None, None, None, None, n[0], n[1], text)
+        return _nothing_yet("quality", needed, n)
     champion, challenger = _mean(a), _mean(b)
     interval = _quality_interval(quality, needed)
     peaks = {way: findings.peaks.get(way, 0.0) for way in ("worse", "better")}
@@ -180,21 +158,34 @@ def _quality(findings: Findings, quality: Quality, needed: float) -> GateVerdict
         found["worse"] = found["worse"] and not (lower and interval is not None and interval[1] < 0)
     way = "worse" if found["worse"] else "better" if found["better"] else max(peaks, key=lambda name: peaks[name])
     verdict: Outcome = "roll_back" if found["worse"] else "promote" if found["better"] else "continue"
-    text = _quality_words(findings, quality, champion, challenger, n)
-    judged = _judged(peaks[way], needed, verdict != "continue" and way, direction=way)
-    return GateVerdict(
-        "quality",
-        verdict,
-        _e_value(peaks[way]),
-        needed,
-        champion,
-        challenger,
-        _difference(champion, challenger),
-        interval,
-        n[0],
-        n[1],
-        f"{text}; {judged}",
+    words = _quality_words(findings, quality, champion, challenger, n)
+    text = f"{words}; {_judged(peaks[way], needed, verdict != 'continue' and way, direction=way)}"
+    return _told(
+        "quality", verdict, peaks[way], needed, figures=(champion, challenger), interval=interval, n=n, text=text
     )
+
+
+def _nothing_yet(gate: Gate, needed: float, n: tuple[int, int]) -> GateVerdict:
+    text = f"{gate}: {'no labels' if gate == 'quality' else 'nothing'} to compare yet"
+    return _told(gate, "continue", 0.0, needed, figures=(None, None), interval=None, n=n, text=text)
+
+
+def _told(
+    gate: Gate,
+    verdict: Outcome,
+    log_e: float,
+    needed: float,
+    *,
+    figures: tuple[float | None, float | None],
+    interval: Interval | None,
+    n: tuple[int, int],
+    text: str,
+) -> GateVerdict:
+    """`figures` and `n` of champion and challenger."""
+    champion, challenger = figures
+    difference = None if champion is None or challenger is None else challenger - champion
+    e_value = math.exp(min(log_e, _LARGEST))
+    return GateVerdict(gate, verdict, e_value, needed, champion, challenger, difference, interval, *n, text)
 
 
 def _quality_interval(quality: Quality, needed: float) -> Interval | None:
@@ -241,26 +232,12 @@ def _name(findings: Findings, *, champion: bool = False) -> str:
     return "the champion" if champion else "the challenger"
 
 
-def _rates(rates: Rates) -> tuple[float | None, float | None]:
-    if min(rates.n) == 0:
-        return None, None
-    return rates.events[0] / rates.n[0], rates.events[1] / rates.n[1]
-
-
 def _mean(moments: Moments) -> float | None:
     return moments.mean if moments.n and not moments.bad and math.isfinite(moments.mean) else None
 
 
-def _difference(champion: float | None, challenger: float | None) -> float | None:
-    return None if champion is None or challenger is None else challenger - champion
-
-
 def _finite(interval: Interval) -> Interval | None:
     return interval if all(math.isfinite(end) for end in interval) else None
-
-
-def _e_value(log_e: float) -> float:
-    return math.exp(min(log_e, 700.0))
 
 
 def _loss(mean: float | None) -> str:
