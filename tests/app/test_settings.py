@@ -177,3 +177,34 @@ def test_every_option_has_one_name_in_every_source(tmp_path: Path) -> None:
 )
 def test_which_addresses_others_can_reach(host: str, local: bool) -> None:
     assert is_local(host) is local
+
+
+class TestDatabase:
+    URL = "postgresql://loop:hunter2@db.example/loop"
+
+    def test_it_takes_the_place_of_the_default_data_folder(self, tmp_path: Path) -> None:
+        defaults = {"engine.data_dir": Path("everloop-data")}
+        assert load(tmp_path, defaults=defaults).engine.data_dir == Path("everloop-data")
+        for more in (
+            {"environ": {"EVERLOOP_DATABASE": self.URL}},
+            {"flags": {"engine.database": self.URL}},
+            {"assignments": (f"engine.database={self.URL}",)},
+            {"text": f"[engine]\ndatabase = '{self.URL}'"},
+        ):
+            engine = load(tmp_path, **more, defaults=defaults).engine
+            assert (engine.database, engine.data_dir, engine.in_memory) == (self.URL, None, False)
+            assert "hunter2" not in repr(engine)
+
+    def test_it_and_a_data_folder_exclude_each_other(self, tmp_path: Path) -> None:
+        environ = {"EVERLOOP_DATABASE": self.URL}
+        with pytest.raises(InvalidInput, match="either in a database or in the data folder shop") as refused:
+            load(tmp_path, environ=environ, flags={"engine.data_dir": Path("shop")})
+        assert "hunter2" not in str(refused.value)
+        for taken_back in ("engine.database=", "engine.data_dir="):
+            found = load(tmp_path, "[engine]\ndata_dir = 'shop'", environ, assignments=(taken_back,)).engine
+            assert (found.database is None) == (taken_back == "engine.database=")
+
+    def test_what_is_no_url_of_postgresql_is_refused_without_saying_it(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match="expected postgresql://") as refused:
+            load(tmp_path, environ={"EVERLOOP_DATABASE": "mysql://loop:hunter2@db/loop"})
+        assert "hunter2" not in str(refused.value)
