@@ -30,7 +30,8 @@ from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
 from everloop.serving.table import TableRef
 from everloop.serving.trial import in_a_process
-from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
+from everloop.stores.opening import open_stores
+from everloop.stores.ports import ArtifactStore, Catalog, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +52,7 @@ class Engine:
         # In memory, every artifact was made by this very process, so its pickles are its own. Files never are.
         trust = Trust(pickle=settings.trust_pickle or settings.in_memory, types=settings.trust_types)
         self._trust_files = Trust(pickle=settings.trust_pickle, types=settings.trust_types)
-        journal, catalog, artifacts = _open_stores(settings, clock)
+        journal, catalog, artifacts = open_stores(settings.database or settings.data_dir, clock=clock)
         bus = EventBus()
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
@@ -262,30 +263,6 @@ class Engine:
 def build_engine(settings: EngineSettings, *, clock: Clock | None = None) -> Engine:
     """Open the stores and construct every room; nothing runs before `Engine.start`. Raises StoreUnavailable."""
     return Engine(settings, clock=clock)
-
-
-def _open_stores(settings: EngineSettings, clock: Clock) -> tuple[Journal, Catalog, ArtifactStore]:
-    if settings.database is not None:
-        from everloop.stores.postgres import Database, PostgresArtifacts, PostgresCatalog, PostgresJournal
-
-        shared = Database(settings.database)
-        return PostgresJournal(shared, clock=clock), PostgresCatalog(shared), PostgresArtifacts(shared)
-    if settings.data_dir is None:
-        from everloop.stores.memory import MemoryCatalog, MemoryJournal
-        from everloop.stores.objects import MemoryArtifacts
-
-        remembered = MemoryJournal(clock=clock)
-        return remembered, MemoryCatalog(remembered), MemoryArtifacts()
-    from everloop.stores.objects import FolderArtifacts
-    from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
-
-    folder = Path(settings.data_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable(f"data folder {str(folder)!r}: cannot be made: {error.strerror}") from error
-    database = folder / "everloop.db"
-    return SqliteJournal(database, clock=clock), SqliteCatalog(database), FolderArtifacts(folder / "artifacts")
 
 
 def _looks_like_path(text: str) -> bool:

@@ -41,7 +41,12 @@ def open_stores(place: str | Path | None, *, clock: Clock) -> Stores:
         from everloop.stores.postgres import Database, PostgresArtifacts, PostgresCatalog, PostgresJournal
 
         database = Database(str(place))
-        return Stores(PostgresJournal(database, clock=clock), PostgresCatalog(database), PostgresArtifacts(database))
+        shared = PostgresJournal(database, clock=clock)
+        try:
+            return Stores(shared, PostgresCatalog(database), PostgresArtifacts(database))
+        except BaseException:  # the server went away in between: nobody else would end the journal's thread
+            shared.close()
+            raise
     from everloop.stores.objects import FolderArtifacts
     from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
 
