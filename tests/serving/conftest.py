@@ -13,12 +13,15 @@ from everloop.core.events import Event, EventBus
 from everloop.core.schema import Schema, Target
 from everloop.policy.batching import BatchRules
 from everloop.registry.catalog import Registry
+from everloop.registry.rollouts import Rollouts, plan_of
 from everloop.runtime.artifact import Trust
 from everloop.runtime.linear import LinearModel
+from everloop.serving.evidence import Observed
 from everloop.serving.lane import Lane, open_lane
 from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
+from everloop.serving.split import Arm
 from everloop.serving.table import TableRef
 from everloop.stores.memory import MemoryCatalog, MemoryJournal
 from everloop.stores.objects import MemoryArtifacts
@@ -118,6 +121,28 @@ class Kit:
         model = LinearModel(np.array([weights]), np.array([bias]), np.zeros(len(weights)))
         manifest = Manifest("linear", "regression", schema, target)
         return self.registry.add_version(name, manifest, model.pack(), live=live)
+
+    def play(self, *, champion: Any = None, challenger: Any = None, share: float = 0.5, timeout: float = 60.0) -> Arm:
+        """Version 1 live and version 2 the challenger of a canary, each answering by its session (1 * x and 2 * x, if none is
+        given). Returns the challenger's arm."""
+        sessions = {1: champion, 2: challenger}
+        opened = self.registry.open_session
+        self.publish("m", [1.0])
+        self.publish("m", [2.0], live=False)
+        self.registry.open_session = lambda record: sessions[record.version] or opened(record)  # type: ignore[method-assign]
+        plan = plan_of("canary", steps=[share], seconds=3600, gates={"timeout": timeout})
+        Rollouts(self.registry).start("m", 2, plan, by="test")
+        self.reconciler.step()
+        return self.arm(2)
+
+    def arm(self, version: int, name: str = "m") -> Arm:
+        """As requests without a unit draw it."""
+        split = self.table.current.splits[name]
+        return next(arm for arm in iter(split.route, None) if arm.lane.version == version)
+
+    def seen(self, name: str = "m") -> Observed:
+        (evidence,) = (found for found in self.reconciler.evidences.active() if found.model == name)
+        return evidence.observed()
 
     def recorded(self, name: str = "m") -> dict[str, tuple[list[float], Any]]:
         """request id (and #index in requests of several rows) -> (features, prediction), as the journal has it."""

@@ -342,18 +342,22 @@ class Batcher:
                 self._answer(ticket, count, values[:], number)
             start = stop
 
-    def _fail(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm | None, error: EverloopError) -> None:
+    def _fail(
+        self, ticket: Ticket, rows: list[Row], count: int, arm: Arm | None, error: EverloopError, *, tried: bool = True
+    ) -> None:
         """The champion answers, if this is not its lane; otherwise the client is told."""
         if arm is not None and arm.champion is not None:
             self.counters.referred += 1
-            self._refer(ticket, rows, count, arm, error)
+            self._refer(ticket, rows, count, arm, error, tried=tried)
         else:
             self._hand(ticket.fail, error)
 
-    def _refer(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm, error: EverloopError) -> None:
+    def _refer(
+        self, ticket: Ticket, rows: list[Row], count: int, arm: Arm, error: EverloopError, *, tried: bool = True
+    ) -> None:
         champion = arm.champion
         assert champion is not None
-        second = SecondTry(ticket, arm.tally, error)
+        second = SecondTry(ticket, arm.tally if tried else None, error)
         try:
             if champion.schema != self.runner.schema:
                 rows = champion.schema.rows(rows)
@@ -377,7 +381,7 @@ class Batcher:
                 stop = start + (count or 1)
                 if arm is not None:
                     arm.tally.settled(1, arm.alone, None)
-                self._fail(ticket, batch.rows[start:stop], count, arm, error)
+                self._fail(ticket, batch.rows[start:stop], count, arm, error, tried=False)
                 start = stop
             self.counters.requests += len(batch.tickets)
             self.counters.failed += len(batch.tickets)

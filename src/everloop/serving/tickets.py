@@ -59,7 +59,8 @@ class SecondTry:
 
     __slots__ = ("_error", "_tally", "_ticket")
 
-    def __init__(self, ticket: Ticket, tally: Tally, error: EverloopError) -> None:
+    def __init__(self, ticket: Ticket, tally: Tally | None, error: EverloopError) -> None:
+        """`tally`: where the champion's answer is held against that version; None where it was never tried."""
         self._ticket = ticket
         self._tally = tally
         self._error = error
@@ -69,12 +70,16 @@ class SecondTry:
         return self._ticket.disconnected
 
     def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
-        self._tally.decisive(self._error)
+        self._tell()
         self._ticket.deliver(prediction, batcher, number)
 
     def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
-        self._tally.decisive(self._error)
+        self._tell()
         self._ticket.deliver_rows(predictions, batcher, number)
 
     def fail(self, error: EverloopError) -> None:  # noqa: ARG002  the first one tells more
         self._ticket.fail(self._error)
+
+    def _tell(self) -> None:
+        if self._tally is not None:
+            self._tally.decisive(self._error)
