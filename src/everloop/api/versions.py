@@ -5,6 +5,8 @@ Wherever a version is named, it is by number, name, alias, or as `champion` or `
 
 from __future__ import annotations
 
+from typing import Any
+
 from everloop.api.rollout_wire import Aliases, VersionChange
 from everloop.api.services import Services
 from everloop.api.verbs import find_model, serving_version
@@ -23,12 +25,14 @@ MOST_NUMBER = 2**53
 def versions(services: Services, name: str) -> VersionList:
     model = find_model(services, name)
     serving = serving_version(services, name)
-    return VersionList(name, [_info(model, v, serving) for v in services.registry.versions(name)])
+    quality = services.loop.status(name).quality
+    return VersionList(name, [_info(model, v, serving, quality) for v in services.registry.versions(name)])
 
 
 def version(services: Services, name: str, ref: int | str) -> VersionInfo:
     model, number = find_model(services, name), number_of(services, name, ref)
-    return _info(model, services.registry.version(name, number), serving_version(services, name))
+    quality = services.loop.status(name).quality
+    return _info(model, services.registry.version(name, number), serving_version(services, name), quality)
 
 
 def promote(services: Services, name: str, ref: int | str, note: str = "", *, by: str) -> VersionInfo:
@@ -116,7 +120,7 @@ def settled(services: Services, name: str, number: int) -> VersionInfo:
     return version(services, name, number)
 
 
-def _info(model: ModelRecord, record: VersionRecord, serving: int | None) -> VersionInfo:
+def _info(model: ModelRecord, record: VersionRecord, serving: int | None, quality: dict[str, Any]) -> VersionInfo:
     manifest = record.manifest
     return VersionInfo(
         model=record.model,
@@ -137,4 +141,5 @@ def _info(model: ModelRecord, record: VersionRecord, serving: int | None) -> Ver
         metrics=manifest.metrics,
         lineage=manifest.lineage,
         libraries=manifest.libraries,
+        quality=quality.get("versions", {}).get(str(record.version), {}),
     )

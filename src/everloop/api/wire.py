@@ -36,6 +36,10 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True):
     learning: Annotated[
         dict[str, Any], Meta(description="Overrides of the learning configuration: `min_samples`, `interval_sec` …")
     ] = {}
+    rollout: Annotated[
+        dict[str, Any],
+        Meta(description="How versions that it learns go out, where not as configured: `strategy`, `steps`, `seconds` …"),
+    ] = {}
     record: Annotated[
         float,
         Meta(ge=0, le=1, description="Share of predictions that is recorded, so that a label can come by request id"),
@@ -188,11 +192,43 @@ class VersionInfo(msgspec.Struct, kw_only=True):
     lineage: dict[str, Any]
     """How it came about: parent version, reason, examples, seconds."""
     libraries: dict[str, str]
+    quality: dict[str, Any]
+    """Live figures of its answers by labels as they came, beside the no-change baseline, and `window`, the newest 1,000 of them; empty
+    where this process does not learn the model, or no label has judged the version lately."""
 
 
 class VersionList(msgspec.Struct):
     model: str
     versions: list[VersionInfo]
+
+
+class VersionQuality(msgspec.Struct, kw_only=True):
+    """What a version's answers were worth."""
+
+    version: int
+    name: str
+    status: str
+    share: float
+    """Of the model's traffic that it should answer, 0 to 1."""
+    overall: dict[str, Any]
+    """`n` labels, then the figures; `baseline_…` are those of answering with the label before."""
+    window: dict[str, Any]
+    """The same of its newest 1,000 labels."""
+
+
+class QualityInfo(msgspec.Struct, kw_only=True):
+    """A model's versions side by side."""
+
+    model: str
+    task: Task | None
+    learns_here: bool
+    """Whether this process learns the model; only there its quality is known."""
+    overall: dict[str, Any]
+    """Of all versions together, since they were first seen."""
+    window: dict[str, Any]
+    """Of the newest 1,000 labels, whichever version had answered."""
+    versions: list[VersionQuality]
+    """Those that labels have judged lately, by number."""
 
 
 class EventInfo(msgspec.Struct):

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from everloop.api import health as wellbeing
+from everloop.api import quality as judged
 from everloop.api import verbs, versions, wire
 from everloop.api.http import codec
 from everloop.api.http.bodies import check_depth, decode, read_json
@@ -116,6 +117,10 @@ async def timeline(api: Api, request: Request) -> Response:
     limit = integer(request, "limit", min(100, limits.max_page), least=1, most=limits.max_page)
     latest = boolean(request, "latest")
     return json(await api.threads.run(verbs.timeline, api.services, model_name(request), after, limit, latest))
+
+
+async def quality(api: Api, request: Request) -> Response:
+    return json(await api.threads.run(judged.quality, api.services, model_name(request)))
 
 
 async def drift(api: Api, request: Request) -> Response:

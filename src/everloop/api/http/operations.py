@@ -121,6 +121,15 @@ _SERVER: tuple[Operation, ...] = (
         parameters=(_AFTER, _LIMIT, _LATEST),
     ),
     Operation(
+        "quality",
+        "GET",
+        "/v1/models/{model}/quality",
+        "learning",
+        "What the answers of a model's versions were worth, by labels as they came: side by side, overall and over the newest, beside the "
+        "no-change baseline.",
+        answer=wire.QualityInfo,
+    ),
+    Operation(
         "drift",
         "GET",
         "/v1/models/{model}/drift",

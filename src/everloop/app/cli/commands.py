@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from everloop.app.cli import transfer, versions  # noqa: F401  they add their commands to the group `models`
+from everloop.app.cli import quality, transfer, versions  # noqa: F401  they add their commands to the group `models`
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
 from everloop.app.cli.group import Group
 from everloop.app.cli.models import models
