@@ -1,7 +1,7 @@
 """Every benchmark of this repository, one table of every bar, and the pictures of the README: `make bench`.
 
-    python benchmarks/run.py                 all of it, some thirty-five minutes
-    python benchmarks/run.py --quick         all of it, noisy, some six minutes
+    python benchmarks/run.py                 all of it, some forty minutes
+    python benchmarks/run.py --quick         all of it, noisy, some seven minutes
     python benchmarks/run.py http swaps      only these
 
 What a user can rerun without this repository is in `everloop.app.bench` (`everloop bench`); here it is joined by what is too

@@ -18,9 +18,10 @@ Conditioning leaves no base rate to guess, so nothing has to be learned first, t
 effects no power is lost. Blocks multiply, and `log_e[j]` sums their logarithms for each d of a grid. Mixtures over the grid are the tests:
 over d > 0 "the challenger has more", over d < 0 "it has fewer"; relative to another d_i they give a confidence sequence for d.
 
-What is assumed. For "more": within a block, the events of the challenger are no more likely than those of the champion and,
-sizes and past given, independent; or, without any distribution, that units were given to arms at random and the version makes no
-difference to them (then e is exactly a permutation test's). For "fewer" the other way round. Blocks are closed by their sizes alone, never by outcomes.
+What is assumed. For "more": within a block, sizes and past given, outcomes are independent, those of an arm have one probability, and the
+challenger's is no higher than the champion's; or, without any distribution, units were given to arms at random and the version makes no
+difference to them (then e is exactly a permutation test's). For "fewer" the other way round. Between blocks anything may change. Blocks are
+closed by their sizes alone, never by outcomes.
 Not covered: one unit counted many times (a user whose every request fails is one piece of news, not a hundred), and bursts that hit one
 arm only. Dependence that both arms of a block share is harmless: it is conditioned away.
 """
