@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import weakref
 from typing import Any
 
@@ -197,15 +198,23 @@ def test_versions_that_are_asked_for_by_number(two: Any) -> None:
 
 def test_a_trial_comes_before_a_challenger_and_never_before_a_champion(kit: Any) -> None:
     tried: list[int] = []
+    let, over = threading.Event(), threading.Semaphore(0)
 
-    def trial(record: Any, rows: Any) -> None:
-        tried.append(record.version)
-        if record.version == 3:
-            error = ModelFailed("it crashed")
-            error.how = "crash"
-            raise error
+    class Crashes:
+        def __call__(self, record: Any, rows: Any) -> None:
+            assert let.wait(60)
+            tried.append(record.version)
+            if record.version == 3:
+                error = ModelFailed("it crashed")
+                error.how = "crash"
+                raise error
 
-    reconciler = Reconciler(kit.registry, kit.table, kit.recorder, kit.bus, kit.clock, trial=trial)
+        def end(self) -> None:
+            let.set()
+
+    reconciler = Reconciler(kit.registry, kit.table, kit.recorder, kit.bus, kit.clock, trial=Crashes())
+    assert reconciler._trials is not None
+    reconciler._trials._on_done = over.release
     for version in (1, 2, 3):
         kit.publish("m", [float(version)], live=version == 1)
     # As if they were of a runtime that somebody else wrote.
@@ -218,6 +227,11 @@ def test_a_trial_comes_before_a_challenger_and_never_before_a_champion(kit: Any)
     reconciler.step()
     assert tried == []
     kit.registry.set_traffic("m", {1: 0.5, 2: 0.25, 3: 0.25})
+    reconciler.step()
+    assert open_versions(kit) == {1}, "the champion answers meanwhile"
+    let.set()
+    assert over.acquire(timeout=60)
+    assert over.acquire(timeout=60)
     reconciler.step()
     assert tried == [2, 3]
     assert open_versions(kit) == {1, 2}

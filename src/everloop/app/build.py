@@ -29,7 +29,7 @@ from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
 from everloop.serving.table import TableRef
-from everloop.serving.trial import in_a_process
+from everloop.serving.trial import ProcessTrial
 from everloop.stores.opening import open_stores
 from everloop.stores.ports import ArtifactStore, Catalog, ModelRecord, VersionRecord
 
@@ -57,7 +57,7 @@ class Engine:
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
         recorder = Recorder(journal, clock)
-        reconciler = Reconciler(registry, table, recorder, bus, clock, trial=in_a_process(registry, trust))
+        reconciler = Reconciler(registry, table, recorder, bus, clock, trial=ProcessTrial(registry, trust))
         owner = reconciler.evidences.source
         controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
         loop = LearningLoop(
@@ -151,6 +151,7 @@ class Engine:
         parameters: ModelParameters | Mapping[str, Any] | None = None,
         *,
         learning: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
         record: float | None = None,
     ) -> ModelRecord:
         """Register a kind, an estimator, a River model, a learner or a file, and make it live if it is already trained.
@@ -160,11 +161,13 @@ class Engine:
         share = self.settings.record if record is None else record
         overrides = dict(learning or {})
         if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
-            return self._register_file(name, Path(model), overrides, share)
+            return self._register_file(name, Path(model), overrides, rollout, share)
         from everloop.learning.learners.make import already_fitted, make_learner
 
         learner = make_learner(model, parameters, trust=self.trust)
-        made = self.services.loop.register(name, learner, task=learner.task, learning=overrides, record=share)
+        made = self.services.loop.register(
+            name, learner, task=learner.task, learning=overrides, rollout=rollout, record=share
+        )
         if made.live_version is None and already_fitted(model):
             self._publish_fitted(name, learner)
         return self.services.registry.get(name)
@@ -218,7 +221,9 @@ class Engine:
             self.settle(name, made.version)
         return made
 
-    def _register_file(self, name: str, path: Path, learning: dict[str, Any], record: float) -> ModelRecord:
+    def _register_file(
+        self, name: str, path: Path, learning: dict[str, Any], rollout: Mapping[str, Any] | None, record: float
+    ) -> ModelRecord:
         """A scikit-learn file brings an estimator that can be fitted again; an ONNX file only answers."""
         from everloop.learning.learners.make import make_learner
         from everloop.runtime.artifact import read_model_file
@@ -234,6 +239,7 @@ class Engine:
             learner,
             task=manifest.task,
             learning=learning,
+            rollout=rollout,
             record=record,
             schema=manifest.schema,
             target=manifest.target,

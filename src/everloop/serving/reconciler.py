@@ -34,11 +34,11 @@ from everloop.serving.lane import DEFAULT_RULES, Lane, open_lane
 from everloop.serving.recorder import Recorder
 from everloop.serving.shadows import Shadows
 from everloop.serving.table import TableRef
+from everloop.serving.trial import Trial, Trials
 from everloop.stores.ports import ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
     from everloop.registry.catalog import Registry
-    from everloop.serving.trial import Trial
 
 POLL = 0.05
 """Seconds between two looks at the registry's revision: how soon a change by another process is seen."""
@@ -67,7 +67,7 @@ class Reconciler:
         self._bus = bus
         self._clock = clock
         self._rules = rules
-        self._trial = trial
+        self._trials = None if trial is None else Trials(trial, self._stir)
         self._stepping = threading.Lock()
         self._wake = threading.Event()
         self._starting = threading.Lock()
@@ -137,6 +137,8 @@ class Reconciler:
             self._wake.set()
         if thread is not None:
             thread.join()
+        if self._trials is not None:
+            self._trials.close()
         with self._stepping:
             for name in list(self._table.current.lanes):
                 self._arranger.remove(name)
@@ -196,6 +198,11 @@ class Reconciler:
             if self._due():
                 self.step()
             self._wake.wait(POLL)
+
+    def _stir(self) -> None:
+        """There is something to do that the registry does not know of. From any thread."""
+        self._seen = None
+        self._wake.set()
 
     def _due(self) -> bool:
         """Whether anything changed, or a failed version is to be tried again."""
@@ -261,12 +268,14 @@ class Reconciler:
             except EverloopError as error:
                 self._fail_challenger(record, error)
                 continue
+            if opened is None:
+                continue
             self._others.forgive((name, record.version))
             self._arranger.arrange(wanted, champion, opened)
         self._note(wanted)
 
-    def _open_challenger(self, record: VersionRecord, wanted: Deployment) -> Lane:
-        """Raises EverloopError, ModelNotFound."""
+    def _open_challenger(self, record: VersionRecord, wanted: Deployment) -> Lane | None:
+        """None: it is still on trial. Raises EverloopError, ModelNotFound."""
         model = self._registry.get(record.model)
         rollout = wanted.rollout
         if rollout is not None and record.version == wanted.challenger:
@@ -277,8 +286,9 @@ class Reconciler:
                 error.how = "crash"
                 raise error
             self.evidences.report(evidence)  # before anything of it runs here: a crash must find it written
-        if self._trial is not None and record.manifest.runtime != "linear":
-            self._trial(record, self._samples(record))
+        trials = None if record.manifest.runtime == "linear" else self._trials
+        if trials is not None and not trials.passed(record, self._samples(record)):
+            return None
         return self._open(record, model)
 
     def _note(self, wanted: Deployment) -> None:
@@ -304,8 +314,7 @@ class Reconciler:
             f"nobody is routed to version {record.version} any more: {error.message}",
             {"how": error.how},
         )
-        self._seen = None
-        self._wake.set()
+        self._stir()
 
     # -- both --
 

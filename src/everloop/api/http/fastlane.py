@@ -224,7 +224,7 @@ class FastLane(HttpToolsProtocol):
                 arm = table.splits[known.name].route(unit)
                 lane = arm.lane
             self._batcher = batcher = lane.batcher_for(self.loop)
-            if type(asked) is codec.PlainRow:
+            if isinstance(asked, codec.PlainRow):
                 if len(asked.features) == self._wire(batcher).width:
                     batcher.submit(self, asked.features, arm)
                     return
