@@ -51,11 +51,19 @@ def registry(tmp_path: Path) -> Iterator[ModelRegistry]:
         yield made
 
 
+@pytest.fixture(params=["folder", "postgres"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModelRegistry]:
+    storage = tmp_path / "models" if request.param == "folder" else request.getfixturevalue("postgres")
+    with ModelRegistry(storage) as made:
+        yield made
+
+
 def shares(registry: ModelRegistry, name: str = "m") -> dict[str, float]:
     return {info.version: info.share for info in registry.get_production_models(name)}
 
 
-def test_what_is_registered_is_found_and_answers(registry: ModelRegistry) -> None:
+def test_what_is_registered_is_found_and_answers(anywhere: ModelRegistry) -> None:
+    registry = anywhere
     first = registry.register(
         line(2.0),
         metrics={"mse": 0.025, "latency_ms": np.float32(45)},
@@ -174,7 +182,8 @@ def test_the_seeds_workflow(registry: ModelRegistry) -> None:
     assert told[1:] == ["version 1 is to answer 50 %; it answers 100 %, for there is nobody else"]
 
 
-def test_growing_one_shrinks_the_others(registry: ModelRegistry) -> None:
+def test_growing_one_shrinks_the_others(anywhere: ModelRegistry) -> None:
+    registry = anywhere
     ids = [registry.register(line(float(i)), name="m", version=f"v{i}", status="staging") for i in range(1, 4)]
     registry.promote_to_production(ids[0])
     registry.promote_to_production(ids[1], 0.05)
@@ -271,7 +280,8 @@ def test_the_default(registry: ModelRegistry) -> None:
     assert late.id == "b@1"
 
 
-def test_deleting(registry: ModelRegistry) -> None:
+def test_deleting(anywhere: ModelRegistry) -> None:
+    registry = anywhere
     ids = [registry.register(line(float(i)), name="m", version=f"v{i}") for i in range(1, 4)]
     registry.promote_to_production(ids[0])
     registry.set_default(ids[1])

@@ -11,14 +11,11 @@ import msgspec
 from everloop.core.errors import Conflict
 from everloop.core.wording import percent
 from everloop.policy.claims import filled, grant
-from everloop.policy.routing import BUCKETS
 from everloop.registry import traffic
 from everloop.registry.changes import Change
 from everloop.stores.ports import VersionRecord
 
 _EXACT = 1e-9
-_ROUNDED = 1 / BUCKETS
-"""By how much a share may differ from what was asked, as it is whole buckets."""
 
 
 def settle(change: Change, number: int, share: float) -> None:
@@ -45,7 +42,7 @@ def settle(change: Change, number: int, share: float) -> None:
     moved = got != traffic.weights_of(before)
     for record in shelf.versions():
         asked, has = wanted.get(record.version, 0.0), got.get(record.version, 0.0)
-        claim = (asked, has) if has - asked > _EXACT + _ROUNDED else None
+        claim = (asked, has) if has - asked > _EXACT else None
         if claim != record.claim:
             shelf.put_version(msgspec.structs.replace(record, claim=claim))
             if not moved and claim is not None:
