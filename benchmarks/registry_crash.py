@@ -22,7 +22,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,8 @@ def crash_rounds(
         for made in range(step, done + 1):
             mirrored(made)
         step = done + 1
+        if database:
+            _settled(database)
         with opened(folder, database, step) as room:
             found, wanted = room.state(), mirror.state()
             if found == wanted:
@@ -232,6 +234,19 @@ def crash_rounds(
         "after": after,
         "faults": faults,
     }
+
+
+def _settled(database: str) -> None:
+    """Wait until the server has finished what the killed client had sent: a commit that was on its way is done a moment later."""
+    from everloop.stores.postgres import Database
+
+    others = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'everloop' "
+        "AND pid <> pg_backend_pid()"
+    )
+    with closing(Database(database).connect(autocommit=True)) as connection:
+        while connection.execute(others).fetchone() != (0,):
+            threading.Event().wait(0.01)
 
 
 def _killed(folder: Path, database: str, step: int, seconds: float) -> int:

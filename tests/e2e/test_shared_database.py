@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from river import linear_model
 from tests.app.test_cli_serve import Serving, answer, ask, onnx_model
 from tests.postgres import Server
+
+from everloop import Continuum
+from everloop.core.errors import Untrusted
 
 QUICK = ["--set", "learning.interval_sec=0", "--set", "learning.min_samples=20"]
 
@@ -122,3 +126,15 @@ def test_two_servers_are_one_deployment(
     soon(lambda: shown(two, "line")["learner"]["examples_learned"] == 166)
     assert two.end() == 0
     assert "Traceback" not in two.talk
+
+
+def test_a_python_program_takes_part(postgres: str) -> None:
+    with Continuum(database=postgres) as models:
+        assert repr(models).startswith("<Continuum idle, 0 live, the PostgreSQL database 'test_")
+        models.register_model("line", "linear")
+        models.add_training_examples("line", [[float(x)] for x in range(50)], [3.0 * x for x in range(50)])
+        models.train_model("line")
+        with Continuum(database=postgres) as other:
+            assert other.predict("line", [7.0]).prediction == pytest.approx(21.0, abs=0.01)
+        with pytest.raises(Untrusted):  # what others may write must not bring code along
+            models.register_model("river", linear_model.LinearRegression())
