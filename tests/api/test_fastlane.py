@@ -27,7 +27,9 @@ from everloop.api.http.fastlane import make_protocol
 from everloop.core.errors import Overloaded
 from everloop.core.schema import Field, Schema, Target
 from everloop.policy.batching import BatchRules
+from everloop.policy.routing import allocate
 from everloop.serving.lane import open_lane
+from everloop.serving.split import Split
 from everloop.stores.ports import Manifest, ModelRecord, VersionRecord
 
 
@@ -80,6 +82,14 @@ def put_lane(services: Any, name: str, session: Any, *, version: int = 1, rules:
     )
     services.table.current = services.table.current.with_lane(lane)
     return lane
+
+
+def put_split(services: Any, name: str, champion: Any, challenger: Any) -> Split:
+    """Half to each of two versions, each unit always to the same one."""
+    lanes = [put_lane(services, name, session, version=n) for n, session in enumerate((champion, challenger), 1)]
+    split = Split(lanes[0], lanes[1:], allocate({1: 0.5, 2: 0.5}, salt=name))
+    services.table.current = services.table.current.with_split(split)
+    return split
 
 
 class Server(uvicorn.Server):
@@ -218,13 +228,24 @@ def request(
 ROW = {"features": [1.0, 2.0]}
 
 
+def twice_unless_negative(X: Any) -> Any:
+    return np.where((X < 0).any(axis=1), np.nan, 2 * X.sum(axis=1))
+
+
 @pytest.fixture
 def serve(services: Any) -> Iterator[Any]:
-    """Starts servers over the test's services, with two models: `sum` of two numbers and `person`, by name."""
+    """Starts servers over the test's services, with three models: `sum` of two numbers, `person`, by name, and `shared`, two versions
+    of `sum` of which the second answers twice as much and cannot do negative numbers."""
     services.reconciler.stop()
     put_lane(services, "sum", Plain(Schema.unnamed(2), lambda X: X.sum(axis=1)))
     person = Schema((Field("age"), Field("city", "text", nullable=True)), named=True)
     put_lane(services, "person", Plain(person, lambda X: np.array([age + len(str(city)) for age, city in X]), object))
+    put_split(
+        services,
+        "shared",
+        Plain(Schema.unnamed(2), lambda X: X.sum(axis=1)),
+        Plain(Schema.unnamed(2), twice_unless_negative),
+    )
     services.registry.register("blank", "linear", task="regression", parameters={}, learning={})
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(Server(services, **options))
@@ -326,6 +347,7 @@ ORDINARY: dict[str, bytes] = {
     "untrained": request(ROW, "/v1/models/blank/predict"),
     "first labels": request({"features": [1], "label": 2}, "/v1/models/blank/feedback"),
     "idempotent": request({"features": [1], "label": 2}, "/v1/models/sum/feedback", headers={"Idempotency-Key": "a"}),
+    "a version by header": request(ROW, headers={"Everloop-Version": "1"}),
     "too large": request(b" " * 100_001),
     "too many rows": request({"instances": [[1, 2]] * 51}),
     "wide": request({"features": [1.0] * 21}),
@@ -392,6 +414,14 @@ bodies = st.one_of(
     st.binary(max_size=8),
     values,
 )
+units = st.one_of(st.text(max_size=3), st.sampled_from(["x" * 256, "x" * 257, None, 3, ["u"]]))
+unit_headers = st.one_of(st.none(), st.sampled_from(["u", "someone", "x" * 256, "x" * 257, "", "caf\u00e9"]))
+
+
+def with_unit(body: Any, unit: Any) -> Any:
+    return {**body, "unit": unit} if isinstance(body, dict) else body
+
+
 paths = st.builds(
     lambda model, verb: f"/v1/models/{model}/{verb}",
     st.sampled_from(["sum", "person", "blank", "nobody"]),
@@ -404,16 +434,76 @@ def test_both_ways_give_the_same_answers(both: tuple[Server, Server]) -> None:
     fast, ordinary = both
     with fast.connect() as one, ordinary.connect() as other:
 
-        @settings(max_examples=400, suppress_health_check=list(HealthCheck))
-        @given(bodies, paths)
-        def compare(body: Any, path: str) -> None:
-            sent = request(body, path)
+        def answers(sent: bytes) -> None:
             one.send(sent)
             other.send(sent)
             assert normal(one.answer()) == normal(other.answer())
 
+        @settings(max_examples=400, suppress_health_check=list(HealthCheck))
+        @given(bodies, paths, st.one_of(st.just("nothing"), units), unit_headers)
+        def compare(body: Any, path: str, unit: Any, header: str | None) -> None:
+            headers = None if header is None else {"Everloop-Unit": header}
+            answers(request(body if unit == "nothing" else with_unit(body, unit), path, headers=headers))
+
+        @settings(max_examples=200, suppress_health_check=list(HealthCheck))
+        @given(bodies, units, st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=2))
+        def compare_shared(body: Any, unit: Any, header: str) -> None:
+            """Without any unit, who answers is drawn."""
+            headers = {"Everloop-Unit": header}
+            answers(request(with_unit(body, unit), "/v1/models/shared/predict", headers=headers))
+
         compare()
+        compare_shared()
     assert fast.app_requests < ordinary.app_requests
+
+
+def test_a_unit_meets_one_version_by_body_or_header(serve: Any, services: Any) -> None:
+    server, split = serve(), services.table.current.splits["shared"]
+    path, met = "/v1/models/shared/predict", set()
+    with server.connect() as client:
+        for i in range(30):
+            unit = f"user-{i}"
+            version = split.choose(unit).version
+            met.add(version)
+            by_body = json.loads(client.ask({**ROW, "unit": unit}, path)[2])
+            by_header = json.loads(client.ask(ROW, path, headers={"Everloop-Unit": unit})[2])
+            several = json.loads(client.ask({"instances": [[1.0, 2.0]] * 3, "unit": unit}, path)[2])
+            assert by_body["model_version"] == by_header["model_version"] == several["model_version"] == version
+            assert by_body["prediction"] == 3.0 * version
+            assert several["predictions"] == [3.0 * version] * 3
+    assert met == {1, 2}
+    assert server.app_requests == 0
+    (shared,) = server.config.http_protocol_class._servers.values()
+    assert not any(b"unit" in head.lower() for head in shared.known.heads), "as many as units: not remembered"
+
+
+def test_without_a_unit_requests_are_drawn(serve: Any) -> None:
+    server = serve()
+    with server.connect() as client:
+        met = {json.loads(client.ask(ROW, "/v1/models/shared/predict")[2])["model_version"] for _ in range(60)}
+    assert met == {1, 2}
+
+
+def test_what_a_challenger_cannot_do_the_champion_answers(serve: Any, services: Any) -> None:
+    server, split = serve(), services.table.current.splits["shared"]
+    units = [unit for unit in map(str, range(20)) if split.choose(unit).version == 2]
+    path = "/v1/models/shared/predict"
+    with server.connect() as client:
+        for unit in units:
+            status, _, body = client.ask({"features": [-1.0, 2.0], "unit": unit}, path)
+            assert (status, json.loads(body)["prediction"], json.loads(body)["model_version"]) == (200, 1.0, 1)
+            status, _, body = client.ask({"instances": [[1.0, 2.0], [-1.0, 2.0]], "unit": unit}, path)
+            assert (status, json.loads(body)["predictions"], json.loads(body)["model_version"]) == (200, [3.0, 1.0], 1)
+            assert json.loads(client.ask({**ROW, "unit": unit}, path)[2])["prediction"] == 6.0
+        services.recorder.drain()
+        services.journal.flush()
+        answer = json.loads(client.ask({"features": [-1.0, 2.0], "unit": units[0]}, path)[2])
+        label = {"request_id": answer["request_id"], "label": 1.0}
+        assert client.ask(label, "/v1/models/shared/feedback")[0] == 202, "the id is the champion's, and recorded"
+    counts = services.traffic.versions()
+    assert counts["shared", 2].referred == counts["shared", 2].failed == 2 * len(units) + 1
+    assert counts["shared", 1].failed == 0
+    assert services.traffic.models()["shared"].requests == 3 * len(units) + 1 + 2 * len(units) + 1
 
 
 def test_bytes_may_come_in_any_pieces(serve: Any) -> None:
