@@ -42,7 +42,6 @@ DELTAS: Floats = np.array([*(-d for d in reversed(_EFFECTS)), 0.0, *_EFFECTS])
 5 % of failures against 5.25 %."""
 EQUAL = len(_EFFECTS)
 """Where in `DELTAS` the arms are equal."""
-_NEVER = -math.inf
 _DIRECT = 64
 """Up to so many outcomes of a block are summed one by one."""
 _NODES = np.arange(-32, 33, dtype=np.float64)
@@ -90,8 +89,9 @@ def log_e(n_a: Any, n_b: Any, events: Any, events_b: Any) -> Floats:
     norms = np.empty((len(k), len(DELTAS)))
     if few.any():
         norms[few] = _summed(a[few], b[few], k[few], low[few], int(width[few].max()))
-    for block in np.flatnonzero(~few):
-        norms[block] = _stepped(a[block], b[block], k[block], low[block], high[block]) - DELTAS * low[block]
+    if not few.all():
+        many = ~few
+        norms[many] = _stepped(a[many], b[many], k[many], low[many], high[many])
     gained: Floats = DELTAS * (s - low)[:, None] - norms
     return gained
 
@@ -110,27 +110,26 @@ def _summed(a: Floats, b: Floats, k: Floats, low: Floats, width: int) -> Floats:
     return norms
 
 
-def _stepped(n_a: float, n_b: float, events: float, low: float, high: float) -> Floats:
-    """log E[exp(d S')] of one block for each of `DELTAS`, by steps over the outcomes around each tilted distribution's mode."""
+def _stepped(a: Floats, b: Floats, k: Floats, low: Floats, high: Floats) -> Floats:
+    """The same, by steps over the outcomes around each tilted distribution's mode."""
     from scipy.special import gammaln
 
+    a, b, k, low, high = (x[:, None] for x in (a, b, k, low, high))
     odds = np.exp(DELTAS)
-    # The mode solves (K - s)(n_b - s) odds = s (n_a - K + s).
-    linear = odds * (events + n_b) + (n_a - events)
-    mode = (
-        2 * odds * events * n_b / (linear + np.sqrt(np.maximum(linear**2 - 4 * (odds - 1) * odds * events * n_b, 0.0)))
-    )
+    # The mode solves (k - s)(b - s) odds = s (a - k + s).
+    linear, product = odds * (k + b) + (a - k), odds * k * b
+    mode = 2 * product / (linear + np.sqrt(np.maximum(linear**2 - 4 * (odds - 1) * product, 0.0)))
     mode = np.clip(np.rint(mode), low, high)
-    inverse = 1 / (mode + 1) + 1 / (events - mode + 1) + 1 / (n_b - mode + 1) + 1 / (n_a - events + mode + 1)
-    step = np.maximum(1.0, np.floor(0.75 / np.sqrt(inverse)))
+    inverse = 1 / (mode + 1) + 1 / (k - mode + 1) + 1 / (b - mode + 1) + 1 / (a - k + mode + 1)
     narrow = inverse > 1 / 16
-    step[narrow] = 1.0
-    s = mode[:, None] + step[:, None] * (_NODES if narrow.any() else _NODES[20:45])
+    step = np.where(narrow, 1.0, np.floor(0.75 / np.sqrt(inverse)))
+    s = mode[:, :, None] + step[:, :, None] * (_NODES if narrow.any() else _NODES[20:45])
+    a, b, k, low, high = (x[:, :, None] for x in (a, b, k, low, high))
     inside = (s >= low) & (s <= high)
     s = np.clip(s, low, high)
-    weights = -(gammaln(s + 1) + gammaln(events - s + 1) + gammaln(n_b - s + 1) + gammaln(n_a - events + s + 1))
-    sums = log_sum(np.where(inside, weights + DELTAS[:, None] * s, _NEVER)) + np.log(step)
-    norms: Floats = sums - sums[EQUAL]
+    weights = -(gammaln(s + 1) + gammaln(k - s + 1) + gammaln(b - s + 1) + gammaln(a - k + s + 1))
+    sums = log_sum(np.where(inside, weights + DELTAS[:, None] * (s - low), -np.inf)) + np.log(step)
+    norms: Floats = sums - sums[:, EQUAL, None]
     return norms
 
 
