@@ -229,6 +229,7 @@ def test_a_good_canary_reaches_everybody_and_a_forced_answer_does_not_count(
     assert told["evidence"]["challenger"]["requests"] == versions.count(2)
     assert told["evidence"]["champion"]["failed"] == 0
     assert {g["gate"] for g in told["evidence"]["gates"]} == {"errors", "quality"}
+    assert services.reconciler.wait_for(two, 2, SECONDS)
     assert {version_of(client, two) for _ in range(20)} == {2}
 
 

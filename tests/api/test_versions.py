@@ -207,6 +207,7 @@ def test_with_a_key_a_version_that_is_open_answers(
     for name in ("two", "three", "four"):
         hand_in(client, "m", files[name], live=name == "two", name=name)
     client.put("/v1/models/m/traffic", json={"weights": {"two": 0.9, "three": 0.1}})
+    assert services.reconciler.wait_open("m", 2, 100), "it is tried in a process of its own first"
     for ref, expected in (("three", (2, 30.0)), ("2", (2, 30.0)), ("champion", (1, 20.0))):
         asked = {"Everloop-Version": ref, "Everloop-Key": KEY}
         assert answer(client, "m", **asked) == expected

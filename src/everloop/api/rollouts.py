@@ -22,7 +22,7 @@ from everloop.api.services import Services
 from everloop.api.verbs import find_model
 from everloop.api.versions import number_of
 from everloop.core.errors import RolloutNotFound
-from everloop.policy.rollout import Rollout, State
+from everloop.policy.rollout import Plan, Rollout, State
 from everloop.registry.rollouts import Rollouts, plan_of, summary
 from everloop.registry.traffic import weights_of
 from everloop.stores.ports import ModelRecord
@@ -38,8 +38,7 @@ _GOALS: dict[Act, State] = {
 
 
 def start(services: Services, name: str, spec: RolloutSpec, *, by: str) -> tuple[RolloutInfo, bool]:
-    """The bool tells whether it is new. Raises VersionNotFound, InvalidInput (the plan), Conflict, ArtifactCorrupt."""
-    rollouts, number = Rollouts(services.registry), number_of(services, name, spec.version)
+    """As `begin`, of a plan as it was written. Raises InvalidInput (the plan), too."""
     plan = plan_of(
         spec.strategy,
         steps=spec.steps,
@@ -52,16 +51,25 @@ def start(services: Services, name: str, spec: RolloutSpec, *, by: str) -> tuple
         max_seconds=spec.max_seconds,
         promote_early=spec.promote_early,
     )
+    return begin(services, name, spec.version, plan, note=spec.note, by=by)
+
+
+def begin(
+    services: Services, name: str, version: int | str, plan: Plan, *, note: str, by: str
+) -> tuple[RolloutInfo, bool]:
+    """The bool tells whether it is new. The challenger is tried in a process of its own first, which takes seconds: until then the
+    champion answers. Raises VersionNotFound, Conflict, ArtifactCorrupt."""
+    rollouts, number = Rollouts(services.registry), number_of(services, name, version)
     there = rollouts.get(name)
     if there is not None and there.active and (there.challenger, there.plan) == (number, plan):
         return rollout_info(services, there), False
-    started = rollouts.start(name, number, plan, by=by, note=spec.note)
+    started = rollouts.start(name, number, plan, by=by, note=note)
     services.reconciler.step()
     return rollout_info(services, started), True
 
 
 def change(services: Services, name: str, act: Act, asked: RolloutChange, *, by: str) -> RolloutInfo:
-    """Do `act` to the newest rollout; answers once this process routes by it. Raises RolloutNotFound, Conflict."""
+    """Do `act` to the newest rollout. Raises RolloutNotFound, Conflict."""
     there = _newest(services, name)
     if asked.revision is None and there.state == _GOALS[act]:
         return rollout_info(services, there)
@@ -87,7 +95,8 @@ def traffic(services: Services, name: str) -> TrafficInfo:
 
 
 def set_traffic(services: Services, name: str, asked: TrafficSplit, *, by: str) -> TrafficInfo:
-    """Answers once this process routes by it. Raises VersionNotFound, InvalidInput, Conflict (a rollout is active)."""
+    """Answers once this process routes by it as far as versions are open. Raises VersionNotFound, InvalidInput, Conflict (a rollout is
+    active)."""
     for ref in (*asked.weights, *([] if asked.shadow is None else [asked.shadow])):
         number_of(services, name, ref)
     made = services.registry.set_traffic(name, dict(asked.weights), shadow=asked.shadow, note=asked.note, by=by)

@@ -6,6 +6,8 @@ to an immutable table that a swap replaces whole, so an answer and its version a
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from everloop.api import rollouts
+from everloop.api.rollout_wire import RolloutChange, RolloutInfo
+from everloop.api.rollouts import Act
 from everloop.app.build import Engine, build_engine
 from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import Closed, Conflict, EverloopError, InvalidInput
@@ -22,7 +27,12 @@ from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch, Scalar
 from everloop.learning.config import LearningConfig, ModelParameters
 from everloop.learning.intake import Feedback
+from everloop.registry.rollouts import plan_of
+from everloop.registry.traffic import weights_of
 from everloop.stores.ports import VersionRecord
+
+_BY = "python"
+"""Who acts, in the timeline."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,15 @@ class Continuum:
     """Models that answer, learn and are swapped, in this process.
 
     With `data_dir=None` everything is kept in memory; with a folder, whatever a call has returned from is on disk, and the
-    next `Continuum` on that folder answers with the last versions at once. Safe to use from any thread."""
+    next `Continuum` on that folder answers with the last versions at once; so with `database`, a `postgresql://` URL, which other
+    processes and servers may share at the same time. Safe to use from any thread."""
 
     def __init__(
         self,
         config: LearningConfig | None = None,
         *,
         data_dir: str | PathLike[str] | None = None,
+        database: str | None = None,
         record: float = 1.0,
         trust_pickle: bool = False,
         trust_types: Sequence[str] = (),
@@ -57,6 +69,7 @@ class Continuum:
         self.config = LearningConfig.default() if config is None else config
         settings = EngineSettings(
             data_dir=None if data_dir is None else Path(data_dir),
+            database=database,
             learning=self.config,
             record=record,
             trust_pickle=trust_pickle,
@@ -78,15 +91,17 @@ class Continuum:
         *,
         record: float | None = None,
         learning: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
     ) -> None:
         """`model`: a kind (`"linear"`, `"ridge"`, `"logistic"`, `"forest"`, `"boosting"`, `"auto"`), a scikit-learn
         estimator or pipeline, a River model, a `Learner`, or the path of an artifact (ONNX, skops).
 
         An estimator that is already fitted answers at once as version 1. `record`: which share of its predictions is
-        recorded; `learning`: fields of `LearningConfig` that only this model overrides. Raises Conflict if the name is
-        another model's, NotSupported, InvalidInput, Untrusted."""
+        recorded; `learning`: fields of `LearningConfig` that only this model overrides; `rollout`: how the versions that it learns
+        go out, as `{"strategy": "canary", "steps": "5,50"}`. Raises Conflict if the name is another model's, NotSupported,
+        InvalidInput, Untrusted."""
         self._open()
-        self.engine.register(name, model, parameters, learning=learning, record=record)
+        self.engine.register(name, model, parameters, learning=learning, rollout=rollout, record=record)
 
     def unregister_model(self, name: str) -> None:
         """Forget a model with its versions and examples; its timeline stays. Raises ModelNotFound."""
@@ -129,14 +144,14 @@ class Continuum:
 
         `unit`: a user or a session, of 1 to 256 characters, who is to meet the same version each time while several are live.
         Without one, each request is drawn for itself."""
-        if unit is not None:
-            self._open()
-            return self.engine.services.predictor.predict(name, features, unit)
+        table = self._table.current
         try:
-            answer = self._table.current.answers[name]
+            if unit is not None:
+                return table.splits[name].answer_named(features, unit)
+            answer = table.answers[name]
         except KeyError:
             self._open()
-            return self.engine.services.predictor.predict(name, features)
+            return self.engine.services.predictor.predict(name, features, unit)
         return answer(features)
 
     def predict_batch(self, name: str, rows: Sequence[Features], unit: str | None = None) -> PredictionBatch:
@@ -201,18 +216,90 @@ class Continuum:
         """All versions, the oldest first. Raises ModelNotFound."""
         return self.engine.services.registry.versions(name)
 
-    def promote(self, name: str, version: int) -> None:
-        """Make `version` the one that answers; returns once it does. Raises VersionNotFound."""
+    def add_version(
+        self, name: str, path: str | PathLike[str], *, live: bool = False, version_name: str = "", note: str = ""
+    ) -> int:
+        """A model file (ONNX, skops) as the next version of a model, which is made if it is not there; returns its number. It waits
+        for `promote` or `start_rollout` unless it is `live`. Raises Conflict (it does not fit the model), NotSupported, Untrusted."""
         self._open()
-        self.engine.services.registry.promote(name, version)
-        self.engine.settle(name, version)
+        made = self.engine.register_file(name, Path(path), live=live, version_name=version_name, note=note, by=_BY)
+        return made.version
+
+    def promote(self, name: str, version: int | str) -> None:
+        """Make `version` (a number, a name, an alias) the one that answers everybody; returns once it does. Raises
+        VersionNotFound, Conflict (a rollout of another version is under way)."""
+        self._open()
+        made = self.engine.services.registry.promote(name, version, by=_BY)
+        self.engine.settle(name, made.version)
 
     def rollback(self, name: str) -> int:
-        """Back to the version that answered before; returns its number. Raises Conflict where there is none."""
+        """Undo what came last: a rollout that is under way, else a split of the traffic, else the last promotion; returns the version
+        that answers now. Raises Conflict where there is nothing to go back to."""
         self._open()
-        made = self.engine.services.registry.rollback(name)
+        made = self.engine.services.registry.rollback(name, by=_BY)
         self.engine.settle(name, made.version)
         return made.version
+
+    def set_alias(self, name: str, alias: str, version: int | str) -> None:
+        """Let `alias` stand for a version, as in `fraud@stable`. Raises VersionNotFound, InvalidInput, Conflict."""
+        self._open()
+        self.engine.services.registry.set_alias(name, alias, version, by=_BY)
+
+    # --- rollouts
+
+    def start_rollout(
+        self, name: str, version: int | str, strategy: str = "canary", *, note: str = "", **plan: Any
+    ) -> RolloutInfo:
+        """Let a version prove itself: `"canary"`, `"ab"`, `"shadow"`, `"blue_green"`, `"immediate"`.
+
+        `plan`: `steps` (`"1%,5%,25%"`), `share`, `seconds`, `samples`, `labels`, `gates` (`{"level": 0.05, "quality": False}`), `at_end`,
+        `max_seconds`, `promote_early`. Raises VersionNotFound, InvalidInput naming the option, Conflict."""
+        self._open()
+        chosen = plan_of(strategy, **_known(plan))
+        return rollouts.begin(self.engine.services, name, version, chosen, note=note, by=_BY)[0]
+
+    def rollout(self, name: str) -> RolloutInfo:
+        """The newest: `.state .share .verdict .reason .evidence` and its plan. Raises RolloutNotFound."""
+        return rollouts.rollout(self.engine.services, name)
+
+    def rollouts(self, name: str) -> list[RolloutInfo]:
+        """All of a model, the newest last; without their evidence."""
+        return rollouts.history(self.engine.services, name).rollouts
+
+    def pause_rollout(self, name: str, note: str = "") -> RolloutInfo:
+        """Everybody stays where they are; only the hard guards act by themselves. Raises RolloutNotFound, Conflict, as the next four."""
+        return self._act(name, "pause", note)
+
+    def resume_rollout(self, name: str, note: str = "") -> RolloutInfo:
+        """Go on; the pause does not count as time of the step."""
+        return self._act(name, "resume", note)
+
+    def promote_rollout(self, name: str, note: str = "") -> RolloutInfo:
+        """The new version answers everybody, now."""
+        return self._act(name, "promote", note)
+
+    def roll_back_rollout(self, name: str, note: str = "") -> RolloutInfo:
+        """The old version answers everybody again; the new one is rejected."""
+        return self._act(name, "roll_back", note)
+
+    def stop_rollout(self, name: str, note: str = "") -> RolloutInfo:
+        """End it without a verdict: the old version answers everybody, the new one waits as before."""
+        return self._act(name, "finish", note)
+
+    def set_traffic(
+        self, name: str, weights: Mapping[int | str, float], shadow: int | str | None = None, *, note: str = ""
+    ) -> None:
+        """Split the traffic by hand: version -> share; they sum to 1. `shadow` is shown a copy and answers nobody. A version that
+        is not open yet is tried in a process of its own first, and the live one answers meanwhile. Raises VersionNotFound, InvalidInput, Conflict (a rollout is under way)."""
+        self._open()
+        self.engine.services.registry.set_traffic(name, weights, shadow, note=note, by=_BY)
+        self.engine.services.reconciler.step()
+
+    def traffic(self, name: str) -> dict[int, float]:
+        """Version -> its share of the traffic; they sum to 1. Empty while there is no version. Raises ModelNotFound."""
+        return weights_of(self.engine.services.registry.get(name))
+
+    # --- what happened
 
     def timeline(self, name: str, limit: int = 100) -> list[Event]:
         """The newest events of a model, the oldest of them first. Raises ModelNotFound for a name that never was."""
@@ -271,12 +358,16 @@ class Continuum:
 
     def __repr__(self) -> str:
         state = "closed" if not self._finalizer.alive else "learning" if self.engine.services.loop.running else "idle"
-        where = self.engine.settings.data_dir
-        return f"<Continuum {state}, {len(self._table.current.lanes)} live, {'in memory' if where is None else where}>"
+        where = "in memory" if self.engine.settings.in_memory else self.engine.place
+        return f"<Continuum {state}, {len(self._table.current.lanes)} live, {where}>"
 
     def _open(self) -> None:
         if not self._finalizer.alive:
             raise Closed("this Continuum has been closed")
+
+    def _act(self, name: str, act: Act, note: str) -> RolloutInfo:
+        self._open()
+        return rollouts.change(self.engine.services, name, act, RolloutChange(note=note), by=_BY)
 
     def _accept(self, name: str, items: list[Feedback]) -> None:
         self._open()
@@ -286,3 +377,14 @@ class Continuum:
                 raise outcome
         if not outcomes:
             raise Conflict("no example was given")
+
+
+def _known(plan: dict[str, Any]) -> dict[str, Any]:
+    """Raises InvalidInput naming an option that no plan has."""
+    known = list(inspect.signature(plan_of).parameters)[1:]
+    for option in plan:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise InvalidInput(f"{option}: unknown; {hint}", field=option)
+    return plan

@@ -37,7 +37,8 @@ ROLLOUTS: tuple[Operation, ...] = (
         "PUT",
         "/v1/models/{model}/traffic",
         "rollouts",
-        "Split the traffic by hand. Users stay where they are as far as the new shares allow; answered once it is so here.",
+        "Split the traffic by hand. Users stay where they are as far as the new shares allow. A version that is not open yet is tried "
+        "in a process of its own first; the live one answers meanwhile.",
         body=rollout_wire.TrafficSplit,
         example={"weights": {"champion": 0.95, "2": 0.05}},
         answer=rollout_wire.TrafficInfo,
@@ -57,7 +58,8 @@ ROLLOUTS: tuple[Operation, ...] = (
         "POST",
         _AT,
         "rollouts",
-        "Let a version prove itself: `canary`, `ab`, `shadow`, `blue_green` or `immediate`.",
+        "Let a version prove itself: `canary`, `ab`, `shadow`, `blue_green` or `immediate`. It is tried in a process of its own first; the "
+        "champion answers meanwhile.",
         body=rollout_wire.RolloutSpec,
         example={"version": 2, "strategy": "canary", "steps": "1%,5%,25%", "seconds": 300, "samples": 500},
         answer=rollout_wire.RolloutInfo,
