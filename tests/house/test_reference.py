@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
 import everloop
-from everloop import parallel
+from everloop import parallel, registry, serving
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.status import STATUSES
 from everloop.app.settings import options
@@ -54,6 +55,14 @@ def test_every_public_name_is_documented(name: str) -> None:
 def test_every_public_name_of_the_parallel_engine_is_documented(name: str) -> None:
     assert hasattr(parallel, name)
     assert f"`{name}" in (DOCS / "python.md").read_text()
+
+
+@pytest.mark.parametrize("kind", [registry.ModelRegistry, registry.ModelInfo, serving.ModelRouter])
+def test_every_method_of_registry_and_router_is_documented(kind: type) -> None:
+    page = (DOCS / "python.md").read_text()
+    methods = [name for name in vars(kind) if not name.startswith("_") and name not in ("plain", "state")]
+    missing = [name for name in methods if not re.search(rf"[.`\s]{name}\b", page)]
+    assert (f"`{kind.__name__}" in page, missing) == (True, [])
 
 
 @pytest.mark.parametrize("option", [field.name for field in dataclasses.fields(parallel.RunOptions)])
