@@ -36,7 +36,7 @@ def test_a_unit_always_meets_the_same_version(kit: Any, plain_session: Any) -> N
     assert set(met.values()) == {1, 2}
     for unit, version in met.items():
         assert split.route(unit).lane.version == version
-        assert split.route(unit).answer_counted([3.0]).prediction == 3.0 * version
+        assert split.answer_named([3.0], unit).prediction == 3.0 * version
         assert split.route(unit).answer_rows([[3.0], [4.0]]).model_version == version
 
 

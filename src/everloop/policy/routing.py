@@ -14,7 +14,7 @@ Shares are whole buckets: a ten-thousandth is the smallest. They sum to exactly 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -61,6 +61,16 @@ class Allocation(msgspec.Struct, frozen=True):
 def bucket_of(salt: str, unit: str) -> int:
     """0 … BUCKETS-1, the same on every machine."""
     return xxh3_64_intdigest(f"{salt}:{unit}".encode("utf-8", "surrogatepass")) % BUCKETS
+
+
+def buckets_of(salt: str) -> Callable[[str], int]:
+    """`bucket_of` for one salt, which is then encoded once: a third of its time."""
+    digest, start = xxh3_64_intdigest, f"{salt}:".encode("utf-8", "surrogatepass")
+
+    def bucket(unit: str) -> int:
+        return digest(start + unit.encode("utf-8", "surrogatepass")) % BUCKETS
+
+    return bucket
 
 
 def whole_buckets(weights: Mapping[int, float]) -> dict[int, int]:

@@ -108,6 +108,7 @@ class Tally:
     __slots__ = (
         "_alone",
         "_answered",
+        "_answered_named",
         "_assigned",
         "_decisive",
         "_kinds",
@@ -117,7 +118,9 @@ class Tally:
         "_settled",
         "_units",
         "answered",
+        "answered_named",
         "assigned",
+        "known",
         "took",
         "wake",
     )
@@ -126,10 +129,15 @@ class Tally:
         """`units`: those of the step, of both arms; None remembers none."""
         self._answered = itertools.count()
         self.answered = self._answered.__next__
-        """One prediction in process, without a unit, was answered."""
+        """One prediction in process, without a unit, was answered …"""
+        self._answered_named = itertools.count()
+        self.answered_named = self._answered_named.__next__
+        """… or with one …"""
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.took = self._recent.append
         """… after so many seconds."""
+        self.known = set() if units is None else units
+        """Units of this step that have been counted, in either arm: they need not be shown to `unit` again."""
         self._assigned = itertools.count()
         self.assigned = self._assigned.__next__
         """One request was given to this arm's batcher."""
@@ -170,14 +178,15 @@ class Tally:
 
     def add_to(self, seen: ArmSeen, step: int) -> None:
         """For readers."""
-        in_process = value_of(self._answered)
+        answered = value_of(self._answered)
+        in_process = answered + value_of(self._answered_named)
         with self._lock:
             try:
                 while True:
                     self._latencies[latency_bin(self._recent.popleft())] += 1
             except IndexError:
                 pass
-            settled, alone = self._settled + in_process, self._alone + in_process
+            settled, alone = self._settled + in_process, self._alone + answered
             assigned = max(settled, value_of(self._assigned) + in_process)
             for total, own in ((seen.kinds, self._kinds), (seen.decisive, self._decisive)):
                 _add(total, own)

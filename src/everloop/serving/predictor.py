@@ -51,7 +51,7 @@ class Predictor:
         if split is None:
             checked_unit(unit)
             return answer(features)
-        return split.route(unit).answer_counted(features)
+        return split.answer_named(features, unit)
 
     def predict_batch(self, name: str, rows: Any, unit: str | None = None) -> PredictionBatch:
         """Several examples, all answered by one version. Raises as `predict`, naming the instance."""

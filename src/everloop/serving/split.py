@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
 from everloop.core.types import Features, Prediction, PredictionBatch
-from everloop.policy.routing import BUCKETS, Allocation, bucket_of
+from everloop.policy.routing import BUCKETS, Allocation, buckets_of
 from everloop.serving.evidence import Tally
 
 if TYPE_CHECKING:
@@ -52,18 +52,9 @@ class Arm:
             lane.answer if champion is None or lane.compiled else lane.answer_guarded
         )
 
-    def answer_counted(self, features: Features) -> Prediction:
-        """One row. Raises InvalidInput; ModelFailed where neither this version nor the champion can answer it."""
-        start = perf_counter()
-        try:
-            prediction = self.answer(features)
-        except EverloopError as error:
-            return self.instead(error, features, start)
-        self.tally.settled(1, self.alone, perf_counter() - start)
-        return prediction
-
     def answer_rows(self, rows: Any) -> PredictionBatch:
-        """All rows by one version: this one, or the champion. Raises as `answer_counted`, naming the instance."""
+        """All rows by one version: this one, or the champion. Raises InvalidInput; ModelFailed where neither of them can answer,
+        naming the instance."""
         lane = self.lane
         checked = lane.checked(rows)
         start = perf_counter()
@@ -97,14 +88,14 @@ class Arm:
         return f"<Arm {self.lane.name}@{self.lane.version}>"
 
 
-_Seat = tuple[Callable[[Features], Prediction], Callable[[float], None], Callable[[], int], Arm, Arm]
-"""Answer, took, answered, arm: what the hot path needs, unpacked at once; and the arm of requests with a unit."""
+_Seat = tuple[Callable[[Features], Prediction], Callable[[float], None], Callable[[], int], Arm]
+"""Answer, took, answered, arm: what the hot path needs, unpacked at once."""
 
 
 class Split:
     """Safe from any thread."""
 
-    __slots__ = ("_salt", "_seats", "allocation", "answer", "by_version", "champion")
+    __slots__ = ("_bucket", "_named", "_seats", "allocation", "answer", "answer_named", "by_version", "champion")
 
     def __init__(
         self,
@@ -121,36 +112,41 @@ class Split:
         self.by_version: dict[int, Lane] = {lane.version: lane for lane in (champion, *others)}
         """Everything that is open here: also what owns no bucket."""
         counted = tallies or {}
-        seats = {champion.version: _seat(champion, None, counted.get(champion.version))}
+        seats = {champion.version: _seats(champion, None, counted.get(champion.version))}
         for lane in others:
             if lane.lost is None:
-                seats[lane.version] = _seat(lane, champion, counted.get(lane.version))
+                seats[lane.version] = _seats(lane, champion, counted.get(lane.version))
         everybody = seats[champion.version]
         owners = [champion.version] * BUCKETS if allocation is None else allocation.owners()
-        self._seats: list[_Seat] = [seats.get(version, everybody) for version in owners]
-        self._salt = champion.name if allocation is None else allocation.salt
+        pairs = [seats.get(version, everybody) for version in owners]
+        self._seats: list[_Seat] = [alone for alone, _ in pairs]
+        self._named: list[_Seat] = [named for _, named in pairs]
+        """The same for requests with a unit."""
+        self._bucket = buckets_of(champion.name if allocation is None else allocation.salt)
         self.answer: Callable[[Features], Prediction] = _answering(self._seats)
         """One row of a caller in this process who has no unit. Raises InvalidInput, ModelFailed."""
+        self.answer_named: Callable[[Features, str], Prediction] = _answering_named(self._named, self._bucket)
+        """One row of one who has."""
 
     def route(self, unit: str | None = None) -> Arm:
         """Who answers the next request, of this unit. Raises InvalidInput."""
         if unit is None:
             return self._seats[int(random() * BUCKETS)][3]  # noqa: S311  nobody is kept out by it
-        arm = self._seats[bucket_of(self._salt, checked_unit(unit))][4]
+        arm = self._named[self._bucket(checked_unit(unit))][3]
         arm.tally.unit(unit)
         return arm
 
     def choose(self, unit: str | None = None) -> Lane:
         """The lane that `route` leads to, for whoever only wants to know: nothing is counted. Raises InvalidInput."""
-        bucket = int(random() * BUCKETS) if unit is None else bucket_of(self._salt, checked_unit(unit))  # noqa: S311  as above
+        bucket = int(random() * BUCKETS) if unit is None else self._bucket(checked_unit(unit))  # noqa: S311  as above
         return self._seats[bucket][3].lane
 
     def withdraw(self, version: int) -> None:
         """Nobody is routed to this version any more. What the champion answers from now on is not counted: it is not the split
         that was asked for."""
-        uncounted = _seat(self.champion, None, None)
         gone = (version, self.champion.version)
-        self._seats[:] = [uncounted if seat[3].lane.version in gone else seat for seat in self._seats]
+        for seats, uncounted in zip((self._seats, self._named), _seats(self.champion, None, None), strict=True):
+            seats[:] = [uncounted if seat[3].lane.version in gone else seat for seat in seats]
 
     @property
     def weights(self) -> dict[int, float]:
@@ -172,17 +168,39 @@ def checked_unit(unit: Any) -> str:
     raise InvalidInput(f"unit: expected a text of 1 to {LONGEST_UNIT} characters, got {got}", field="unit")
 
 
-def _seat(lane: Lane, champion: Lane | None, tally: Tally | None) -> _Seat:
+def _seats(lane: Lane, champion: Lane | None, tally: Tally | None) -> tuple[_Seat, _Seat]:
+    """For requests without a unit, and with one."""
     tally = tally or Tally()
-    arm = Arm(lane, champion, tally)
-    return arm.answer, tally.took, tally.answered, arm, Arm(lane, champion, tally, alone=False)
+    alone, named = Arm(lane, champion, tally), Arm(lane, champion, tally, alone=False)
+    return (alone.answer, tally.took, tally.answered, alone), (named.answer, tally.took, tally.answered_named, named)
 
 
 def _answering(seats: list[_Seat]) -> Callable[[Features], Prediction]:
     clock, draw = perf_counter, random
 
     def answer(features: Features) -> Prediction:
-        one, took, answered, arm, _ = seats[int(draw() * BUCKETS)]
+        one, took, answered, arm = seats[int(draw() * BUCKETS)]
+        start = clock()
+        try:
+            prediction = one(features)
+        except EverloopError as error:
+            return arm.instead(error, features, start)
+        took(clock() - start)
+        answered()
+        return prediction
+
+    return answer
+
+
+def _answering_named(seats: list[_Seat], bucket: Callable[[str], int]) -> Callable[[Features, str], Prediction]:
+    clock = perf_counter
+
+    def answer(features: Features, unit: str) -> Prediction:
+        if type(unit) is not str or not 0 < len(unit) <= LONGEST_UNIT:
+            checked_unit(unit)
+        one, took, answered, arm = seats[bucket(unit)]
+        if unit not in arm.tally.known:
+            arm.tally.unit(unit)
         start = clock()
         try:
             prediction = one(features)
