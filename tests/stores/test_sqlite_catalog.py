@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 
+from everloop.core.errors import StoreUnavailable
 from everloop.core.events import Event
 from everloop.stores.ports import ModelRecord
 from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
+from everloop.stores.sqlite.file import connect
 from everloop.testing import ManualClock
 
 CHANGES = 25
@@ -67,3 +72,27 @@ def test_processes_change_one_after_the_other(tmp_path: Path) -> None:
             other.communicate()
         catalog.close()
         journal.close()
+
+
+def test_a_full_disk_is_told_as_one_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "everloop.db"
+    SqliteCatalog(path).close()
+
+    def small(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute("PRAGMA max_page_count=60")
+        return connection
+
+    monkeypatch.setattr("everloop.stores.sqlite.catalog.connect", small)
+    catalog = SqliteCatalog(path)
+    try:
+        catalog.create_model(ModelRecord("m", "linear", 1.0))
+        with pytest.raises(StoreUnavailable, match="the disk is full"), catalog.change("m") as shelf:  # noqa: PT012 - fails
+            for _ in range(100):
+                shelf.put_model(msgspec.structs.replace(shelf.model, parameters={"big": "x" * 1_000_000}))
+        assert catalog.get_model("m").parameters == {}
+        with catalog.change("m") as shelf:
+            shelf.put_model(msgspec.structs.replace(shelf.model, shadow=1))
+        assert catalog.get_model("m").shadow == 1
+    finally:
+        catalog.close()

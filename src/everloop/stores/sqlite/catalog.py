@@ -59,7 +59,9 @@ class SqliteCatalog(SqlCatalog):
                     yield connection
                     connection.exec_driver_sql("COMMIT")
                 except BaseException:
-                    connection.exec_driver_sql("ROLLBACK")
+                    # A disk that is full or fails has ended the transaction already.
+                    if connection.connection.in_transaction:
+                        connection.exec_driver_sql("ROLLBACK")
                     raise
         except self._sa.exc.DBAPIError as error:
             raise unavailable(self._path, doing, error.orig or error) from error
