@@ -7,7 +7,8 @@ loop         the one thread that gives every model its turn
 seat         one model's place in it: the lease, the trainer, its troubles
 trainer      one model's learning: test, then train, decide when to fit
 examiner     the test: live quality and drift of the champion's answers; `champion` answers
-quality      what every version's answers were worth, by `tally`; `scorer` asks for their probabilities
+quality      what every version's answers were worth, by `tally`; `scorer` asks for their probabilities, `telling`
+             when it is worth an event
 apprentice   the clone of an incremental learner that learns every example
 
 A fit, in order:

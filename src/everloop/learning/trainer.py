@@ -30,8 +30,8 @@ from everloop.learning.inputs import InputWatch
 from everloop.learning.learners.base import Learner
 from everloop.learning.memory import Memory
 from everloop.learning.publisher import Publisher
-from everloop.learning.quality import in_words
 from everloop.learning.scorer import Scorer
+from everloop.learning.telling import QualityTeller
 from everloop.policy.retraining import Decision, backoff, decide
 from everloop.registry.catalog import Registry
 from everloop.stores.ports import Checkpoint, Journal, ModelRecord, VersionRecord
@@ -84,6 +84,7 @@ class ModelTrainer:
         self._kind = learner.kind if learner else "none"
         self._memory = Memory(record.schema, record.target)
         self._scorer = Scorer(lambda number: registry.open_session(registry.version(record.name, number)), clock, cpu)
+        self._teller = QualityTeller(record.name, registry, tell)
         self._campaign = Campaign(
             record,
             learner,
@@ -208,6 +209,7 @@ class ModelTrainer:
         """The catalog has changed: maybe another version serves now."""
         self._campaign.record = record
         self._dirty = self._campaign.adopt_live(self._memory) or self._dirty
+        self._teller.settled(self._memory.examiner.quality)
 
     # -- one slice of work ---------------------------------------------------------------------------------------------
 
@@ -264,7 +266,7 @@ class ModelTrainer:
             return False
         kept = memory.take(examples, config.window)
         answers, alarm = memory.examiner.test(kept, config)
-        self._tell_quality()
+        self._teller.known(memory.examiner.quality)
         if alarm is not None:
             self._alarmed(alarm)
         if memory.apprentice is not None and kept:
@@ -306,11 +308,6 @@ class ModelTrainer:
         progress.failures += 1
         progress.retry_at = self._clock.monotonic() + backoff(progress.failures, self._rng)
         self._failed(f"the learner raised while learning and will be fitted anew: {explain(error)}")
-
-    def _tell_quality(self) -> None:
-        for version, figures in self._memory.examiner.quality.newly_known():
-            message = f"version {version} on its first {figures['n']} labels: {in_words(figures)}"
-            self._tell("quality", message, version=version, **figures)
 
     def _alarmed(self, alarm: Alarm) -> None:
         memory = self._memory
