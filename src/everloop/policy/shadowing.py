@@ -25,6 +25,9 @@ class ShadowRules:
 
     cpu_share: float = 0.2
     """Of one core, on average: in its own process, and for showing and comparing in this one."""
+    niceness: int = 19
+    """Of its process: at 19 it runs only where a core would be idle otherwise, or nearly so, and takes long to open on a machine that
+    never is."""
     rows_per_second: float = 1000.0
     """Rows that it is shown at most. The others are skipped, and counted."""
     queue_rows: int = 8192
@@ -57,6 +60,8 @@ class ShadowRules:
         for name in ("queue_rows", "queue_bytes", "batch_rows", "max_failures", "memory_bytes"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name}: expected at least 1, got {getattr(self, name)!r}", field=name)
+        if not 0 <= self.niceness <= 19:
+            raise InvalidInput(f"niceness: expected 0 to 19, got {self.niceness!r}", field="niceness")
         if self.tolerance < 0:
             raise InvalidInput(f"tolerance: expected at least 0, got {self.tolerance!r}", field="tolerance")
 

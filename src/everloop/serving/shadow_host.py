@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from everloop.parallel.executors.calling import Caller
     from everloop.registry.catalog import Registry
 
-LOWEST = 19
-"""Niceness; `parallel.executors.worker` knows what is lower still."""
 HOPELESS = (errors.Untrusted, errors.NotSupported, errors.MissingExtra, errors.ArtifactCorrupt, errors.Conflict)
 """What opening it again would not change."""
 _ERRORS = {error.code: error for error in HOPELESS}
@@ -111,7 +109,7 @@ class ShadowHost:
             self._seen.starts += 1
         try:
             payload = self._registry.payload(self._record)
-            caller = Caller(ShadowProcess(), niceness=LOWEST, blas_threads=1)
+            caller = Caller(ShadowProcess(), niceness=self._rules.niceness, blas_threads=1)
         except EverloopError as error:
             self._lost(error.message, error)
             return
