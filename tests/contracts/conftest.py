@@ -69,3 +69,34 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
         "postgres": lambda: PostgresArtifacts(request.getfixturevalue("postgres")),
     }
     return make[request.param]()
+
+
+class Shared:
+    """One store, opened as often as a deployment has processes."""
+
+    def __init__(self, journal: Callable[[], Journal], catalog: Callable[[], Catalog]) -> None:
+        self._journal, self._catalog = journal, catalog
+        self.opened: list[Journal | Catalog] = []
+
+    def journal(self) -> Journal:
+        journal = self._journal()
+        self.opened.append(journal)
+        return journal
+
+    def catalog(self) -> Catalog:
+        catalog = self._catalog()
+        self.opened.append(catalog)
+        return catalog
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> Iterator[Shared]:
+    if request.param == "sqlite":
+        path = tmp_path / "everloop.db"
+        shared = Shared(lambda: SqliteJournal(path, clock=clock), lambda: SqliteCatalog(path))
+    else:
+        url = request.getfixturevalue("postgres")
+        shared = Shared(lambda: PostgresJournal(url, clock=clock), lambda: PostgresCatalog(url))
+    yield shared
+    for each in shared.opened:
+        each.close()

@@ -278,29 +278,6 @@ class TestBadInput:
                 journal.record(PredictionRecord("m\0", 1, "a", 0, 1, 1, 0.0, "f8", b"x" * 8, [1.0]))
 
 
-def test_two_journals_over_one_file(path: Path) -> None:
-    """As two server processes would: ids never clash, a label given to both counts once."""
-    with opened(path) as one, opened(path) as two:
-        for n in range(40):
-            one.record(record(n))
-        one.flush()
-        outcomes: dict[str, list[int | EverloopError]] = {"one": [], "two": []}
-
-        def send(name: str, journal: SqliteJournal) -> None:
-            for n in range(40):
-                outcomes[name] += journal.append_now([Label("m", 1.0, 0.0, request_id=request_id("a", n))]).outcomes
-                journal.append_now([label()], idempotency_key=f"k{n}", body="b")
-
-        threads = [threading.Thread(target=send, args=item) for item in (("one", one), ("two", two))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert outcomes["one"] == outcomes["two"]
-        assert one.examples_total("m") == two.examples_total("m") == 80
-        assert [e.id for e in one.examples("m")] == list(range(1, 81))
-
-
 def test_a_commit_interval_gathers_a_group(path: Path) -> None:
     told = Told()
     with opened(path, commit_interval=5.0) as journal:  # the clock is a manual one, so nobody really waits

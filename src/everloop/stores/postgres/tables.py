@@ -30,7 +30,7 @@ _LOCK = 0x65766C70
 """`evlp`: the advisory lock of whoever lays out."""
 
 # Features and artifacts are packed numbers: compressing them costs more than it saves, and a part of them is read at once (EXTERNAL).
-TABLES = """
+_JOURNAL = """
 CREATE TABLE layout (version integer NOT NULL);
 INSERT INTO layout VALUES (1);
 
@@ -121,73 +121,8 @@ CREATE TABLE leases (
     owner text NOT NULL,
     until double precision NOT NULL
 ) WITH (fillfactor = 50);
-
-CREATE FUNCTION prediction_size(predictions) RETURNS bigint LANGUAGE sql IMMUTABLE AS
-    'SELECT 200 + octet_length($1.answers)::bigint + octet_length($1.features)';
-CREATE FUNCTION example_size(examples) RETURNS bigint LANGUAGE sql IMMUTABLE AS
-    'SELECT 200 + octet_length($1.label)::bigint + octet_length($1.row)';
-CREATE FUNCTION event_size(events) RETURNS bigint LANGUAGE sql IMMUTABLE AS
-    'SELECT 200 + octet_length($1.message)::bigint + octet_length($1.data)';
-
--- Ids and running totals, kept by triggers: counting a table on every look would read all of it.
-CREATE FUNCTION predictions_in() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE everloop.journal_state
-        SET last_prediction = greatest(last_prediction, (SELECT max(id) FROM changed));
-    INSERT INTO everloop.tallies
-        SELECT 'predictions', '', coalesce(sum(count * rows), 0) FROM changed
-        UNION ALL SELECT 'bytes', '', coalesce(sum(everloop.prediction_size(changed)), 0) FROM changed
-        ON CONFLICT (what, model) DO UPDATE SET n = tallies.n + excluded.n;
-    RETURN NULL;
-END $$;
-CREATE FUNCTION predictions_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE everloop.tallies SET n = n - (SELECT coalesce(sum(count * rows), 0) FROM changed)
-        WHERE what = 'predictions' AND model = '';
-    UPDATE everloop.tallies SET n = n - (SELECT coalesce(sum(everloop.prediction_size(changed)), 0) FROM changed)
-        WHERE what = 'bytes' AND model = '';
-    RETURN NULL;
-END $$;
-CREATE FUNCTION examples_in() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE everloop.journal_state SET last_example = greatest(last_example, (SELECT max(id) FROM changed));
-    INSERT INTO everloop.tallies
-        SELECT 'acknowledged', model, count(*) FROM changed GROUP BY model
-        UNION ALL SELECT 'examples', '', count(*) FROM changed
-        UNION ALL SELECT 'bytes', '', coalesce(sum(everloop.example_size(changed)), 0) FROM changed
-        ON CONFLICT (what, model) DO UPDATE SET n = tallies.n + excluded.n;
-    RETURN NULL;
-END $$;
-CREATE FUNCTION examples_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE everloop.tallies SET n = n - (SELECT count(*) FROM changed) WHERE what = 'examples' AND model = '';
-    UPDATE everloop.tallies SET n = n - (SELECT coalesce(sum(everloop.example_size(changed)), 0) FROM changed)
-        WHERE what = 'bytes' AND model = '';
-    RETURN NULL;
-END $$;
-CREATE FUNCTION events_in() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE everloop.journal_state SET last_event = greatest(last_event, (SELECT max(id) FROM changed));
-    INSERT INTO everloop.tallies
-        SELECT 'events', '', count(*) FROM changed
-        UNION ALL SELECT 'bytes', '', coalesce(sum(everloop.event_size(changed)), 0) FROM changed
-        ON CONFLICT (what, model) DO UPDATE SET n = tallies.n + excluded.n;
-    RETURN NULL;
-END $$;
-CREATE FUNCTION events_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    UPDATE everloop.tallies SET n = n - (SELECT count(*) FROM changed) WHERE what = 'events' AND model = '';
-    UPDATE everloop.tallies SET n = n - (SELECT coalesce(sum(everloop.event_size(changed)), 0) FROM changed)
-        WHERE what = 'bytes' AND model = '';
-    RETURN NULL;
-END $$;
-CREATE TRIGGER predictions_in AFTER INSERT ON predictions REFERENCING NEW TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION predictions_in();
-CREATE TRIGGER predictions_out AFTER DELETE ON predictions REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION predictions_out();
-CREATE TRIGGER examples_in AFTER INSERT ON examples REFERENCING NEW TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION examples_in();
-CREATE TRIGGER examples_out AFTER DELETE ON examples REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION examples_out();
-CREATE TRIGGER events_in AFTER INSERT ON events REFERENCING NEW TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION events_in();
-CREATE TRIGGER events_out AFTER DELETE ON events REFERENCING OLD TABLE AS changed
-    FOR EACH STATEMENT EXECUTE FUNCTION events_out();
-
+"""
+_CATALOG = """
 CREATE TABLE models (
     name text COLLATE "C" PRIMARY KEY,
     record text NOT NULL,
@@ -239,6 +174,52 @@ CREATE TABLE artifact_chunks (
 );
 ALTER TABLE artifact_chunks ALTER bytes SET STORAGE EXTERNAL;
 """
+
+_COUNTED = """
+CREATE FUNCTION {one}_size({table}) RETURNS bigint LANGUAGE sql IMMUTABLE AS
+    'SELECT 200 + octet_length($1.{first})::bigint + octet_length($1.{second})';
+CREATE FUNCTION {table}_in() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    UPDATE everloop.journal_state SET last_{one} = greatest(last_{one}, (SELECT max(id) FROM changed));
+    INSERT INTO everloop.tallies
+        SELECT '{table}', '', {number} FROM changed HAVING count(*) > 0
+        UNION ALL SELECT 'bytes', '', sum(everloop.{one}_size(changed)) FROM changed HAVING count(*) > 0
+        {more}
+        ON CONFLICT (what, model) DO UPDATE SET n = tallies.n + excluded.n;
+    RETURN NULL;
+END $$;
+CREATE FUNCTION {table}_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    UPDATE everloop.tallies SET n = tallies.n - gone.n
+        FROM (SELECT '{table}' AS what, {number} AS n FROM changed HAVING count(*) > 0
+              UNION ALL SELECT 'bytes', sum(everloop.{one}_size(changed)) FROM changed HAVING count(*) > 0) gone
+        WHERE tallies.what = gone.what AND tallies.model = '';
+    RETURN NULL;
+END $$;
+CREATE TRIGGER {table}_in AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION {table}_in();
+CREATE TRIGGER {table}_out AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION {table}_out();
+"""
+"""Ids and running totals of a table, kept by triggers: counting it on every look would read all of it."""
+_ACKNOWLEDGED = "UNION ALL SELECT 'acknowledged', model, count(*) FROM changed GROUP BY model"
+
+TABLES = "".join(
+    (
+        _JOURNAL,
+        _COUNTED.format(
+            table="predictions",
+            one="prediction",
+            number="sum(count * rows)",
+            first="answers",
+            second="features",
+            more="",
+        ),
+        _COUNTED.format(
+            table="examples", one="example", number="count(*)", first="label", second="row", more=_ACKNOWLEDGED
+        ),
+        _COUNTED.format(table="events", one="event", number="count(*)", first="message", second="data", more=""),
+        _CATALOG,
+    )
+)
 
 _WHAT_IT_IS = """
 SELECT current_setting('server_encoding'), current_setting('server_version_num')::int, to_regclass('everloop.layout') IS NOT NULL,
