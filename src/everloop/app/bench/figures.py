@@ -296,14 +296,18 @@ def _parallel(plt: Any, data: Data) -> Figure:
     return _made(figure)
 
 
-WAYS = (("gate", "everloop", BLUE), ("mSPRT", "normal-mixture mSPRT", ORANGE), ("z-test", "z-test, peeked", GREY))
+WAYS = (
+    ("gate", "everloop", BLUE),
+    ("mSPRT", "normal-mixture mSPRT", ORANGE),
+    ("z-test", "z-test, peeked", GREY),
+)
 """Of the picture of rollouts: key in the data, name, colour."""
 
 
 def _rollouts(plt: Any, data: Data) -> Figure:
     """How many of the simulated rollouts were rolled back after how many samples."""
     found = data["rollout_simulation"]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", sharey=True)
     shares = range(1, 100)
     for axes, key, title, most in (
         (left, "errors", "Errors 5 → 10 %", 1500),
@@ -311,14 +315,16 @@ def _rollouts(plt: Any, data: Data) -> Figure:
     ):
         for way, label, colour in WAYS:
             axes.step(
-                [most if n is None else n for n in found[key][way]], shares, where="post", color=colour, label=label
+                [most if n is None else n for n in found[key][way]],
+                shares,
+                where="post",
+                color=colour,
+                label=label,
             )
         axes.set_xlim(0, most)
         axes.set_title(title)
     peeked = found["null_errors"]["z-test"] / found["null_errors"]["simulations"]
-    left.annotate(
-        f"acts on nothing in {peeked:.0%}", (0.98, 0.06), xycoords="axes fraction", ha="right", color=GREY, fontsize=8.5
-    )
+    left.lines[-1].set_label(f"z-test, peeked: acts on nothing in {peeked:.0%}")
     for (key, times), colour in zip(
         ((k, v) for k, v in found.items() if "tolera" in k), (BLUE, ORANGE, GREEN, RED), strict=True
     ):
@@ -328,7 +334,7 @@ def _rollouts(plt: Any, data: Data) -> Figure:
     for axes in (left, middle, right):
         axes.grid(visible=True, axis="both")
         axes.set_xlabel("samples an arm, looked at after each")
-        axes.legend(frameon=False, fontsize=8, loc="center right")
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16))
     left.set_ylabel("% rolled back")
     return _made(figure)
 
