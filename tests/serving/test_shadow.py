@@ -147,15 +147,11 @@ def test_only_the_rows_on_which_it_fails_have_no_answer(stage: Stage, how: str, 
 
 @pytest.mark.parametrize("how", ["two_columns", "objects", "long_texts"])
 def test_what_is_no_answer_has_the_wrong_shape(stage: Stage, how: str) -> None:
-    target = Target(
-        "regression" if how == "two_columns" else "classification", "text" if how != "two_columns" else "number"
-    )
-    record = stage.add(Odd(how)) if how == "two_columns" else classifier(stage, Odd(how), target)
-    shadow = stage.shadow(record, dataclasses.replace(PATIENT, cpu_share=1.0, max_age=1e6, timeout=30.0))
-    offer(shadow, [-1.0] * 16)
+    record = stage.add(Odd(how)) if how == "two_columns" else classifier(stage, Odd(how))
+    shadow = stage.shadow(record)
+    offer(shadow, [-1.0] * 3)
     stage.perform(shadow)
-    seen = shadow.observed()
-    assert seen.failed == {"shape": 3}
+    assert shadow.observed().failed == {"shape": 3}
     assert balanced(shadow)
 
 

@@ -112,7 +112,8 @@ class Shown(msgspec.Struct):
             _add(getattr(self, name), getattr(other, name))
         self.reason = other.reason or self.reason
         self.state = self.state or other.state
-        self.version = self.version or other.version
+        if not self.version:
+            self.version, self.task = other.version, other.task
 
     def fail(self, how: Failure, rows: int = 1) -> None:
         _add(self.failed, {how: rows})
