@@ -145,7 +145,11 @@ class Continuum:
         `unit`: a user or a session, of 1 to 256 characters, who is to meet the same version each time while several are live.
         Without one, each request is drawn for itself."""
         if unit is not None:
-            return self._predict_for(unit, name, features)
+            split = self._table.current.splits.get(name)
+            if split is not None:
+                return split.answer_named(features, unit)
+            self._open()
+            return self.engine.services.predictor.predict(name, features, unit)
         try:
             answer = self._table.current.answers[name]
         except KeyError:
@@ -359,13 +363,6 @@ class Continuum:
         state = "closed" if not self._finalizer.alive else "learning" if self.engine.services.loop.running else "idle"
         where = "in memory" if self.engine.settings.in_memory else self.engine.place
         return f"<Continuum {state}, {len(self._table.current.lanes)} live, {where}>"
-
-    def _predict_for(self, unit: str, name: str, features: Features) -> Prediction:
-        split = self._table.current.splits.get(name)
-        if split is not None:
-            return split.answer_named(features, unit)
-        self._open()
-        return self.engine.services.predictor.predict(name, features, unit)
 
     def _open(self) -> None:
         if not self._finalizer.alive:

@@ -38,6 +38,7 @@ SUBJECTS: dict[str, Subject] = {
     "crash": _in("crash"),
     "startup": _in("startup"),
     "timeline": _in("timeline"),
+    "rollouts": _in("rollouts"),
     "rollout_simulation": _in("rollout_simulation"),
     "parallel": _in("parallel"),
     "parallel_small": _in("parallel_small"),
