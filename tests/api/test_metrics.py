@@ -82,6 +82,31 @@ def test_quality_by_version_and_over_all(
                 assert seen["everloop_quality", tuple(sorted([*labels, ("metric", metric)]))] >= 0
 
 
+def test_a_shadow_has_series_of_its_own(
+    client: TestClient, services: Services, trained: Callable[..., str], teach: Callable[..., None]
+) -> None:
+    name = trained()
+    assert not [labels for metric, labels in scrape(client) if metric.startswith("everloop_shadow")]
+    teach(name, 3.0, 50)
+    services.registry.set_traffic(name, {2: 1.0}, shadow=1)
+    services.reconciler.step()
+    ask(client, name, 3)
+    services.recorder.drain()
+    (shadow,) = services.reconciler.shadows.all()
+    assert shadow.observed().offered == 3
+    seen = scrape(client)
+    of_it = (("model", name), ("version", "1"))
+    assert (("model", name), ("outcome", "agreed"), ("version", "1")) in {labels for _, labels in seen}
+    rows = [value for (metric, _), value in seen.items() if metric == "everloop_shadow_rows_total"]
+    assert len(rows) == 4
+    assert sum(rows) <= 3
+    assert seen["everloop_shadow_starts_total", of_it] <= 1
+    assert seen["everloop_shadow_failures_total", (*of_it[:1], ("outcome", "crash"), *of_it[1:])] == 0
+    services.registry.set_traffic(name, {2: 1.0})
+    services.reconciler.step()
+    assert not [labels for metric, labels in scrape(client) if metric.startswith("everloop_shadow")]
+
+
 def test_every_name_follows_the_rules(client: TestClient, trained: Callable[..., str]) -> None:
     ask(client, trained(), 1)
     bounded = {"model", "version", "outcome", "component", "le", "python", "metric", "window"}

@@ -10,7 +10,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import msgspec
 
@@ -19,7 +19,7 @@ from everloop.api import health, wire
 from everloop.api.services import Services
 from everloop.api.status import STATUSES
 from everloop.api.traffic import quantile
-from everloop.core.errors import EverloopError
+from everloop.core.errors import EverloopError, Failure
 from everloop.serving.counters import LATENCY_BOUNDS, Counters
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Collector:
         yield from self._process()
         yield from self._traffic()
         yield from self._refused()
+        yield from self._shadows()
         yield from self._happened()
         yield from self._learning()
         yield from self._journal()
@@ -174,6 +175,48 @@ class Collector:
             "Requests of any kind that were refused or failed, by the code they were told.",
             [({"outcome": code}, codes[code]) for code in STATUSES],
         )
+
+    def _shadows(self) -> Iterator[Metric]:
+        shadows = [
+            ({"model": shadow.name, "version": str(shadow.version)}, shadow.observed())
+            for shadow in self._services.reconciler.shadows.all()
+        ]
+        yield _gauge(
+            "shadow_up",
+            "1 while its process runs.",
+            [(labels, int(seen.state == "running")) for labels, seen in shadows],
+        )
+        yield _counter(
+            "shadow_rows",
+            "Rows that shadows were offered, by what became of them.",
+            [
+                (labels | {"outcome": outcome}, number)
+                for labels, seen in shadows
+                for outcome, number in (
+                    ("agreed", seen.agreed),
+                    ("disagreed", seen.disagreed),
+                    ("failed", seen.failures),
+                    ("skipped", seen.skipped),
+                )
+            ],
+        )
+        yield _counter(
+            "shadow_failures",
+            "Rows that shadows could not answer, by how they failed.",
+            [
+                (labels | {"outcome": how}, seen.failed.get(how, 0))
+                for labels, seen in shadows
+                for how in get_args(Failure)
+            ],
+        )
+        for name, text, what in (
+            ("shadow_starts", "Times that shadows' processes were started.", "starts"),
+            ("shadow_batches", "Runs of shadows' models.", "batches"),
+            ("shadow_run_seconds", "Time in shadows' models.", "run_seconds"),
+            ("shadow_cpu_seconds", "Processor time that shadows took, here and in their processes.", "spent_seconds"),
+            ("shadow_distance", "Sum of |shadow's answer - the answer|.", "distance_sum"),
+        ):
+            yield _counter(name, text, [(labels, getattr(seen, what)) for labels, seen in shadows])
 
     def _happened(self) -> Iterator[Metric]:
         """Zeros, too: a count that first appears as 1 never rises in the eyes of Prometheus."""
