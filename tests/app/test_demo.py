@@ -357,12 +357,13 @@ def demo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.e2e
 def test_once_learns_every_stream(tmp_path: Path) -> None:
-    done = demo("--once", "--examples", "450", "--rate", "80", "--json", cwd=tmp_path)
+    # Long enough for the canary that answers the drift to come to its end while there is still traffic.
+    done = demo("--once", "--examples", "800", "--rate", "120", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = {model["model"]: model for model in json.loads(done.stdout)["models"]}
     assert set(found) == {stream.name for stream in bundled()}
     for model in found.values():
-        assert model["examples"] == model["labels"] == 450
+        assert model["examples"] == model["labels"] == 800
         assert model["errors"] == 0
         assert model["version"] >= 1
     assert found["slope"]["drifts"] >= 1

@@ -40,7 +40,7 @@ class Room:
         self.bus = EventBus()
         self.bus.subscribe(self.events.append)
         self.registry = Registry(catalog, artifacts, journal, self.bus, clock, TRUST)
-        self.config = LearningConfig(min_samples=30, interval_sec=3)
+        self.config = LearningConfig(min_samples=30, interval_sec=3, rollout="immediate")
         self.fitter = Fitter(inline=inline, idle=0.0)
         self.loop = LearningLoop(
             self.registry,

@@ -45,13 +45,15 @@ ALARMS = 50
 def create_model(services: Services, spec: ModelSpec) -> tuple[ModelInfo, bool]:
     """Register a model; the bool tells whether it is new. The same name with the same spec is the model that is there.
 
-    Raises NotSupported (kind), InvalidInput (parameters, learning), Conflict (the name is another model's)."""
+    Raises NotSupported (kind), InvalidInput (parameters, learning, rollout), Conflict (the name is another model's)."""
     from everloop.learning.learners.make import make_learner
     from everloop.runtime.artifact import Trust
 
     learner = make_learner(spec.kind, spec.parameters, trust=services.trust or Trust())
     known = spec.name in services.registry.names()
-    record = services.loop.register(spec.name, learner, task=learner.task, learning=spec.learning, record=spec.record)
+    record = services.loop.register(
+        spec.name, learner, task=learner.task, learning=spec.learning, rollout=spec.rollout, record=spec.record
+    )
     return _info(services, record), not known
 
 

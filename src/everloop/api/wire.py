@@ -38,7 +38,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True):
     ] = {}
     rollout: Annotated[
         dict[str, Any],
-        Meta(description="How versions that it learns go out, where not as configured: `strategy`, `steps`, `seconds` …"),
+        Meta(description="How what it learns goes out, where not as configured: `strategy`, `steps` …"),
     ] = {}
     record: Annotated[
         float,

@@ -2,12 +2,14 @@
 
     start ──plan, submit──> fit in flight ──collect──> fit_failed   back off, the examples stay
                                                   ├──> rejected     the champion is as good
-                                                  └──> published    live, or staging without auto_swap; the champion changes
+                                                  └──> published    live, going out, or staging without auto_swap
     snapshot ──────────── the same verdicts, of an incremental learner as it stands
+    follow   ──────────── what became of the one that went out (`going_out`)
 
 - A fit judged against a champion that has been replaced meanwhile is thrown away.
 - The first version always serves at once: `auto_swap=False` keeps challengers waiting, and there is nobody to challenge.
-- While one waits, a further fit has to beat it as well: otherwise each would be one more that waits.
+- While one waits or is out, a further fit has to beat it as well: otherwise each would be one more that waits.
+- While one is out, only what recovers from a newer change of the world is fitted; it takes the place of what is out.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from everloop.learning.champion import Champion
 from everloop.learning.config import LearningConfig
 from everloop.learning.examiner import floor_of
 from everloop.learning.fitting import Fitter, Fitting
+from everloop.learning.going_out import GoingOut
 from everloop.learning.learners.base import Learner
 from everloop.learning.memory import Memory
 from everloop.learning.planning import Plan, plan_fit
@@ -35,7 +38,7 @@ from everloop.learning.publisher import Publisher
 from everloop.policy.promotion import LEAST_ROWS
 from everloop.policy.retraining import Decision, backoff
 from everloop.registry.catalog import Registry
-from everloop.stores.ports import ModelRecord, VersionRecord
+from everloop.stores.ports import Journal, ModelRecord, VersionRecord
 
 
 class Tell(Protocol):
@@ -63,6 +66,7 @@ class Campaign:
         learner: Learner | None,
         *,
         registry: Registry,
+        journal: Journal,
         publisher: Publisher,
         fitter: Fitter,
         tell: Tell,
@@ -85,11 +89,23 @@ class Campaign:
         self._rng = rng
         self._wake = wake
         self._flight: _Flight | None = None
-        self._waiting: Champion | None = None
+        self._out = GoingOut(record.name, registry, journal, clock)
 
     @property
     def in_flight(self) -> bool:
         return self._flight is not None
+
+    def hindered(self, memory: Memory, decision: Decision) -> bool:
+        """Whether this fit has to wait for a rollout, whoever started it."""
+        return self._out.hinders(recovering=decision.recovering, cut_id=memory.cut_id)
+
+    def follow(self) -> bool:
+        """Whether something has become of a version that went out."""
+        verdict = self._out.follow(self.record)
+        if verdict is None:
+            return False
+        self.last_verdict = verdict
+        return True
 
     # -- fits ----------------------------------------------------------------------------------------------------------
 
@@ -99,7 +115,7 @@ class Campaign:
         assert learner is not None
         if memory.target.task == "classification" and not force and not memory.window.varied:
             return False
-        rivals = [rival for rival in (champion, None if force else self._waiting) if rival is not None]
+        rivals = [rival for rival in (champion, None if force else self._out.rival) if rival is not None]
         plan = plan_fit(
             memory.window,
             memory.validation,
@@ -284,7 +300,13 @@ class Campaign:
     def _publish(
         self, memory: Memory, result: FitResult, reason: str, config: LearningConfig, *, seen: bool = False
     ) -> VersionRecord:
-        live = config.auto_swap or self.record.live_version is None or reason == "asked"
+        asked = self.record.live_version is None or reason == "asked"
+        plan, by_hand = None, False
+        if not asked and config.auto_swap:
+            by_hand = self.record.allocation is not None and self._out.active is None
+            recovering = reason in {"drift", "recovery"}
+            plan = self._out.plan(self.record, config.rollout, recovering=recovering)
+        live = asked or (config.auto_swap and not by_hand and plan is None)
         more: dict[str, Any] = {"held_out_seen_by_parent": True} if seen else {}
         if memory.cut_id:
             more["cut_id"] = memory.cut_id
@@ -296,14 +318,18 @@ class Campaign:
             parent=self.record.live_version,
             live=live,
             more=more,
+            plan=None if by_hand else plan,
         )
         self.last_error = self.last_verdict = ""
+        self.record = self._registry.get(self.name)
+        unseen = result.unseen if len(result.unseen) >= LEAST_ROWS else []
+        floor = floor_of(memory.target, memory.window.newest(1000))
         if live:
-            self.record = self._registry.get(self.name)
-            floor = floor_of(memory.target, memory.window.newest(1000))
-            self._adopt(memory, version, unseen=result.unseen if len(result.unseen) >= LEAST_ROWS else [], floor=floor)
+            self._adopt(memory, version, unseen=unseen, floor=floor)
         else:
-            self._waiting = Champion(version, self._registry.open_session(version))
+            self._out.left(version, unseen, floor)
+            if by_hand:
+                self.last_verdict = f"version {version.version} waits: the traffic is split by hand"
         return version
 
     def _reject(self, memory: Memory, result: FitResult) -> None:
@@ -326,11 +352,11 @@ class Campaign:
         live, champion = self.record.live_version, memory.examiner.champion
         if live == (champion.version if champion else None):
             return False
-        self._waiting = None
+        unseen, floor = self._out.arrived(live)
         if live is None:
             memory.examiner.adopt(None, since=memory.cursor + 1)
         else:
-            self._adopt(memory, self._registry.version(self.name, live))
+            self._adopt(memory, self._registry.version(self.name, live), unseen=unseen, floor=floor)
         return True
 
     def _adopt(

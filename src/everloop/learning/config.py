@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from everloop.core.errors import InvalidInput
+from everloop.policy.rollout import Strategy
+from everloop.registry.plans import Choice
 
 Rule = Literal["better", "fresh"]
 _KINDS: dict[str, tuple[type, str]] = {
@@ -16,6 +18,7 @@ _KINDS: dict[str, tuple[type, str]] = {
     "float": (Real, "a number"),
     "bool": (bool, "True or False"),
     "Rule": (str, "'better' or 'fresh'"),
+    "Choice": (str, "the name of a strategy"),
 }
 
 
@@ -34,7 +37,10 @@ class LearningConfig:
     """How much worse errors must have become for an alarm, 0 to 1: the rise of the error rate for classification, the
     relative rise of the absolute error for regression. Smaller alarms sooner on smaller changes."""
     auto_swap: bool = True
-    """Whether a challenger that passed its gate serves at once; otherwise it waits as `staging` for `promote`."""
+    """Whether a challenger that passed its gate goes out by itself; otherwise it waits as `staging` for `promote`."""
+    rollout: Choice = "auto"
+    """How it goes out: `auto` (a canary where there is traffic, at once where there is none), `immediate`, `canary`, `shadow`, `ab` or
+    `blue_green`. A first version, and one that somebody asked for, goes out at once."""
     validation_threshold: float = 0.05
     """With the rule `fresh`: how much worse, relatively, a challenger may be on the held-out examples and still serve."""
     rule: Rule = "better"
@@ -67,6 +73,7 @@ class LearningConfig:
             ("drift_threshold", 0 <= self.drift_threshold <= 1, "between 0 and 1"),
             ("validation_threshold", self.validation_threshold >= 0, "at least 0"),
             ("rule", self.rule in ("better", "fresh"), "'better' or 'fresh'"),
+            ("rollout", self.rollout in _ROLLOUTS, f"one of {', '.join(_ROLLOUTS)}"),
             ("window", self.window >= self.min_samples, "at least min_samples"),
             ("holdout", 0 < self.holdout < 1, "between 0 and 1, exclusive"),
         ]
@@ -75,6 +82,7 @@ class LearningConfig:
                 raise InvalidInput(f"{name}: expected {expected}, got {getattr(self, name)!r}", field=name)
 
 
+_ROLLOUTS = ("auto", *get_args(Strategy))
 _FIELDS = [(field.name, *_KINDS[str(field.type)]) for field in fields(LearningConfig)]
 
 

@@ -226,12 +226,14 @@ class LearningLoop:
         task: Task | None,
         learning: Mapping[str, Any],
         record: float,
+        rollout: Mapping[str, Any] | None = None,
         schema: Schema | None = None,
         target: Target | None = None,
     ) -> ModelRecord:
         """Register a model with the learner that it is to have (None: an artifact that only answers), and take it up at once.
 
-        `learning`: what it overrides of the configuration; `record`: share of its predictions to record, 0 to 1. The same name
+        `learning`: what it overrides of the configuration; `rollout`: how its versions go out (`registry.rollouts.policy_of`), where
+        that is not as configured; `record`: share of its predictions to record, 0 to 1. The same name
         with the same specification is the model that is there. Raises InvalidInput, Conflict, and Untrusted where only a pickle
         could hold the learner."""
         from everloop.learning.learners.make import describe
@@ -244,6 +246,7 @@ class LearningLoop:
             task=task,
             parameters=parameters,
             learning=learning,
+            rollout=rollout,
             record=record,
             schema=schema,
             target=target,

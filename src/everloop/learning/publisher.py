@@ -8,6 +8,8 @@ import msgspec
 
 from everloop.core.types import Task
 from everloop.learning.challenge import FitResult
+from everloop.learning.going_out import BY
+from everloop.policy.rollout import Plan
 from everloop.registry.catalog import Registry
 from everloop.stores.ports import VersionRecord
 
@@ -26,9 +28,10 @@ class Publisher:
         parent: int | None,
         live: bool,
         more: dict[str, Any],
+        plan: Plan | None = None,
     ) -> VersionRecord:
-        """Register the challenger; with `live` it serves from now on. Raises what the registry raises (ModelNotFound where
-        the model was unregistered meanwhile)."""
+        """Register the challenger; with `live` it serves from now on, with a `plan` it goes out as that says. Raises what the registry
+        raises (ModelNotFound where the model was unregistered meanwhile)."""
         assert result.manifest is not None
         assert result.payload is not None
         metrics = dict(result.manifest.metrics)
@@ -53,4 +56,5 @@ class Publisher:
             **more,
         }
         manifest = msgspec.structs.replace(result.manifest, metrics=metrics, lineage=lineage)
-        return self._registry.add_version(model, manifest, result.payload, live=live, note=f"{reason}; {result.reason}")
+        note = f"{reason}; {result.reason}"
+        return self._registry.add_version(model, manifest, result.payload, live=live, plan=plan, note=note, by=BY)

@@ -89,6 +89,7 @@ class ModelTrainer:
             record,
             learner,
             registry=registry,
+            journal=journal,
             publisher=publisher,
             fitter=fitter,
             tell=tell,
@@ -217,6 +218,7 @@ class ModelTrainer:
         """Do a little; True if there was anything to do."""
         config = self.config()
         did = ended = self._campaign.collect(self._memory, config)
+        ended = self._campaign.follow() or ended
         did = self._catch_up() or self._take(config) or did
         did = self._maybe_fit(config) or did
         self._watch_inputs(config)
@@ -344,7 +346,7 @@ class ModelTrainer:
         decision = decide(
             progress, min_samples=config.min_samples, interval_sec=config.interval_sec, now=self._clock.monotonic()
         )
-        if not decision.fit:
+        if not decision.fit or campaign.hindered(memory, decision):
             return False
         apprentice = memory.apprentice
         if apprentice is None or (decision.recovering and apprentice.first_id < memory.cut_id):

@@ -71,13 +71,14 @@ class Registry:
         task: Task | None,
         parameters: Mapping[str, Any] | None = None,
         learning: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
         record: float = 1.0,
         schema: Schema | None = None,
         target: Target | None = None,
         template: bytes | None = None,
     ) -> ModelRecord:
         """A new model, or the one that is there already if it was registered in the same way: so a script can be run
-        again over its data folder. `parameters` and `learning` must be JSON-able.
+        again over its data folder. `parameters`, `learning` and `rollout` (`registry.rollouts.policy_of`) must be JSON-able.
 
         The bytes of `template` are not compared, only whether there is one: serialisers write the same estimator
         differently each time; its `parameters` tell it apart. Raises InvalidInput, Conflict."""
@@ -89,6 +90,7 @@ class Registry:
             task=task,
             parameters=parameters,
             learning=learning,
+            rollout=rollout,
             record=record,
             schema=schema,
             target=target,

@@ -10,6 +10,7 @@ import msgspec
 from everloop.core.errors import Conflict, InvalidInput
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Task
+from everloop.registry.plans import policy_of
 from everloop.registry.references import check_model_name
 from everloop.stores.ports import Manifest, ModelRecord
 
@@ -22,6 +23,7 @@ def wanted_record(
     task: Task | None,
     parameters: Mapping[str, Any] | None,
     learning: Mapping[str, Any] | None,
+    rollout: Mapping[str, Any] | None,
     record: float,
     schema: Schema | None,
     target: Target | None,
@@ -30,6 +32,7 @@ def wanted_record(
     check_model_name(name)
     if not isinstance(record, (int, float)) or isinstance(record, bool) or not 0 <= record <= 1:
         raise InvalidInput(f"record: expected a share from 0 to 1, got {record!r}", field="record")
+    policy_of("auto", rollout or {})
     return ModelRecord(
         name=name,
         kind=kind,
@@ -37,6 +40,7 @@ def wanted_record(
         parameters=jsonable(parameters, "parameters"),
         task=task or (target.task if target else None),
         learning=jsonable(learning, "learning"),
+        rollout=jsonable(rollout, "rollout"),
         record=float(record),
         schema=schema,
         target=target,
@@ -51,6 +55,7 @@ def check_same(there: ModelRecord, wanted: ModelRecord, *, template: bool) -> No
             ("kind", there.kind, wanted.kind),
             ("parameters", there.parameters, wanted.parameters),
             ("learning", there.learning, wanted.learning),
+            ("rollout", there.rollout, wanted.rollout),
             ("record", there.record, wanted.record),
         )
         if old != new

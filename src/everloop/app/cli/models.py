@@ -99,6 +99,10 @@ def create(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Of this model's learning, e.g. min_samples=50; repeatable."),
     ] = None,
+    rollout: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="How what it learns goes out, e.g. strategy=canary; repeatable."),
+    ] = None,
     record: Annotated[float, typer.Option(help="Share of predictions to record.", min=0.0, max=1.0)] = 1.0,
     url: Url = None,
     json: Json = False,
@@ -110,6 +114,7 @@ def create(
         "kind": kind,
         "parameters": _settings(param, "--param"),
         "learning": _settings(assign, "--set"),
+        "rollout": _settings(rollout, "--rollout"),
         "record": record,
     }
     with _connect(url) as client:

@@ -25,6 +25,9 @@ STYLES = {
     "published": "green",
     "swapped": "bold green",
     "rolled_back": "bold magenta",
+    "rollout_advanced": "green",
+    "rollout_ended": "bold green",
+    "guard": "bold red",
 }
 UNSPOKEN = frozenset({"fitted", "rejected"})
 """Not told as plain lines: most fits are of challengers that turn out no better, and drift and swaps should stand out."""

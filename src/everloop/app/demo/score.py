@@ -5,7 +5,9 @@ The feeding threads and the one that hears events write, the screen reads; every
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,10 +27,15 @@ TOLD = frozenset(
         "published",
         "swapped",
         "rolled_back",
+        "rollout_advanced",
+        "rollout_ended",
+        "guard",
         "learner_failed",
     }
 )
 """Kinds of events that are shown."""
+IN_FLIGHT = 1.0
+"""Seconds after the end of a rollout in which an answer may still be on its way."""
 
 
 @dataclass
@@ -50,8 +57,10 @@ class ModelScore:
     answered_by: int | None = None
     swapped_to: int | None = None
     """By the newest event of a swap."""
-    went_back: int = 0
-    """Answers by an older version than one before; only a rollback may do that."""
+    steps_back: list[tuple[float, int]] = field(default_factory=list)
+    """Answers by an older version than the one before: when, and by which the one before was."""
+    out: dict[int, float] = field(default_factory=dict)
+    """Versions that shared the traffic with an older one, and until when."""
     drifts: int = 0
     fits: int = 0
     rejected: int = 0
@@ -68,6 +77,20 @@ class ModelScore:
         """Seconds that this share of the newest answers stayed within."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """What an event says of the versions that answer."""
+        if event["kind"] == "swapped":
+            self.swapped_to = event["version"]
+        elif event["kind"] == "rollout_started":
+            self.out[event["version"]] = math.inf
+        elif event["kind"] == "rollout_ended":
+            self.out[event["data"]["challenger"]] = event["at"]
+
+    @property
+    def went_back(self) -> int:
+        """Answers by an older version than the one before, though the traffic was not shared; only a rollback may do that."""
+        return sum(at > self.out.get(version, -math.inf) + IN_FLIGHT for at, version in self.steps_back)
 
     def rate(self) -> float:
         """Predictions per second over the last few refreshes."""
@@ -99,7 +122,7 @@ class Score:
             model.predicted += 1
             model.latencies.append(seconds)
             if model.answered_by is not None and version < model.answered_by:
-                model.went_back += 1
+                model.steps_back.append((time.time(), model.answered_by))
             model.version = model.answered_by = version
 
     def count(self, name: str, what: str, by: int = 1) -> None:
@@ -136,8 +159,8 @@ class Score:
             if model is not None and event["kind"] in counts:
                 what = counts[event["kind"]]
                 setattr(model, what, getattr(model, what) + 1)
-                if event["kind"] == "swapped":
-                    model.swapped_to = event["version"]
+            if model is not None:
+                model.heard(event)
             if event["kind"] not in TOLD:
                 return False
             self.events.append(event)
