@@ -1,6 +1,6 @@
 """The contracts of what remembers: the journal, the catalog and the artifact store.
 
-Each has an embedded implementation (SQLite, a folder) and an in-memory one, and one suite in `tests/contracts` runs over all.
+Each has an embedded implementation (SQLite, a folder), one in PostgreSQL and one in memory; one suite in `tests/contracts` runs over all.
 Implementations are safe to call from any thread.
 """
 
