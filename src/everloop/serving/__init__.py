@@ -4,13 +4,18 @@ A prediction, in order:
 
 predictor    the spine: one snapshot of the table, the lane, its answer
 table        the immutable map from models to lanes
+split        several versions of one model: who is answered by which, and by the champion where one fails
 lane         one version, live here; `open_lane` is the only way to make one
-batcher      what one turn of the event loop brings runs together; `tickets` wait for the answer
+batcher      what one turn of the event loop brings runs together, as a `batch`; `tickets` wait for the answer
 runner       checked input in, checked values out of a session
 counters     what was answered, in plain integers
 recorder     predictions on their way into the journal; `outbox` merges those of batches
 
-A swap: `reconciler` turns what should be live into what is.
+A swap: `reconciler` turns what should be live into what is, by the `arranger`, which writes the table; `failures` keeps what cannot be
+opened.
+
+A version beside the champion: `trial` tries it in a process of its own, `guard` gives its runs up on threads of `worker`, `evidence`
+counts both arms and `evidences` reports them.
 
 For programs that ask models themselves: `router`, the registry's split, and counts of what came of it.
 """
