@@ -56,10 +56,13 @@ def seen(services: Services, rollout: Rollout) -> Seen:
         samples=shown.shown if shadow else observed.challenger.settled.get(rollout.step, 0),
         labels=0 if docket is None else docket.labels.get(rollout.step, 0),
     )
+    if shadow:
+        arms = _shown_arms(rollout, shown)
+    else:
+        arms = _arm(rollout.champion, observed.champion), _arm(rollout.challenger, observed.challenger)
     evidence = RolloutEvidence(
         progress,
-        _arm(rollout.champion, observed.champion),
-        _arm(rollout.challenger, observed.challenger),
+        *arms,
         [] if docket is None else docket.verdicts(),
         _shadow(shown) if shadow else None,
     )
@@ -82,6 +85,15 @@ def _verdict(rollout: Rollout, docket: Docket | None) -> tuple[Verdict, str]:
 def _arm(version: int | None, arm: ArmSeen) -> ArmInfo:
     p50, p99 = _quantiles(arm.latencies)
     return ArmInfo(version, arm.requests, arm.failed, dict(arm.kinds), p50, p99)
+
+
+def _shown_arms(rollout: Rollout, shown: Shown) -> tuple[ArmInfo, ArmInfo]:
+    """A shadow is shown rows that the champion has answered. How long it takes is nobody's waiting time."""
+    failures = {str(how): count for how, count in shown.failed.items()}
+    return (
+        ArmInfo(rollout.champion, shown.shown, 0, {}, None, None),
+        ArmInfo(rollout.challenger, shown.shown, shown.failures, failures, None, None),
+    )
 
 
 def _quantiles(histogram: Mapping[int, int]) -> tuple[float | None, float | None]:
