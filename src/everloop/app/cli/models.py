@@ -209,13 +209,12 @@ def _figures(quality: dict[str, Any] | None) -> tuple[str, str]:
 def _print_event(event: dict[str, Any], *, as_lines: bool) -> None:
     import json
 
-    from everloop.app.cli.output import data, when
+    from everloop.app.cli.output import data, story_line
 
     if as_lines:
         data(json.dumps(event, ensure_ascii=False))
         return
-    version = f" v{event['version']}" if event["version"] is not None else ""
-    data(f"{when(event['at'])}  {event['kind'] + version:<16}  {event['message']}")
+    data(story_line(event))
 
 
 def _connect(url: str | None, *, timeout: float = 60.0) -> Client:

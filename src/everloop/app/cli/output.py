@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import datetime
@@ -19,6 +21,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+KIND_WIDTH = 20
+"""Of a kind of event with its version: `rollout_advanced v7`."""
+ROOMY = 100
+"""Columns of a terminal from which on the messages of a timeline have a column of their own."""
 WIDE = 500
 """Columns where there is no terminal: a pipe should get whole lines."""
 
@@ -63,13 +69,16 @@ def show(renderable: Any) -> None:
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
-    """Rows on stdout; columns whose values are numbers are set flush right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", sparse: bool = False) -> None:
+    """Rows on stdout; columns whose values are numbers are set flush right. `sparse`: without columns in which nothing stands."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     listed = [list(row) for row in rows]
+    if sparse and listed:
+        kept = [i for i in range(len(columns)) if any(row[i] not in ("", None) for row in listed)]
+        columns, listed = [columns[i] for i in kept], [[row[i] for i in kept] for row in listed]
     out = Table(
         box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, title=title or None, title_justify="left", pad_edge=False
     )
@@ -138,6 +147,19 @@ def figure(metric: str, value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1%}" if metric == "accuracy" else f"mae {value:.3g}"
+
+
+def story_line(event: dict[str, Any]) -> str:
+    """One event of a timeline; on a terminal as many lines as it needs."""
+    version = f" v{event['version']}" if event["version"] is not None else ""
+    head = f"{when(event['at'])}  {event['kind'] + version:<{KIND_WIDTH}}  "
+    if not sys.stdout.isatty():
+        return head + str(event["message"])
+    width = shutil.get_terminal_size().columns
+    indent = len(head) if width >= ROOMY else 4
+    return textwrap.fill(
+        head + str(event["message"]), max(width, 40), subsequent_indent=" " * indent, break_on_hyphens=False
+    )
 
 
 def share(value: float) -> str:

@@ -170,7 +170,13 @@ def _show_evidence(evidence: dict[str, Any]) -> None:
         table(
             ("gate", "verdict", "evidence", "needed", "in words"),
             [
-                (g["gate"], g["verdict"].replace("_", " "), _e_value(g["e_value"]), _e_value(g["needed"]), g["text"])
+                (
+                    g["gate"],
+                    g["verdict"].replace("_", " "),
+                    _e_value(g["e_value"]),
+                    _e_value(g["needed"]),
+                    g["text"].removeprefix(f"{g['gate']}: "),
+                )
                 for g in evidence["gates"]
             ],
         )
@@ -185,4 +191,4 @@ def _failed(arm: dict[str, Any]) -> str:
 
 
 def _e_value(value: float) -> str:
-    return f"{value:.3g}" if value < 1e6 else f"{value:.1e}"
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}" if value < 1e6 else "over a million"

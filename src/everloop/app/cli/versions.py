@@ -43,6 +43,7 @@ def versions(model: Model, *, url: Url = None, json: Json = False) -> None:
             )
             for v in found["versions"]
         ],
+        sparse=True,
     )
 
 
@@ -181,6 +182,7 @@ def lineage(model: Model, version: Version, *, url: Url = None, json: Json = Fal
             )
             for each in found["chain"]
         ],
+        sparse=True,
     )
     if found["children"]:
         say(f"trained from it: {', '.join(f'version {number}' for number in found['children'])}")
