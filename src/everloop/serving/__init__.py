@@ -17,6 +17,9 @@ opened.
 A version beside the champion: `trial` tries it in a process of its own, `guard` gives its runs up on threads of `worker`, `evidence`
 counts both arms and `evidences` reports them.
 
+A version that answers nobody: `shadows` opens each `shadow`, whose `shadow_host` keeps a `shadow_process`; what it is shown comes by the
+recorder's `audience`, waits in a `backlog`, and is counted in a `comparison`.
+
 For programs that ask models themselves: `router`, the registry's split, and counts of what came of it.
 """
 
