@@ -7,7 +7,7 @@ import threading
 import msgspec
 import pytest
 
-from everloop.core.errors import Closed, Conflict, ModelNotFound, VersionNotFound
+from everloop.core.errors import Closed, Conflict, InvalidInput, ModelNotFound, VersionNotFound
 from everloop.core.events import Event
 from everloop.core.schema import Schema, Target
 from everloop.policy.rollout import Plan, Rollout, Step
@@ -42,6 +42,36 @@ def model(catalog: Catalog) -> ModelRecord:
     record = ModelRecord("m", "linear", 1.0)
     catalog.create_model(record)
     return record
+
+
+def unreadable_versions() -> list[VersionRecord]:
+    good = version(1)
+    return [
+        msgspec.structs.replace(good, note=None),
+        msgspec.structs.replace(good, note="\ud800"),
+        msgspec.structs.replace(good, tags={"a": 1}),
+        msgspec.structs.replace(good, manifest=msgspec.structs.replace(MANIFEST, metrics={"r2": float("nan")})),
+        msgspec.structs.replace(good, manifest=msgspec.structs.replace(MANIFEST, lineage={"at": object()})),
+    ]
+
+
+class TestReadable:
+    """What could not be read again would take the whole model with it."""
+
+    @pytest.mark.parametrize("record", unreadable_versions())
+    def test_versions(self, catalog: Catalog, model: ModelRecord, record: VersionRecord) -> None:
+        with pytest.raises(InvalidInput, match="version cannot be stored"), catalog.change("m") as shelf:
+            shelf.put_version(record)
+        assert catalog.versions("m") == []
+
+    def test_models_and_rollouts(self, catalog: Catalog, model: ModelRecord) -> None:
+        with pytest.raises(InvalidInput, match="model cannot be stored"), catalog.change("m") as shelf:
+            shelf.put_model(msgspec.structs.replace(model, aliases={"best": None}))
+        with pytest.raises(InvalidInput, match="rollout cannot be stored"), catalog.change("m") as shelf:
+            shelf.put_rollout(msgspec.structs.replace(rollout(shelf), by=None))
+        with pytest.raises(InvalidInput, match="model cannot be stored"):
+            catalog.create_model(ModelRecord("n", "linear", 1.0, task="juggling"))  # type: ignore[arg-type]
+        assert (catalog.list_models(), catalog.rollouts("m")) == ([model], [])
 
 
 class TestWhole:

@@ -124,8 +124,8 @@ class TestNames:
         assert (house.registry.revision(), house.told) == (revision, [])
         assert house.registry.rename("fraud", 1, "v1.0").name == "v1.0"
 
-    @pytest.mark.parametrize("name", ["3", "champion", "a b", "x" * 129])
-    def test_what_cannot_be_one(self, house: House, name: str) -> None:
+    @pytest.mark.parametrize("name", ["3", "champion", "a b", "x" * 129, None, 5])
+    def test_what_cannot_be_one(self, house: House, name: Any) -> None:
         with pytest.raises(InvalidInput) as refused:
             house.registry.rename("fraud", 2, name)
         assert refused.value.field == "version_name"
@@ -139,7 +139,9 @@ class TestTagsAndNotes:
         house.registry.tag("fraud", 1, {"set": "2024", "none": None})
         assert house.kinds() == ["tagged"]
 
-    @pytest.mark.parametrize("tags", [{"a": 1}, {"": "x"}, {"a": ["b"]}])
+    @pytest.mark.parametrize(
+        "tags", [{"a": 1}, {"": "x"}, {"a": ["b"]}, {"a": "x" * 1001}, {str(i): "x" for i in range(101)}]
+    )
     def test_tags_that_are_refused(self, house: House, tags: Any) -> None:
         with pytest.raises(InvalidInput, match="tags"):
             house.registry.tag("fraud", 1, tags)
@@ -151,3 +153,17 @@ class TestTagsAndNotes:
         house.registry.note("fraud", 2, "looks fine")
         assert house.registry.version("fraud", 2).note == "looks fine"
         assert [(e.kind, e.message) for e in house.told] == [("noted", "version 2: looks fine")]
+
+    def test_tags_do_not_pile_up(self, house: House) -> None:
+        house.registry.tag("fraud", 1, {str(number): "x" for number in range(99)})
+        with pytest.raises(InvalidInput, match="at most 100"):
+            house.registry.tag("fraud", 1, {"one": "more"})
+        assert len(house.registry.tag("fraud", 1, {"0": None, "one": "more"}).tags) == 100
+
+    @pytest.mark.parametrize("note", [None, 5, b"bytes", "x" * 10_001])
+    def test_notes_that_are_refused(self, house: House, note: Any) -> None:
+        with pytest.raises(InvalidInput, match="note: expected a text"):
+            house.registry.note("fraud", 1, note)
+        with pytest.raises(InvalidInput, match="note: expected a text"):
+            house.registry.add_version("fraud", MANIFEST, b"3", live=False, note=note)
+        assert house.registry.version("fraud", 1).note == ""

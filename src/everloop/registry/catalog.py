@@ -26,7 +26,7 @@ from everloop.registry import bundle, collection, references, rolling, traffic
 from everloop.registry.changes import Change, Changes
 from everloop.registry.collection import Collected
 from everloop.registry.lineage import Lineage, lineage_of
-from everloop.registry.registration import check_fits, check_same, tags_of, wanted_record
+from everloop.registry.registration import check_fits, check_same, note_of, tags_of, wanted_record
 from everloop.stores import shelving
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, Manifest, ModelRecord, VersionRecord
 
@@ -192,6 +192,7 @@ class Registry:
         Raises InvalidInput, and Conflict if it takes another number of features than the model, does another task, `version_name` is
         taken, or it cannot be rolled out now."""
         tagged = tags_of(tags)
+        note_of(note)
         check_fits(self._catalog.get_model(name), manifest)
         digest = self._artifacts.put(payload)
         status: VersionStatus = "live" if live else "staging"
@@ -323,7 +324,7 @@ class Registry:
         with self.changes.on(name, by=by) as change:
             before = change.shelf.version(references.number_of(change.shelf, version))
             kept = {key: value for key, value in before.tags.items() if key not in tags}
-            after = msgspec.structs.replace(before, tags=kept | wanted)
+            after = msgspec.structs.replace(before, tags=tags_of(kept | wanted))
             if after == before:
                 return before
             change.shelf.put_version(after)
@@ -333,7 +334,8 @@ class Registry:
             return after
 
     def note(self, name: str, version: int | str, text: str, *, by: str = "") -> VersionRecord:
-        """Say something about a version, instead of what was said. Raises VersionNotFound."""
+        """Say something about a version, instead of what was said. Raises InvalidInput, VersionNotFound."""
+        note_of(text)
         with self.changes.on(name, by=by) as change:
             before = change.shelf.version(references.number_of(change.shelf, version))
             after = msgspec.structs.replace(before, note=text)

@@ -37,7 +37,9 @@ def check_model_name(name: object) -> str:
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
-    """`fraud@champion` -> (`fraud`, `champion`); `fraud` -> (`fraud`, None)."""
+    """`fraud@champion` -> (`fraud`, `champion`); `fraud` -> (`fraud`, None). Raises InvalidInput for what is no text."""
+    if not isinstance(reference, str):
+        raise InvalidInput(f"expected a model's name, or NAME@VERSION, got {reference!r}", field="name")
     model, at, version = reference.partition("@")
     return model, version if at else None
 
@@ -51,7 +53,7 @@ def number_of(shelf: Shelf, version: int | str) -> int:
             raise InvalidInput(f"version: {named}@{version} is of another model than {model.name!r}", field="version")
     if isinstance(version, bool) or not isinstance(version, (int, str)):
         raise InvalidInput(f"version: expected a number or a name, got {version!r}", field="version")
-    if isinstance(version, int) or (version.isdecimal() and len(version) < DIGITS):
+    if isinstance(version, int) or (version.isascii() and version.isdecimal() and len(version) < DIGITS):
         return shelf.version(int(version)).version
     if version == "champion":
         if model.live_version is None:
@@ -143,7 +145,7 @@ def rename(change: Change, number: int, name: str) -> VersionRecord:
     before = change.shelf.version(number)
     if before.name == name:
         return before
-    if name:
+    if name != "":
         check_new_name(change.shelf, name)
     after = msgspec.structs.replace(before, name=name)
     change.shelf.put_version(after)

@@ -14,6 +14,12 @@ from everloop.registry.plans import policy_of
 from everloop.registry.references import check_model_name
 from everloop.stores.ports import Manifest, ModelRecord
 
+NOTE = 10_000
+"""Characters of a note."""
+TAGS = 100
+TAG = 1000
+"""Characters of a tag's name, and of its value."""
+
 
 def wanted_record(
     name: str,
@@ -100,9 +106,24 @@ def jsonable(values: Mapping[str, Any] | None, field: str) -> dict[str, Any]:
 
 
 def tags_of(tags: Mapping[str, str] | None) -> dict[str, str]:
-    """Raises InvalidInput unless they are text by text."""
+    """Raises InvalidInput unless they are text by text, and few and short enough to be read at a glance."""
     plain = jsonable(tags, "tags")
     for key, value in plain.items():
         if not isinstance(value, str) or not key:
-            raise InvalidInput(f"tags: expected text by a name, got {key!r}: {value!r}", field="tags")
+            raise InvalidInput(f"tags: expected text by a name, got {key[:60]!r}: {_shown(value)}", field="tags")
+        if len(key) > TAG or len(value) > TAG:
+            raise InvalidInput(f"tags: {key[:60]!r} is longer than {TAG:,} characters", field="tags")
+    if len(plain) > TAGS:
+        raise InvalidInput(f"tags: a version has at most {TAGS}, these are {len(plain):,}", field="tags")
     return plain
+
+
+def note_of(note: object) -> str:
+    """Raises InvalidInput."""
+    if not isinstance(note, str) or len(note) > NOTE:
+        raise InvalidInput(f"note: expected a text of at most {NOTE:,} characters, got {_shown(note)}", field="note")
+    return note
+
+
+def _shown(value: object) -> str:
+    return f"{len(value):,} characters" if isinstance(value, str) and len(value) > TAG else repr(value)[:TAG]

@@ -17,6 +17,7 @@ from everloop.stores.ports import ModelRecord, VersionRecord
 
 HISTORY = 100
 """How many versions that were live a model remembers for `rollback`."""
+_CALLED = {"ModelRecord": "model", "VersionRecord": "version", "Rollout": "rollout"}
 
 
 def with_schema(record: ModelRecord, schema: Schema, target: Target | None) -> ModelRecord:
@@ -53,6 +54,16 @@ def check_name(record: VersionRecord, known: Iterable[VersionRecord]) -> None:
             raise Conflict(
                 f"version {other.version} of {record.model!r} is already named {record.name!r}", field="version_name"
             )
+
+
+def as_text(record: msgspec.Struct) -> str:
+    """A record as JSON that can be read again: one that cannot would take the whole model with it. Raises InvalidInput."""
+    try:
+        text = msgspec.json.encode(record)
+        msgspec.json.decode(text, type=type(record))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the {_CALLED[type(record).__name__]} cannot be stored: {error}") from error
+    return text.decode()
 
 
 def check_rollout(rollout: Rollout, last: int) -> None:

@@ -19,7 +19,7 @@ from everloop.core.events import Event
 from everloop.policy.rollout import Rollout
 from everloop.stores.joining import event_values
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
-from everloop.stores.settling import check_name, check_rollout, name_taken, no_version
+from everloop.stores.settling import as_text, check_name, check_rollout, name_taken, no_version
 from everloop.stores.shelving import ShelfCatalog
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class SqlShelf:
             self.history = list(history)
         models = self._tables.models
         self._write(
-            models.update().where(models.c.name == self._name).values(record=_text(record), history=_text(self.history))
+            models.update()
+            .where(models.c.name == self._name)
+            .values(record=as_text(record), history=_encode(self.history).decode())
         )
 
     def versions(self) -> list[VersionRecord]:
@@ -123,12 +125,12 @@ class SqlShelf:
             check_name(record, self.versions())
         versions = self._tables.versions
         if self._version_text(record.version) is None:
-            self._write(versions.insert().values(model=self._name, version=record.version, record=_text(record)))
+            self._write(versions.insert().values(model=self._name, version=record.version, record=as_text(record)))
         else:
             self._write(
                 versions.update()
                 .where(versions.c.model == self._name, versions.c.version == record.version)
-                .values(record=_text(record))
+                .values(record=as_text(record))
             )
 
     def delete_version(self, number: int) -> None:
@@ -159,7 +161,7 @@ class SqlShelf:
     def put_rollout(self, rollout: Rollout) -> None:
         check_rollout(rollout, self._number("rollout") or 0)
         rollouts = self._tables.rollouts
-        values = {"active": int(rollout.active), "revision": rollout.revision, "record": _text(rollout)}
+        values = {"active": int(rollout.active), "revision": rollout.revision, "record": as_text(rollout)}
         there = (rollouts.c.model == self._name) & (rollouts.c.id == rollout.id)
         if self._connection.execute(rollouts.update().where(there).values(values)).rowcount == 0:
             self._connection.execute(rollouts.insert().values(model=self._name, id=rollout.id, **values))
@@ -231,7 +233,7 @@ class SqlCatalog(ShelfCatalog):
             there = connection.execute(self._tables.select(models.c.name).where(models.c.name == record.name))
             if there.first() is not None:
                 raise name_taken(record.name)
-            connection.execute(models.insert().values(name=record.name, record=_text(record), history="[]"))
+            connection.execute(models.insert().values(name=record.name, record=as_text(record), history="[]"))
             if event is not None:
                 self._tables.log(connection, event)
             self._count(connection)
@@ -311,7 +313,3 @@ class SqlCatalog(ShelfCatalog):
     def _count(self, connection: Connection) -> None:
         counter = self._tables.revision
         connection.execute(counter.update().values(revision=counter.c.revision + 1))
-
-
-def _text(value: Any) -> str:
-    return _encode(value).decode()

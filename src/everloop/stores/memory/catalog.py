@@ -17,7 +17,7 @@ from everloop.policy.rollout import Rollout
 from everloop.stores.joining import event_values
 from everloop.stores.memory.journal import MemoryJournal
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
-from everloop.stores.settling import check_name, check_rollout, name_taken, no_version
+from everloop.stores.settling import as_text, check_name, check_rollout, name_taken, no_version
 from everloop.stores.shelving import ShelfCatalog
 
 
@@ -48,6 +48,7 @@ class _MemoryShelf:
         return copy
 
     def put_model(self, record: ModelRecord, history: Sequence[int] | None = None) -> None:
+        as_text(record)
         self.changed = True
         self.model = record
         if history is not None:
@@ -69,6 +70,7 @@ class _MemoryShelf:
 
     def put_version(self, record: VersionRecord) -> None:
         check_name(record, self._versions.values())
+        as_text(record)
         self.changed = True
         self._versions[record.version] = record
 
@@ -90,6 +92,7 @@ class _MemoryShelf:
 
     def put_rollout(self, rollout: Rollout) -> None:
         check_rollout(rollout, self.numbers.rollout)
+        as_text(rollout)
         self.changed = True
         self._rollouts[rollout.id] = rollout
 
@@ -134,6 +137,7 @@ class MemoryCatalog(ShelfCatalog):
             self._check_open()
             if record.name in self._shelves:
                 raise name_taken(record.name)
+            as_text(record)
             self._tell([event] if event else [])
             with self._lock:
                 self._shelves[record.name] = _MemoryShelf(record, self._numbers.get(record.name, _Numbers()))
