@@ -7,6 +7,8 @@ latter, what follows `$ `) if it is below a line `<!-- runs -->` or begins with 
 - `everloop serve` is started beside the rest, on a free port that takes the place of 3000, and waited for;
 - a request id in a command is replaced by the last one that was answered;
 - all other commands must end with exit code 0, and no answer may be one of everloop's errors.
+
+A ```python block that begins with `# NAME.py` is kept under that name, too, so that a later command can run it again.
 """
 
 from __future__ import annotations
@@ -86,6 +88,9 @@ class Reader:
 
     def follow(self, path: Path, block: Block) -> None:
         if block.language == "python":
+            named = re.match(r"# (\w+\.py)\n", block.text)
+            if named:
+                (self.folder / named[1]).write_text(self.here(block.text))
             self.run([sys.executable, "-c", self.here(block.text)], f"{name_of(path)}:{block.line}", block.text)
             return
         for command in block.commands:
