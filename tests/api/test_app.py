@@ -462,8 +462,10 @@ KEYS = [
     "label",
     "examples",
 ]
-KEYS += ["request_id", "index", "validation"]
-POSTS = [o.path for o in OPERATIONS if o.method == "POST"]
+KEYS += ["request_id", "index", "validation", "unit", "rollout"]
+KEYS += ["strategy", "steps", "share", "seconds", "samples", "gates", "at_end", "revision", "weights", "shadow", "tags"]
+KEYS += ["archived", "keep"]
+WRITES = [o for o in OPERATIONS if o.method in ("POST", "PUT", "PATCH")]
 SEGMENT = st.sampled_from(["m", "n", "%20", "..", "a%2Fb", "\N{SNOWMAN}", "x" * 200]) | st.text(max_size=8).filter(
     lambda s: "/" not in s and "?" not in s and "#" not in s
 )
@@ -471,19 +473,24 @@ SEGMENT = st.sampled_from(["m", "n", "%20", "..", "a%2Fb", "\N{SNOWMAN}", "x" * 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
-    path=st.sampled_from(POSTS),
+    operation=st.sampled_from(WRITES),
     model=st.just("m") | SEGMENT,
+    version=st.sampled_from(["1", "champion", "challenger", "m@1"]) | SEGMENT,
     body=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4) | JSON,
     raw=st.none() | st.binary(max_size=30),
 )
-def test_no_body_makes_the_server_fail(client: TestClient, path: str, model: str, body: Any, raw: bytes | None) -> None:
+def test_no_body_makes_the_server_fail(
+    client: TestClient, operation: Any, model: str, version: str, body: Any, raw: bytes | None
+) -> None:
     client.post("/v1/models", json={"name": "m", "kind": "linear"})
     content = raw if raw is not None else json.dumps(body).encode()
+    path = operation.path.replace("{model}", model).replace("{version}", version).replace("{alias}", version)
     try:
-        url = httpx.URL("http://testserver" + path.replace("{model}", model))
+        url = httpx.URL("http://testserver" + path)
     except httpx.InvalidURL:
         return
-    answer = client.post(url, content=content, headers={"content-type": "application/json"})
+    media = "application/octet-stream" if operation.body is bytes else "application/json"
+    answer = client.request(operation.method, url, content=content, headers={"content-type": media})
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         assert answer.json()["status"] == answer.status_code
@@ -494,13 +501,15 @@ def test_no_body_makes_the_server_fail(client: TestClient, path: str, model: str
     operation=st.sampled_from([o for o in OPERATIONS if o.method == "GET" and o.id != "events"]),
     model=SEGMENT,
     version=SEGMENT,
-    query=st.dictionaries(st.sampled_from(["after", "limit", "latest", "model"]), st.text(max_size=20), max_size=3),
+    query=st.dictionaries(
+        st.sampled_from(["after", "limit", "latest", "model", "name", "live"]), st.text(max_size=20), max_size=3
+    ),
     accept=st.text(st.characters(codec="ascii", exclude_characters="\r\n\0"), max_size=30),
 )
 def test_no_url_makes_the_server_fail(
     client: TestClient, operation: Any, model: str, version: str, query: dict[str, str], accept: str
 ) -> None:
-    path = operation.path.replace("{model}", model).replace("{version}", version)
+    path = operation.path.replace("{model}", model).replace("{version}", version).replace("{alias}", version)
     try:
         url = httpx.URL("http://testserver" + path, params=query)
         answer = client.get(url, headers={"accept": accept}, follow_redirects=False)

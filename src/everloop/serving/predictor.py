@@ -107,7 +107,7 @@ class Predictor:
             return StoreUnavailable(f"version {version} of model {name!r} is being opened; try again", retry_after=1.0)
         return Conflict(
             f"version {version} of model {name!r} is not live: only the champion, versions with a share of the traffic and the "
-            "challenger of a rollout are open",
+            "challenger of a rollout are open; roll it out, or give it a share",
             field="version",
         )
 
