@@ -109,9 +109,13 @@ class TestSteps:
         assert (end.action, end.verdict) == (action, verdict)
 
     def test_what_is_better_is_promoted_early_only_where_the_plan_says_so(self) -> None:
-        assert decided(rollout(), Seen(), BETTER, now=1001.0).action == "promote"
+        assert decided(rollout(), ENOUGH, BETTER).action == "promote"
         patient = rollout(plan=msgspec.structs.replace(CANARY, promote_early=False))
-        assert decided(patient, Seen(), BETTER, now=1001.0).action is None
+        assert decided(patient, ENOUGH, BETTER).action == "advance"
+
+    def test_what_is_better_still_has_to_get_through_its_step(self) -> None:
+        assert decided(rollout(), ENOUGH, BETTER, now=1059.0).action is None
+        assert decided(rollout(), Seen(samples=99), BETTER).action is None
 
     def test_without_an_end_it_is_inconclusive(self) -> None:
         plan = msgspec.structs.replace(CANARY, max_seconds=600.0)

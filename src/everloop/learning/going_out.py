@@ -14,8 +14,8 @@ who ask: a handful of requests would prove nothing in a day.
 
 After a drift alarm the champion is known to have failed, and each minute that it goes on answering costs more than a mistake of the
 challenger would. So half of the traffic goes over at once: equal arms are what a comparison needs fewest labels with, and half of the
-answers are better from the first second. What it has to show for itself is fifty answers, not time; labels that show it to be better
-promote it sooner; guards and gates watch it all the same. While it is out, the same recovery fits nothing further: a newer challenger
+answers are better from the first second. What it has to show for itself is fifty answers rather than time; guards and gates watch it
+all the same. While it is out, the same recovery fits nothing further: a newer challenger
 would begin without evidence. What is fitted next, on the rows that have come meanwhile, is judged against whoever serves then.
 
 A canary whose traffic stops has no end. Then the challenger, which no gate has found worse, goes live: as it would have without traffic.

@@ -104,7 +104,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """After so long without having come to its end the rollout is inconclusive: the challenger leaves. None: 7 days, or
     twice what the steps ask for."""
     promote_early: bool = True
-    """Whether quality that is found better promotes before the last step."""
+    """Whether quality that is found better promotes at the end of any step, not only of the last."""
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -179,9 +179,12 @@ def decide(rollout: Rollout, seen: Seen, verdicts: Sequence[GateVerdict], now: f
     2. paused or ended: nothing;
     3. a split that is not the one asked for: inconclusive, because whatever is compared on it is not comparable;
     4. a gate that found the challenger worse: roll back;
-    5. a gate that found it better: promote, where the plan allows it early;
-    6. the step's least time, requests and labels: the next step, or after the last one what the gates say, else `at_end`;
-    7. no end within `max_seconds`: inconclusive."""
+    5. the step's least time, requests and labels are there: promote what a gate found better, at once or (unless the plan allows it
+       early) after the last step; else the next step, and after the last one `at_end`;
+    6. no end within `max_seconds`: inconclusive.
+
+    Better answers alone do not promote before their step is over: whether they also come in time and without errors, the
+    guardrails need some requests to tell."""
     if not rollout.active:
         return Decision(None, _VERDICT_OF_STATE[rollout.state], rollout.reason, "none")
     if seen.open_failure:
@@ -198,8 +201,6 @@ def decide(rollout: Rollout, seen: Seen, verdicts: Sequence[GateVerdict], now: f
     if worse:
         return Decision("roll_back", "roll_back", worse[0].text, "gate")
     better = [verdict for verdict in verdicts if verdict.verdict == "promote"]
-    if better and rollout.plan.promote_early:
-        return Decision("promote", "promote", better[0].text, "gate")
     missing = _missing(rollout, seen, now)
     if not missing:
         return _step_done(rollout, seen, better, now)
@@ -260,10 +261,11 @@ def where(rollout: Rollout) -> str:
 
 def _step_done(rollout: Rollout, seen: Seen, better: Sequence[GateVerdict], now: float) -> Decision:
     done = f"{where(rollout)} is through: {_had(rollout, seen, now)}"
-    if rollout.step + 1 < len(rollout.plan.steps):
-        return Decision("advance", "continue", f"{done}, and no gate found it worse", "step")
-    if better:
+    last = rollout.step + 1 >= len(rollout.plan.steps)
+    if better and (last or rollout.plan.promote_early):
         return Decision("promote", "promote", better[0].text, "gate")
+    if not last:
+        return Decision("advance", "continue", f"{done}, and no gate found it worse", "step")
     at_end = rollout.plan.at_end
     if at_end == "promote":
         return Decision("promote", "promote", f"{done}, and no gate found it worse", "end")

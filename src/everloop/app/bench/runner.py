@@ -40,6 +40,7 @@ SUBJECTS: dict[str, Subject] = {
     "timeline": _in("timeline"),
     "rollouts": _in("rollouts"),
     "rollout_simulation": _in("rollout_simulation"),
+    "bad_canaries": _in("bad_canaries"),
     "shadows": _in("shadows"),
     "parallel": _in("parallel"),
     "parallel_small": _in("parallel_small"),
