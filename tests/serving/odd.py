@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -40,6 +41,17 @@ class Odd:
 
     def dies(self, answers: Any, bad: Any) -> Any:
         os._exit(3)
+
+    def closes_its_pipes(self, answers: Any, bad: Any) -> Any:
+        os.closerange(3, 1000)
+        threading.Event().wait()
+
+    def writes_garbage(self, answers: Any, bad: Any) -> Any:
+        """Into every pipe that it finds, that to the server among them."""
+        for descriptor in range(3, 100):
+            with contextlib.suppress(OSError):
+                os.write(descriptor, b"\xff" * 4096)
+        threading.Event().wait()
 
     def segfault(self, answers: Any, bad: Any) -> Any:
         return ctypes.string_at(0)

@@ -203,6 +203,20 @@ def test_one_that_dies_is_started_again_and_the_rest_of_its_rows_are_shown(stage
     assert stage.told() == []
 
 
+@pytest.mark.parametrize("how", ["closes_its_pipes", "writes_garbage"])
+def test_one_that_does_not_keep_to_what_was_agreed_is_ended(stage: Stage, how: str) -> None:
+    """Garbage is refused, or its end is waited for, and does not come."""
+    shadow = stage.shadow(Odd(how), dataclasses.replace(PATIENT, timeout=0.5))
+    stage.ask([1])
+    stage.perform(shadow)
+    stage.ask([-1])
+    stage.perform(shadow)
+    seen = shadow.observed()
+    assert (seen.crashes + seen.timeouts, seen.failures, seen.starts) == (1, 1, 2)
+    assert seen.reason
+    assert balanced(shadow)
+
+
 @pytest.mark.parametrize("how", ["sleeps", "spins_with_the_gil", "ignores_signals"])
 def test_one_that_hangs_is_killed_and_started_again(stage: Stage, how: str) -> None:
     shadow = stage.shadow(Odd(how), dataclasses.replace(PATIENT, timeout=0.3))

@@ -297,6 +297,8 @@ class Shadow:
         """Nobody will do anything any more."""
         with self._lock:
             self._ended = True
+            if not (self._closed or self._host.failure):
+                self._seen.state, self._seen.reason = "down", "its thread has failed"
         self._leave()
         self._host.close()
         if self._showing is not None:

@@ -121,7 +121,9 @@ class ShadowHost:
             if self._closed:
                 caller.kill()
         self._cpu_seconds = 0.0
-        reply = self._call(_encode(self._opening(payload)), self._rules.open_timeout, 0)
+        reply = self._call(_encode(self._opening()), self._rules.open_timeout, 0)
+        if isinstance(reply, Ran):
+            reply = self._call(payload, self._rules.open_timeout, 0)
         if isinstance(reply, Refused):
             kind = _ERRORS.get(reply.code)
             self._lost(reply.message, None if kind is None else kind(reply.message))
@@ -153,13 +155,12 @@ class ShadowHost:
         if caller is not None:
             caller.close()
 
-    def _opening(self, payload: bytes) -> Opening:
+    def _opening(self) -> Opening:
         trust, rules = self._registry.trust, self._rules
         return Opening(
             self._record.model,
             self._record.version,
             self._record.manifest,
-            payload,
             trust.pickle,
             list(trust.types),
             rules.batch_rows,
@@ -176,7 +177,7 @@ class ShadowHost:
             reply: Ran | Refused = _decode(caller.call(data, time_limit, own_time=True))
         except ItemTimeout as error:
             failed, why = "timeout", error.message
-        except (EverloopError, msgspec.MsgspecError) as error:
+        except Exception as error:  # dead, or it has written anything into its pipe
             why = explain(error)
         else:
             if isinstance(reply, Ran):

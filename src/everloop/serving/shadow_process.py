@@ -33,13 +33,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Opening(msgspec.Struct, tag="open"):
-    """What to open."""
+    """What to open. Its verified bytes are the next message, as they are: packing them would be a copy that the server waits for."""
 
     model: str
     version: int
     manifest: Manifest
-    payload: bytes
-    """Verified."""
     trust_pickle: bool
     trust_types: list[str]
     batch_rows: int
@@ -83,28 +81,33 @@ class ShadowProcess:
     """Made by the process that serves, used in the other one."""
 
     def __init__(self) -> None:
+        self._opening: Opening | None = None
         self._runner: Runner | None = None
 
     def __call__(self, data: bytes) -> bytes:
-        asked = _decode(data)
-        if isinstance(asked, Batch):
-            return self._run(asked)
-        try:
-            self._open(asked)
-        except EverloopError as error:
-            return _encode(Refused(error.code, error.message))
-        except Exception as error:
-            return _encode(Refused(EverloopError.code, explain(error)))
+        opening, self._opening = self._opening, None
+        if opening is None:
+            asked = _decode(data)
+            if isinstance(asked, Batch):
+                return self._run(asked)
+            self._opening = asked
+        else:
+            try:
+                self._open(opening, data)
+            except EverloopError as error:
+                return _encode(Refused(error.code, error.message))
+            except Exception as error:
+                return _encode(Refused(EverloopError.code, explain(error)))
         return _encode(Ran([], [], 0.0, time.process_time()))
 
-    def _open(self, asked: Opening) -> None:
+    def _open(self, asked: Opening, payload: bytes) -> None:
         from everloop.runtime.artifact import Trust, load_session
 
         _silence()
         _die_with(asked.parent)
         _go_first()
         trust = Trust(asked.trust_pickle, tuple(asked.trust_types))
-        session = load_session(asked.manifest, asked.payload, trust=trust)
+        session = load_session(asked.manifest, payload, trust=trust)
         self._runner = Runner(session, asked.model, asked.version, BatchRules(max_rows=asked.batch_rows))
         _limit_memory(asked.memory_bytes)
 
