@@ -34,11 +34,24 @@ def test_deleting(artifacts: ArtifactStore) -> None:
     assert artifacts.get(second) == b"2"
 
 
-def test_what_was_just_put_is_not_idle(artifacts: ArtifactStore) -> None:
+def test_what_was_put_since_stays(artifacts: ArtifactStore) -> None:
+    begun = artifacts.now()
     digest = artifacts.put(b"a model")
-    assert artifacts.delete(digest, idle=3600.0) is None
+    assert artifacts.delete(digest, before=begun) is None
     assert artifacts.get(digest) == b"a model"
-    assert artifacts.delete(digest, idle=1e-9) == 7
-    assert artifacts.delete("0" * 64, idle=3600.0) is None
+    assert artifacts.delete("0" * 64, before=begun) is None
+    assert artifacts.delete(digest, before=artifacts.now()) == 7
     assert artifacts.sweep(idle=0.0) == 0
+    assert artifacts.digests() == []
+
+
+def test_renewing_is_putting_without_the_bytes(artifacts: ArtifactStore) -> None:
+    digest = artifacts.put(b"a model")
+    begun = artifacts.now()
+    assert artifacts.renew(digest)
+    assert artifacts.delete(digest, before=begun) is None
+    assert artifacts.get(digest) == b"a model"
+    assert artifacts.delete(digest, before=artifacts.now()) == 7
+    assert not artifacts.renew(digest)
+    assert not artifacts.renew("0" * 64)
     assert artifacts.digests() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from everloop.core.errors import Conflict
+from everloop.core.errors import Conflict, InvalidInput
 from everloop.core.hashing import artifact_digest
 from everloop.core.schema import Schema, Target
 from everloop.stores.objects import FolderArtifacts
@@ -92,6 +93,35 @@ def test_published_anew(house: House) -> None:
     assert house.registry.version("m", 1).collected
 
 
+@pytest.mark.parametrize("collect", ["collect", "unregister"])
+def test_bytes_are_safe_between_being_put_and_being_named(
+    house: House, monkeypatch: pytest.MonkeyPatch, collect: str
+) -> None:
+    """Somebody puts the bytes of an archived version, and is not quick to name them: the archived one goes in between."""
+    put = house.artifacts.put
+
+    def put_slowly(payload: bytes) -> str:
+        digest = put(payload)
+        monkeypatch.undo()
+        if collect == "collect":
+            assert house.registry.collect_garbage(archived=True).artifacts == 2
+        else:
+            house.registry.unregister("m")
+        return digest
+
+    house.registry.register("n", "linear", task="regression")
+    monkeypatch.setattr(house.artifacts, "put", put_slowly)
+    made = house.registry.add_version("n", MANIFEST, b"one", live=True)
+    assert house.registry.payload(made) == b"one"
+
+
+@pytest.mark.parametrize("asked", [{"keep": -1}, {"keep": 1.5}, {"keep": True}, {"grace": -1.0}, {"grace": math.nan}])
+def test_what_cannot_be_asked(house: House, asked: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="at least 0"):
+        house.registry.collect_garbage(archived=True, **asked)
+    assert not any(version.collected for version in house.registry.versions("m"))
+
+
 def test_what_a_crash_between_marking_and_deleting_leaves_is_taken_next(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +165,6 @@ def test_putting_again_is_safe_against_deleting(tmp_path: Path) -> None:
     writer = threading.Thread(target=put)
     writer.start()
     while writer.is_alive():
-        theirs.delete(digest, idle=60.0)
+        theirs.delete(digest, before=theirs.now() - 60.0)
     writer.join(60)
     assert lost == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -41,6 +42,7 @@ class Publisher:
             else:
                 metrics |= {"mae": result.challenger}
             metrics["held_out"] = result.n
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
         lineage = result.manifest.lineage | {
             "parent": parent,
             "reason": reason,

@@ -114,7 +114,7 @@ class Registry:
 
     def unregister(self, name: str, *, by: str = "") -> None:
         """Remove a model, its versions, examples and artifacts; its timeline stays. Raises ModelNotFound."""
-        begun = self._clock.monotonic()
+        begun = self._artifacts.now()
         with self.changes.alone():
             model = self._catalog.get_model(name)
             owned = {version.digest for version in self._catalog.versions(name)}
@@ -126,7 +126,7 @@ class Registry:
             self._journal.forget_model(name)
             self._catalog.delete_model(name, event)
             self._journal.forget_model(name)
-            collection.discard(self._catalog, self._artifacts, owned, idle=self._clock.monotonic() - begun)
+            collection.discard(self._catalog, self._artifacts, owned, before=begun)
         self.changes.tell([event])
 
     def fix_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
@@ -197,6 +197,7 @@ class Registry:
         digest = self._artifacts.put(payload)
         status: VersionStatus = "live" if live else "staging"
         with self.changes.on(name, by=by) as change:
+            collection.hold(self._artifacts, payload)
             shelf, model = change.shelf, change.shelf.model
             check_fits(model, manifest)
             if version_name:
@@ -359,9 +360,9 @@ class Registry:
     ) -> Collected:
         """Delete artifacts that no version or template names, as a crash leaves them; those younger than `grace` seconds stay, for
         somebody may be about to name them. `archived`: those of archived versions, too, but for the newest `keep` of each model
-        and what an alias points at; their records stay."""
+        and what an alias points at; their records stay. Raises InvalidInput."""
         return collection.collect(
-            self._catalog, self._artifacts, self.changes, self._clock, archived=archived, keep=keep, grace=grace, by=by
+            self._catalog, self._artifacts, self.changes, archived=archived, keep=keep, grace=grace, by=by
         )
 
     def export_model(self, name: str, path: Path | str, versions: Sequence[int | str] | None = None) -> bundle.Exported:

@@ -6,6 +6,10 @@
 So a version that is not marked always has its bytes, and whatever is left over is an orphan that the next collection takes. Bytes that
 were put within the grace period stay: somebody may be about to name them. The store compares and deletes in one step, so putting
 the same bytes again at the same time is safe, whichever process does it.
+
+Bytes of versions that were archived or removed go at once, if nobody has put them since that began. Whoever names bytes therefore holds
+them inside the transaction that does it (`hold`): transactions take turns, so this one comes before that of the collection, which then
+sees the name, or after the collection began, and then the bytes are young.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from everloop.core.clock import Clock
-from everloop.core.errors import ModelNotFound
+from everloop.core.errors import InvalidInput, ModelNotFound
+from everloop.core.hashing import artifact_digest
 from everloop.core.wording import counted
 from everloop.registry.changes import Change, Changes
 from everloop.stores.ports import ArtifactStore, Catalog
@@ -41,7 +45,6 @@ def collect(
     catalog: Catalog,
     artifacts: ArtifactStore,
     changes: Changes,
-    clock: Clock,
     *,
     archived: bool,
     keep: int,
@@ -49,7 +52,10 @@ def collect(
     by: str,
 ) -> Collected:
     """As `Registry.collect_garbage`."""
-    begun = clock.monotonic()
+    for field, value, kinds in (("keep", keep, int), ("grace", grace, (int, float))):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value >= 0:
+            raise InvalidInput(f"{field}: expected a number of at least 0, got {value!r}", field=field)
+    begun = artifacts.now()
     marked: dict[str, list[int]] = {}
     owned: set[str] = set()
     for model in catalog.list_models() if archived else []:
@@ -65,7 +71,7 @@ def collect(
         if digest in used:
             continue
         # Of an archived version's bytes it is known who named them; they stay only if they were put again since.
-        freed = artifacts.delete(digest, idle=clock.monotonic() - begun if digest in owned else grace)
+        freed = artifacts.delete(digest, before=begun if digest in owned else begun - grace)
         taken += freed is not None
         spared += freed is None
         size += freed or 0
@@ -73,10 +79,18 @@ def collect(
     return Collected(taken, size, [(name, number) for name in sorted(marked) for number in marked[name]], spared)
 
 
-def discard(catalog: Catalog, artifacts: ArtifactStore, owned: Iterable[str], *, idle: float) -> None:
-    """Delete those of `owned` that nothing names any more and nobody put within the last `idle` seconds."""
+def discard(catalog: Catalog, artifacts: ArtifactStore, owned: Iterable[str], *, before: float) -> None:
+    """Delete those of `owned` that nothing names any more and nobody has put since `before`."""
     for digest in set(owned) - in_use(catalog):
-        artifacts.delete(digest, idle=idle)
+        artifacts.delete(digest, before=before)
+
+
+def hold(artifacts: ArtifactStore, payload: bytes) -> str:
+    """Have the bytes there when the transaction that names them, which is the caller's, has ended. Their digest."""
+    digest = artifact_digest(payload)
+    if not artifacts.renew(digest):
+        artifacts.put(payload)
+    return digest
 
 
 def in_use(catalog: Catalog) -> set[str]:

@@ -69,7 +69,7 @@ class ModelRegistry:
         `trust_types`: what may be kept and loaded although it can run code. Raises StoreUnavailable, and for a URL InvalidInput,
         MissingExtra."""
         self._stores: Stores | None = None
-        self._clock = clock = clock or SystemClock()
+        clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, LoadedModel] = OrderedDict()
         if isinstance(storage, Registry):
@@ -158,12 +158,11 @@ class ModelRegistry:
         if [record.version for record in self.registry.versions(name)] == [number]:
             self.registry.unregister(name, by="python")
             return
-        begun = self._clock.monotonic()
+        begun = None if self._stores is None else self._stores.artifacts.now()
         with self.registry.changes.on(name, by="python") as change:
             doomed = removal.delete(change, number)
-        if self._stores is not None:  # an engine collects its garbage itself
-            idle = self._clock.monotonic() - begun
-            collection.discard(self._stores.catalog, self._stores.artifacts, [doomed.digest], idle=idle)
+        if self._stores is not None and begun is not None:  # an engine collects its garbage itself
+            collection.discard(self._stores.catalog, self._stores.artifacts, [doomed.digest], before=begun)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -38,15 +38,24 @@ class MemoryArtifacts:
             self._put_at[digest] = time.monotonic()
         return digest
 
+    def renew(self, digest: str) -> bool:
+        with self._lock:
+            if digest in self._payloads:
+                self._put_at[digest] = time.monotonic()
+            return digest in self._payloads
+
     def get(self, digest: str) -> bytes:
         try:
             return self._payloads[digest]
         except KeyError:
             raise _missing(digest) from None
 
-    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def delete(self, digest: str, *, before: float | None = None) -> int | None:
         with self._lock:
-            if digest not in self._payloads or (idle > 0 and time.monotonic() - self._put_at[digest] < idle):
+            if digest not in self._payloads or (before is not None and self._put_at[digest] >= before):
                 return None
             return len(self._payloads.pop(digest))
 
@@ -75,7 +84,7 @@ class FolderArtifacts:
         place = self._place(digest)
         with self._lock, _unavailable(f"cannot store artifact {digest[:12]}…"), self._among_processes(alone=False):
             if self._intact(place, digest):
-                os.utime(place)
+                _touch(place)
                 return digest
             if not place.parent.is_dir():
                 place.parent.mkdir(exist_ok=True)
@@ -86,12 +95,22 @@ class FolderArtifacts:
                     file.write(payload)
                     file.flush()
                     os.fsync(file.fileno())
+                _touch(draft)
                 draft.replace(place)
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
             flush_folder(place.parent)
         return digest
+
+    def renew(self, digest: str) -> bool:
+        place = self._place(digest)
+        with self._lock, _unavailable(f"cannot renew artifact {digest[:12]}…"), self._among_processes(alone=False):
+            try:
+                _touch(place)
+            except FileNotFoundError:
+                return False
+        return True
 
     def get(self, digest: str) -> bytes:
         place = self._place(digest)
@@ -108,14 +127,18 @@ class FolderArtifacts:
             )
         return payload
 
-    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
+    def now(self) -> float:
+        return time.time()
+
+    def delete(self, digest: str, *, before: float | None = None) -> int | None:
         place = self._place(digest)
         with self._lock, _unavailable(f"cannot delete artifact {digest[:12]}…"), self._among_processes(alone=True):
-            return _delete(place, idle)
+            return _delete(place, before)
 
     def sweep(self, *, idle: float) -> int:
         with self._lock, _unavailable("cannot delete unfinished artifacts"), self._among_processes(alone=True):
-            return sum(_delete(draft, idle) or 0 for draft in self._path.glob("??/.*.tmp"))
+            before = self.now() - idle
+            return sum(_delete(draft, before) or 0 for draft in self._path.glob("??/.*.tmp"))
 
     def digests(self) -> list[str]:
         with _unavailable("cannot list artifacts"):
@@ -154,10 +177,16 @@ class FolderArtifacts:
             return False
 
 
-def _delete(place: Path, idle: float) -> int | None:
+def _touch(place: Path) -> None:
+    """By the clock that `_delete` asks: the file system's own is a few milliseconds behind it."""
+    now = time.time_ns()
+    os.utime(place, ns=(now, now))
+
+
+def _delete(place: Path, before: float | None) -> int | None:
     try:
         there = place.stat()
-        if idle > 0 and time.time() - there.st_mtime < idle:
+        if before is not None and there.st_mtime >= before:
             return None
         place.unlink()
     except FileNotFoundError:

@@ -337,11 +337,17 @@ class ArtifactStore(Protocol):
     def put(self, payload: bytes) -> str:
         """Store and return the digest. Atomic and durable; storing the same bytes again is nearly free, and counts as put now."""
 
+    def renew(self, digest: str) -> bool:
+        """Count it as put now; False if it is not there (any more). Against a `delete` of any process, as `put`."""
+
     def get(self, digest: str) -> bytes:
         """Verified bytes. Raises ArtifactCorrupt (damaged or missing)."""
 
-    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
-        """The bytes that it had; None if it is not there. With `idle`, one that was put within the last `idle` seconds stays (None):
+    def now(self) -> float:
+        """Seconds, by the clock that tells when something was put: that of the store, not of this process."""
+
+    def delete(self, digest: str, *, before: float | None = None) -> int | None:
+        """The bytes that it had; None if it is not there. One that was put at `before` (as `now` tells it) or since stays (None):
         whoever put it may be about to name it. Compared and deleted in one step, against a `put` of any process."""
 
     def sweep(self, *, idle: float) -> int:

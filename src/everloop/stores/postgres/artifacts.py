@@ -39,7 +39,7 @@ class PostgresArtifacts:
         with self._database.opened(f"store artifact {digest[:12]}… in") as connection:
             # Whoever stores the same bytes at the same time waits here, and then finds them.
             connection.execute(
-                "INSERT INTO artifacts (digest, size) VALUES (%s, %s) ON CONFLICT (digest) DO UPDATE SET put_at = excluded.put_at",
+                "INSERT INTO artifacts (digest, size) VALUES (%s, %s) ON CONFLICT (digest) DO UPDATE SET put_at = clock_timestamp()",
                 (digest, len(payload)),
             )
             if not self._intact(connection, digest, chunks):
@@ -47,6 +47,11 @@ class PostgresArtifacts:
                 for n, chunk in enumerate(chunks):
                     connection.execute("INSERT INTO artifact_chunks VALUES (%s, %s, %b)", (digest, n, chunk))
         return digest
+
+    def renew(self, digest: str) -> bool:
+        with self._database.opened(f"renew artifact {digest[:12]}… in") as connection:
+            renewed = connection.execute("UPDATE artifacts SET put_at = clock_timestamp() WHERE digest = %s", (digest,))
+            return renewed.rowcount > 0
 
     def get(self, digest: str) -> bytes:
         with self._database.opened(f"read artifact {digest[:12]}… from") as connection:
@@ -63,12 +68,17 @@ class PostgresArtifacts:
             )
         return payload
 
-    def delete(self, digest: str, *, idle: float = 0.0) -> int | None:
+    def now(self) -> float:
+        with self._database.opened("ask the time of") as connection:
+            row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+        assert row is not None
+        return float(row[0])
+
+    def delete(self, digest: str, *, before: float | None = None) -> int | None:
         with self._database.opened(f"delete artifact {digest[:12]}… from") as connection:
             gone = connection.execute(
-                "DELETE FROM artifacts WHERE digest = %s AND put_at <= clock_timestamp() - %s * interval '1 second' "
-                "RETURNING size",
-                (digest, idle),
+                "DELETE FROM artifacts WHERE digest = %s AND put_at < coalesce(to_timestamp(%s), 'infinity') RETURNING size",
+                (digest, before),
             ).fetchone()
         return None if gone is None else int(gone[0])
 
