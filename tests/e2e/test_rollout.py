@@ -26,7 +26,7 @@ from everloop.core.errors import Conflict, EverloopError, Forbidden, StoreUnavai
 
 EVERLOOP = [sys.executable, "-c", "from everloop.app.cli import main; main()"]
 KEY = "an-override-key-for-tests"
-PACE = 0.004
+PACE = 0.01
 """Seconds between two users: they leave a small machine room for what is tested."""
 PATIENCE = 90.0
 """Seconds for whatever is waited for: a slow machine that does much else is no failure."""
@@ -168,6 +168,26 @@ def told(run: Callable[..., Result]) -> Callable[..., Any]:
     return lambda *arguments: json.loads(run(*arguments, "--json").stdout)
 
 
+@pytest.fixture
+def watch(serving: Serving) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """`everloop rollout watch`, once it has said where the rollout stands."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [*EVERLOOP, "rollout", "watch", "price", "--url", serving.url]
+        started.append(
+            subprocess.Popen(command, cwd=serving.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        assert started[-1].stderr is not None
+        assert "running" in started[-1].stderr.readline()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
 def model_file(path: Path, slope: float) -> str:
     """A scikit-learn model file: price = slope x size."""
     from sklearn.linear_model import LinearRegression
@@ -257,6 +277,7 @@ def test_a_restart_and_a_kill_in_mid_step_go_on(
     users: Callable[[], Users],
     run: Callable[..., Result],
     told: Callable[..., Any],
+    watch: Callable[[], subprocess.Popen[str]],
 ) -> None:
     teach(run, tmp_path)
     run("models", "register", "price", model_file(tmp_path / "good.skops", 2.0), "--stage")
@@ -269,6 +290,7 @@ def test_a_restart_and_a_kill_in_mid_step_go_on(
         return int(evidence["step"]["samples"])
 
     had = until(seen, "the challenger's first answers")
+    watching = watch()
     weights = told("models", "traffic", "price")["weights"]
     for sig in (signal.SIGKILL, signal.SIGTERM):
         serving.end(sig)
@@ -286,6 +308,8 @@ def test_a_restart_and_a_kill_in_mid_step_go_on(
     assert told("rollout", "show", "price")["state"] == "paused"
     assert run("rollout", "resume", "price").stdout.strip() == "running"
     assert run("rollout", "promote", "price", "--note", "enough").stdout.strip() == "promoted"
+    told_at_last, talk = watching.communicate(timeout=PATIENCE)
+    assert (watching.returncode, told_at_last) == (0, "promoted\n"), f"whoever watches waits for the server: {talk}"
     before = dict(asking.answered)
     until(lambda: asking.answered.get(2, 0) > before.get(2, 0) + 20, "everybody on version 2")
     assert asking.trouble == []
