@@ -74,6 +74,43 @@ class TestReadable:
         assert (catalog.list_models(), catalog.rollouts("m")) == ([model], [])
 
 
+class TestNew:
+    """A model that is made by the first change of it."""
+
+    def test_it_is_made_once(self, catalog: Catalog, timeline: Journal) -> None:
+        record = ModelRecord("m", "linear", 1.0)
+        for created in (True, False):
+            with catalog.change("m", record) as shelf:
+                assert (shelf.created, shelf.model) == (created, record)
+                shelf.put_version(version(shelf.next_number()))
+                shelf.log(Event("m", "published", 1.0))
+        assert [v.version for v in catalog.versions("m")] == [1, 2]
+        assert (catalog.revision(), len(timeline.events(model="m"))) == (2, 2)
+
+    def test_not_if_the_change_fails(self, catalog: Catalog) -> None:
+        with pytest.raises(Stop), catalog.change("m", ModelRecord("m", "linear", 1.0)):
+            raise Stop
+        with pytest.raises(InvalidInput), catalog.change("m", ModelRecord("m", None, 1.0)):  # type: ignore[arg-type]
+            pass
+        assert (catalog.list_models(), catalog.revision()) == ([], 0)
+        with pytest.raises(ModelNotFound), catalog.change("m"):
+            pass
+
+    def test_a_change_that_only_makes_it_counts(self, catalog: Catalog) -> None:
+        with catalog.change("m", ModelRecord("m", "linear", 1.0)):
+            pass
+        assert (len(catalog.list_models()), catalog.revision()) == (1, 1)
+
+    def test_one_goes_only_as_it_was_seen(self, catalog: Catalog, model: ModelRecord) -> None:
+        with catalog.change("m") as shelf:
+            shelf.put_version(version(shelf.next_number()))
+        for others in ([], [2], [1, 2]):
+            with pytest.raises(Conflict, match="other versions"):
+                catalog.delete_model("m", versions=others)
+        catalog.delete_model("m", versions=[1])
+        assert catalog.list_models() == []
+
+
 class TestWhole:
     def test_what_is_put_is_read_inside_and_afterwards(
         self, catalog: Catalog, timeline: Journal, model: ModelRecord

@@ -281,7 +281,75 @@ class TestRefused:
     def test_a_name_that_no_version_may_have(self, house: House, file: Path) -> None:
         with pytest.raises(InvalidInput, match="champion"):
             house.registry.import_model(rewritten(file, bad_name), "scam")
-        assert house.registry.versions("scam") == []
+        assert "scam" not in house.registry.names()
+
+    @pytest.mark.parametrize(
+        ("what", "error"),
+        [
+            ({"aliases": {"champion": 1}}, InvalidInput),
+            ({"aliases": {"7": 1}}, InvalidInput),
+            ({"aliases": {"../evil": 1}}, InvalidInput),
+            ({"rollout": {"strategy": "roulette"}}, InvalidInput),
+            ({"record": 7.0}, InvalidInput),
+            ({"versions": {"note": "x" * 100_000}}, InvalidInput),
+            ({"versions": {"tags": {"": "x"}}}, InvalidInput),
+            ({"versions": {"tags": {"x": "y" * 5000}}}, InvalidInput),
+            ({"versions": {"created_at": 1e300}}, Malformed),
+            ({"timeline": {"at": -1.0}}, Malformed),
+            ({"versions": {"created_at": None}}, Malformed),
+        ],
+    )
+    def test_what_nobody_could_have_said_to_a_registry(
+        self, house: House, file: Path, what: dict[str, Any], error: type[EverloopError]
+    ) -> None:
+        def change(contents: dict[str, Any], _: dict[str, bytes]) -> None:
+            for key, value in what.items():
+                if isinstance(contents.get(key), list):
+                    contents[key][0].update(value)
+                else:
+                    contents["model"][key] = value
+
+        kept, names = house.artifacts.digests(), house.registry.names()
+        with pytest.raises(error):
+            house.registry.import_model(rewritten(file, change), "scam")
+        assert (house.registry.names(), house.artifacts.digests()) == (names, kept)
+
+    def test_a_story_that_lies(self, house: House, file: Path) -> None:
+        """What it tells of numbers and alarms elsewhere is no alarm here, nor anybody's origin."""
+
+        def change(contents: dict[str, Any], _: dict[str, bytes]) -> None:
+            for kind, data in (("imported", {"numbers": 5}), ("drift", {"cut_id": [1]}), ("drift", {"cut_id": 700})):
+                contents["timeline"].append({"model": "fraud", "kind": kind, "at": 1.0, "data": data})
+
+        house.registry.import_model(rewritten(file, change), "copy")
+        child = msgspec.structs.replace(MANIFEST, lineage={"parent": 1, "cut_id": 700})
+        made = house.registry.add_version("copy", child, b"four", live=False)
+        assert house.registry.lineage("copy", made.version).chain[0].alarm is None
+        odd = msgspec.structs.replace(MANIFEST, lineage={"cut_id": [1]})
+        assert house.registry.lineage("copy", house.registry.add_version("copy", odd, b"5", live=False).version).chain
+
+    def test_whole_or_not_at_all(self, house: House, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A crash while it is imported leaves nothing that would be in the way of importing it again."""
+
+        def crash(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("everloop.registry.bundle._retell", crash)
+        with pytest.raises(KeyboardInterrupt):
+            house.registry.import_model(file, "copy")
+        assert "copy" not in house.registry.names()
+        monkeypatch.undo()
+        assert len(house.registry.import_model(file, "copy").versions) == 3
+        assert house.kinds()[-2:] == ["registered", "imported"]
+
+    def test_artifacts_that_go_while_it_is_imported(
+        self, house: House, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house.registry.unregister("fraud")
+        monkeypatch.setattr(house.artifacts, "put", lambda _: "")
+        with pytest.raises(Conflict, match="import it again"):
+            house.registry.import_model(file)
+        assert house.registry.names() == []
 
     def test_what_is_compressed(self, house: House, file: Path) -> None:
         with zipfile.ZipFile(file) as old:

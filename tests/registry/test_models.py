@@ -33,6 +33,7 @@ from everloop.core.events import EventBus
 from everloop.policy.rollout import Plan, Step
 from everloop.registry import ModelInfo, ModelRegistry
 from everloop.registry.catalog import Registry
+from everloop.registry.plans import plan_of
 from everloop.registry.rollouts import Rollouts
 from everloop.runtime.artifact import Trust, save_model
 from everloop.stores.memory import MemoryCatalog, MemoryJournal
@@ -127,6 +128,11 @@ def test_names(registry: ModelRegistry, tmp_path: Path) -> None:
         (line(1.0), {"status": "live"}, InvalidInput, "staging, production, archived"),
         (line(1.0), {"metrics": {"mse": "low"}}, InvalidInput, "metrics.mse"),
         (line(1.0), {"metrics": {"mse": float("nan")}}, InvalidInput, "metrics.mse"),
+        (line(1.0), {"metrics": {"mse": 10**400}}, InvalidInput, "metrics.mse"),
+        (line(1.0), {"version": "champion"}, InvalidInput, "which part a version plays"),
+        (line(1.0), {"tags": {"": "x"}}, InvalidInput, "tags"),
+        (line(1.0), {"note": 5}, InvalidInput, "note"),
+        (line(1.0), {"name": 5}, InvalidInput, "name"),
     ],
 )
 def test_what_cannot_be_registered_leaves_nothing(
@@ -135,6 +141,35 @@ def test_what_cannot_be_registered_leaves_nothing(
     with pytest.raises(error, match=told):
         registry.register(model, **more)
     assert registry.list_models() == []
+    assert registry.registry.names() == []
+
+
+def test_production_while_a_rollout_is_active_leaves_nothing(registry: ModelRegistry) -> None:
+    registry.register(line(1.0), name="m", status="production")
+    registry.register(line(2.0), name="m")
+    Rollouts(registry.registry).start("m", 2, plan_of("canary"), by="me")
+    with pytest.raises(Conflict, match="rollout 1 of 'm'"):
+        registry.register(line(3.0), name="m", status="production")
+    assert [info.number for info in registry.list_versions("m")] == [1, 2]
+    assert [e.kind for e in registry.registry.timeline("m")].count("published") == 2
+
+
+@pytest.mark.parametrize("model_id", [None, 5, b"m@1"])
+def test_what_is_no_id(registry: ModelRegistry, model_id: Any) -> None:
+    with pytest.raises(InvalidInput, match="NAME@VERSION"):
+        registry.get(model_id)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://me:secret@h/db", "POSTGRESQL://me:secret@h/db", "sqlite:///x.db"]
+)
+def test_a_url_of_another_kind_is_no_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (url, Path(url)):
+        with pytest.raises(InvalidInput, match="postgresql://") as refused:
+            ModelRegistry(place)
+        assert "secret" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pickle_needs_trust(registry: ModelRegistry, tmp_path: Path) -> None:
@@ -179,7 +214,10 @@ def test_the_seeds_workflow(registry: ModelRegistry) -> None:
     assert registry.set_traffic_percentage(model_id, 1.0).traffic_percentage == 1.0
     assert [info.id for info in registry.get_production_models()] == [model_id]
     told = [event.message for event in registry.registry.timeline("m") if event.kind == "traffic"]
-    assert told[1:] == ["version 1 is to answer 50 %; it answers 100 %, for there is nobody else"]
+    assert told[1:] == [
+        "version 1 is to answer 50 %; it answers 100 %, for there is nobody else",
+        "version 1 is to answer 100 %",
+    ]
 
 
 def test_growing_one_shrinks_the_others(anywhere: ModelRegistry) -> None:
@@ -305,6 +343,22 @@ def test_deleting(anywhere: ModelRegistry) -> None:
     registry.delete("m@4")
     registry.delete(ids[0])
     assert registry.list_models() == []
+
+
+def test_deleting_the_last_one_while_another_comes(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the deed somebody registers: the model stays, with what is new."""
+    first = registry.register(line(1.0), name="m")
+    versions = registry.registry.versions
+
+    def look(name: str) -> Any:
+        seen = versions(name)
+        monkeypatch.undo()
+        registry.register(line(2.0), name="m", status="production")
+        return seen
+
+    monkeypatch.setattr(registry.registry, "versions", look)
+    registry.delete(first)
+    assert [info.number for info in registry.list_versions("m")] == [2]
 
 
 class Columns:

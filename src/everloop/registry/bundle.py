@@ -40,8 +40,8 @@ from everloop.core.types import VersionStatus
 from everloop.core.wording import counted
 from everloop.registry import rolling
 from everloop.registry.changes import Change
-from everloop.registry.references import check_new_name
-from everloop.registry.registration import check_fits
+from everloop.registry.references import check_alias, check_new_name
+from everloop.registry.registration import check_fits, note_of, tags_of, wanted_record
 from everloop.registry.traffic import check_there
 from everloop.stores.folders import flush_folder
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
@@ -57,6 +57,9 @@ MOST_CONTENTS = 64 << 20
 """Bytes of the list of contents: far more than ten thousand events and versions need."""
 MOST_EVENTS = 10_000
 """The newest ones of the timeline that are exported."""
+
+LATEST = 253_402_300_800.0
+"""Seconds since the epoch at the end of the year 9999, the last one that dates can be told of."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _KEPT: tuple[VersionStatus, ...] = ("rejected", "archived")
@@ -127,21 +130,34 @@ def export_model(  # noqa: PLR0917 - what a registry is made of, and what is ask
 
 
 def import_model(
-    registry: Registry, artifacts: ArtifactStore, path: Path, name: str | None, *, live: bool, by: str
+    registry: Registry, artifacts: ArtifactStore, clock: Clock, path: Path, name: str | None, *, live: bool, by: str
 ) -> Imported:
     """As `Registry.import_model`."""
     with _opened(path) as file:
         contents = _contents(file, path)
-        name = name or contents.model.name
-        _check_welcome(registry, name, contents)
-        template = None
-        for digest, payload in _artifacts(file, contents, path):
+        model = contents.model
+        name = name or model.name
+        new = wanted_record(
+            name,
+            model.kind,
+            clock.now(),
+            task=model.task,
+            parameters=model.parameters,
+            learning=model.learning,
+            rollout=model.rollout,
+            record=model.record,
+            schema=model.schema,
+            target=model.target,
+        )
+        with contextlib.suppress(ModelNotFound):  # before anything is kept
+            _check_welcome(registry.get(name), contents)
+        for payload in _artifacts(file, contents, path):
             artifacts.put(payload)
-            if digest == contents.model.template:
-                template = payload
-    created = _create(registry, name, contents.model, template)
-    with registry.changes.on(name, by=by) as change:
-        return Imported(name, _add(change, contents, path, live=live, created=created))
+    with registry.changes.on(name, by=by, new=msgspec.structs.replace(new, template=model.template)) as change:
+        _check_welcome(change.shelf.model, contents)
+        if not all(artifacts.renew(digest) for digest in contents.artifacts):
+            raise Conflict(f"the artifacts of {name!r} were collected while it was imported: import it again")
+        return Imported(name, _add(change, contents, path, live=live))
 
 
 def _entry(digest: str) -> str:
@@ -215,7 +231,20 @@ def _contents(file: zipfile.ZipFile, path: Path) -> _Contents:
     numbers = [record.version for record in contents.versions]
     if len(set(numbers)) != len(numbers):
         raise Malformed(f"{path} holds one version twice", field="path")
+    _check_said(contents, path)
     return contents
+
+
+def _check_said(contents: _Contents, path: Path) -> None:
+    """What is said in the list of contents is what could have been said to the registry. Raises InvalidInput, Malformed."""
+    for alias in contents.model.aliases:
+        check_alias(alias)
+    for record in contents.versions:
+        note_of(record.note)
+        tags_of(record.tags)
+    times = [record.created_at for record in contents.versions] + [event.at for event in contents.timeline]
+    if not all(0 <= at < LATEST for at in times):
+        raise Malformed(f"{path} holds a time that no calendar has", field="path")
 
 
 def _decoded(text: bytes, kind: type[Any], path: Path) -> Any:
@@ -225,24 +254,20 @@ def _decoded(text: bytes, kind: type[Any], path: Path) -> Any:
         raise Malformed(f"{path}: its list of contents cannot be read: {error}", field="path") from error
 
 
-def _artifacts(file: zipfile.ZipFile, contents: _Contents, path: Path) -> Iterator[tuple[str, bytes]]:
+def _artifacts(file: zipfile.ZipFile, contents: _Contents, path: Path) -> Iterator[bytes]:
     """One at a time, each verified. Raises ArtifactCorrupt."""
     for digest in contents.artifacts:
         payload = file.read(_entry(digest))
         if artifact_digest(payload) != digest:
             raise ArtifactCorrupt(f"{path}: artifact {digest[:12]}… is damaged; export it again")
-        yield digest, payload
+        yield payload
 
 
-def _check_welcome(registry: Registry, name: str, contents: _Contents) -> None:
-    """Before anything is kept. Raises Conflict where a model of that name is another one."""
-    try:
-        there = registry.get(name)
-    except ModelNotFound:
-        return
+def _check_welcome(there: ModelRecord, contents: _Contents) -> None:
+    """Raises Conflict where a model of that name is another one."""
     if there.kind != contents.model.kind:
         raise Conflict(
-            f"there is already a model named {name!r} of kind {there.kind}, the imported one is of kind "
+            f"there is already a model named {there.name!r} of kind {there.kind}, the imported one is of kind "
             f"{contents.model.kind}; import it under another name",
             field="name",
         )
@@ -250,32 +275,13 @@ def _check_welcome(registry: Registry, name: str, contents: _Contents) -> None:
         check_fits(there, record.manifest)
 
 
-def _create(registry: Registry, name: str, model: ModelRecord, template: bytes | None) -> bool:
-    """Whether the model was made now."""
-    if name in registry.names():
-        return False
-    registry.register(
-        name,
-        model.kind,
-        task=model.task,
-        parameters=model.parameters,
-        learning=model.learning,
-        record=model.record,
-        schema=model.schema,
-        target=model.target,
-        template=template,
-    )
-    return True
-
-
-def _add(change: Change, contents: _Contents, path: Path, *, live: bool, created: bool) -> list[VersionRecord]:
+def _add(change: Change, contents: _Contents, path: Path, *, live: bool) -> list[VersionRecord]:
     shelf = change.shelf
     if live:
         rolling.forbid(change, "an imported version cannot go live")
     numbers: dict[int, int] = {}
     added: list[VersionRecord] = []
     for record in sorted(contents.versions, key=lambda record: record.version):
-        check_fits(shelf.model, record.manifest)
         if record.name:
             check_new_name(shelf, record.name)
         version = add_version(
@@ -297,14 +303,8 @@ def _add(change: Change, contents: _Contents, path: Path, *, live: bool, created
         for alias, number in contents.model.aliases.items()
         if number in numbers and alias not in there
     }
-    shelf.put_model(
-        msgspec.structs.replace(
-            model,
-            aliases=model.aliases | aliases,
-            rollout=contents.model.rollout if created else model.rollout,
-        )
-    )
-    if created:
+    shelf.put_model(msgspec.structs.replace(model, aliases=model.aliases | aliases))
+    if shelf.created:
         _retell(change, contents.timeline, numbers)
     was_live = numbers.get(contents.model.live_version or 0)
     if live and was_live is not None:

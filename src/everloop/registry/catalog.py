@@ -20,15 +20,16 @@ from everloop.core.clock import Clock
 from everloop.core.errors import Conflict, ModelNotFound
 from everloop.core.events import Event, EventBus
 from everloop.core.schema import Schema, Target
-from everloop.core.types import Task, VersionStatus
+from everloop.core.types import Task
 from everloop.policy.rollout import Plan
-from everloop.registry import bundle, collection, references, rolling, traffic
-from everloop.registry.changes import Change, Changes
+from everloop.registry import bundle, collection, references, traffic
+from everloop.registry.changes import Changes, registered
 from everloop.registry.collection import Collected
 from everloop.registry.lineage import Lineage, lineage_of
+from everloop.registry.publishing import fix_schema, publish
 from everloop.registry.registration import check_fits, check_same, note_of, tags_of, wanted_record
-from everloop.stores import shelving
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, Manifest, ModelRecord, VersionRecord
+from everloop.stores.settling import check_versions
 
 if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
@@ -101,7 +102,7 @@ class Registry:
                 return existing
             if template is not None:
                 wanted = msgspec.structs.replace(wanted, template=self._artifacts.put(template))
-            event = Event(name, "registered", now, f"registered as {kind}", data={"kind": kind, "task": wanted.task})
+            event = Event(name, "registered", now, **registered(wanted))
             try:
                 self._catalog.create_model(wanted, event)
             except Conflict:  # another process was faster
@@ -112,19 +113,21 @@ class Registry:
         self.changes.tell([event])
         return wanted
 
-    def unregister(self, name: str, *, by: str = "") -> None:
-        """Remove a model, its versions, examples and artifacts; its timeline stays. Raises ModelNotFound."""
+    def unregister(self, name: str, *, versions: Sequence[int] | None = None, by: str = "") -> None:
+        """Remove a model, its versions, examples and artifacts; its timeline stays. Raises ModelNotFound, and Conflict where it has other
+        versions than these, if some are given."""
         begun = self._artifacts.now()
         with self.changes.alone():
-            model = self._catalog.get_model(name)
-            owned = {version.digest for version in self._catalog.versions(name)}
+            model, there = self._catalog.get_model(name), self._catalog.versions(name)
+            check_versions(name, (version.version for version in there), versions)
+            owned = {version.digest for version in there}
             owned |= {model.template} if model.template else set()
             data = {"live": model.live_version} | ({"by": by} if by else {})
             event = Event(name, "unregistered", self._clock.now(), "unregistered", data=data)
             # Before and after: a crash in between must not leave old examples to a later model of that name, and
             # labels may still come while the model is there.
             self._journal.forget_model(name)
-            self._catalog.delete_model(name, event)
+            self._catalog.delete_model(name, event, versions=versions)
             self._journal.forget_model(name)
             collection.discard(self._catalog, self._artifacts, owned, before=begun)
         self.changes.tell([event])
@@ -135,12 +138,17 @@ class Registry:
         if before.schema is not None and (target is None or before.target == target):
             return before
         with self.changes.on(name) as change:
-            return _fix_schema(change, schema, target)
+            return fix_schema(change, schema, target)
 
     @property
     def catalog(self) -> Catalog:
         """What it writes to: for what reads rollouts and their reports. Changes go through the registry or `registry.rollouts`."""
         return self._catalog
+
+    @property
+    def artifacts(self) -> ArtifactStore:
+        """Where the bytes are: for what publishes in a change of its own."""
+        return self._artifacts
 
     @property
     def trust(self) -> Trust:
@@ -191,32 +199,22 @@ class Registry:
         same transaction; otherwise it waits as `staging`. An active rollout is superseded by the first two: it ends without a verdict.
         Raises InvalidInput, and Conflict if it takes another number of features than the model, does another task, `version_name` is
         taken, or it cannot be rolled out now."""
-        tagged = tags_of(tags)
         note_of(note)
+        tags_of(tags)
         check_fits(self._catalog.get_model(name), manifest)
-        digest = self._artifacts.put(payload)
-        status: VersionStatus = "live" if live else "staging"
+        self._artifacts.put(payload)  # before the transaction: others need not wait for it
         with self.changes.on(name, by=by) as change:
-            collection.hold(self._artifacts, payload)
-            shelf, model = change.shelf, change.shelf.model
-            check_fits(model, manifest)
-            if version_name:
-                references.check_new_name(shelf, version_name)
-            _fix_schema(change, manifest.schema, manifest.target)
-            if live or plan is not None:
-                rolling.supersede(change, "a newer version took its place")
-            version = shelving.add_version(
-                shelf, digest, manifest, now=change.now, status=status, note=note, name=version_name, tags=tagged
+            return publish(
+                change,
+                self._artifacts,
+                manifest,
+                payload,
+                live=live,
+                plan=plan,
+                note=note,
+                name=version_name,
+                tags=tags,
             )
-            fate = "is live" if live else "goes out" if plan is not None else "waits to be promoted"
-            told = {"live": live, "digest": digest, "previous": model.live_version, "note": note}
-            told |= {"metrics": manifest.metrics, "lineage": manifest.lineage}
-            message = f"version {version.version} {fate}{rolling.because(note)}"
-            change.log("published", message, version=version.version, data=told)
-            if plan is not None:
-                rolling.start(change, version.version, plan, by=by)
-                version = shelf.version(version.version)
-        return version
 
     def versions(self, name: str) -> _Versions:
         return self._catalog.versions(name)
@@ -378,11 +376,11 @@ class Registry:
         self, path: Path | str, name: str | None = None, *, live: bool = False, by: str = ""
     ) -> bundle.Imported:
         """Add what `export_model` wrote: the model under `name` (None: its own) if there is none, and its versions with new numbers,
-        all `staging`. `live`: the one that was live there goes live here. Nothing in the file is run or trusted: bytes must
-        have their digests, and a version is loaded only when it serves, by the usual rules.
+        all `staging`. `live`: the one that was live there goes live here. All of it or nothing, as one change. Nothing in the file is run or trusted: bytes
+        must have their digests, and a version is loaded only when it serves, by the usual rules.
 
         Raises InvalidInput, Malformed (not such a file, or damaged), TooLarge, NotSupported (a newer format), Conflict."""
-        return bundle.import_model(self, self._artifacts, Path(path), name, live=live, by=by)
+        return bundle.import_model(self, self._artifacts, self._clock, Path(path), name, live=live, by=by)
 
     # Telling.
 
@@ -403,20 +401,3 @@ class Registry:
             return None
         check_same(there, wanted, template=template is not None)
         return there
-
-
-def _fix_schema(change: Change, schema: Schema, target: Target | None) -> ModelRecord:
-    """Told as an event where it settled anything."""
-    before = change.shelf.model
-    after = shelving.set_schema(change.shelf, schema, target)
-    if after == before:
-        return after
-    assert after.schema is not None
-    width = len(after.schema.fields)
-    labels = f", {after.target.task} of {after.target.kind} labels" if after.target else ""
-    change.log(
-        "schema",
-        f"takes {width} feature{'s' if width > 1 else ''}{labels}",
-        data={"schema": msgspec.to_builtins(after.schema), "target": msgspec.to_builtins(after.target)},
-    )
-    return after

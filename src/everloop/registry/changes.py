@@ -17,7 +17,7 @@ from typing import Any
 
 from everloop.core.clock import Clock
 from everloop.core.events import Event, EventBus, EventKind
-from everloop.stores.ports import Catalog, Journal, Shelf
+from everloop.stores.ports import Catalog, Journal, ModelRecord, Shelf
 
 
 class Change:
@@ -41,6 +41,11 @@ class Change:
         self.events.append(event)
 
 
+def registered(model: ModelRecord) -> dict[str, Any]:
+    """Message and data of the event that tells of a new model."""
+    return {"message": f"registered as {model.kind}", "data": {"kind": model.kind, "task": model.task}}
+
+
 class Changes:
     """Safe from any thread. Changes made through one of these wait for each other here rather than in the database."""
 
@@ -53,10 +58,13 @@ class Changes:
         self._watchers: tuple[Callable[[], None], ...] = ()
 
     @contextlib.contextmanager
-    def on(self, name: str, *, by: str = "") -> Iterator[Change]:
-        """Raises ModelNotFound. Not to be called from a journal's `done`, nor inside another change."""
-        with self.alone(), self._catalog.change(name) as shelf:
+    def on(self, name: str, *, by: str = "", new: ModelRecord | None = None) -> Iterator[Change]:
+        """`new`: made first, where there is no model of that name. Raises ModelNotFound. Not to be called from a journal's `done`, nor
+        inside another change."""
+        with self.alone(), self._catalog.change(name, new) as shelf:
             change = Change(shelf, self._clock.now(), by)
+            if shelf.created:
+                change.log("registered", **registered(shelf.model))
             yield change
         self.tell(change.events)
 

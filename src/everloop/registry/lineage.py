@@ -17,6 +17,8 @@ from everloop.stores.ports import Journal, VersionRecord
 
 _PAGE = 1000
 _TOLD = {"published", "imported", "drift"}
+_NUMBERED_HERE = {"published"}
+"""Of events that came along with an import, those whose numbers are those that versions have here."""
 
 
 class Ancestor(msgspec.Struct, frozen=True):
@@ -66,7 +68,7 @@ def lineage_of(versions: Sequence[VersionRecord], number: int, journal: Journal)
         record = known[at]
         lineage = record.manifest.lineage
         parent = lineage.get("parent")
-        told = published.get(at) or imported.get(at)
+        told, cut = published.get(at) or imported.get(at), lineage.get("cut_id")
         ancestor = Ancestor(
             version=at,
             digest=record.digest,
@@ -81,7 +83,7 @@ def lineage_of(versions: Sequence[VersionRecord], number: int, journal: Journal)
             first_example=lineage.get("first_id"),
             last_example=lineage.get("last_id"),
             examples=lineage.get("count"),
-            alarm=alarms.get(lineage.get("cut_id")),
+            alarm=alarms.get(cut) if isinstance(cut, (int, str)) else None,
             imported=lineage.get("imported") or {},
             metrics=record.manifest.metrics,
         )
@@ -95,5 +97,5 @@ def lineage_of(versions: Sequence[VersionRecord], number: int, journal: Journal)
 def _events(model: str, journal: Journal) -> Iterator[Event]:
     after = 0
     while page := journal.events(model=model, after=after, limit=_PAGE):
-        yield from (event for event in page if event.kind in _TOLD)
+        yield from (e for e in page if e.kind in _TOLD and (e.kind in _NUMBERED_HERE or "imported" not in e.data))
         after = page[-1].id

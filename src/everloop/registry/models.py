@@ -30,11 +30,13 @@ from everloop.core.errors import Conflict, InvalidInput, ModelNotFound
 from everloop.core.events import EventBus
 from everloop.core.schema import plain
 from everloop.policy.claims import check_share
-from everloop.registry import collection, references, removal, traffic
+from everloop.registry import collection, references, removal, rolling, traffic
 from everloop.registry.best import better_is_higher
 from everloop.registry.catalog import Registry
 from everloop.registry.info import STATUSES, ModelInfo, Status, id_of
 from everloop.registry.production import claimed, settle
+from everloop.registry.publishing import publish
+from everloop.registry.registration import wanted_record
 from everloop.runtime.artifact import Trust
 from everloop.runtime.loaded import LoadedModel
 from everloop.runtime.packing import pack
@@ -69,7 +71,7 @@ class ModelRegistry:
         `trust_types`: what may be kept and loaded although it can run code. Raises StoreUnavailable, and for a URL InvalidInput,
         MissingExtra."""
         self._stores: Stores | None = None
-        clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, LoadedModel] = OrderedDict()
         if isinstance(storage, Registry):
@@ -119,7 +121,7 @@ class ModelRegistry:
 
         `model`: as `runtime.packing.pack` takes it. `name`: by default the tag `name`, else the model's class or file. `version`:
         what to call it. `status`: `production` gives it all of the traffic. Raises as `pack`, InvalidInput, Conflict (the name of the
-        version is taken; it takes other features than the model)."""
+        version is taken; it takes other features than the model; production, while a rollout is active); then nothing is kept."""
         if status not in STATUSES:
             raise InvalidInput(f"status: expected one of {', '.join(STATUSES)}, got {status!r}", field="status")
         told = {str(key): str(value) for key, value in (tags or {}).items()}
@@ -136,27 +138,41 @@ class ModelRegistry:
         if onnx_path is not None and manifest.runtime != "onnx":
             raise InvalidInput(f"onnx_path: {onnx_path} is no ONNX model", field="onnx_path")
         manifest = msgspec.structs.replace(manifest, metrics=manifest.metrics | given)
-        try:
-            self.registry.get(called)
-        except ModelNotFound:
-            self.registry.register(
-                called, "artifact", task=manifest.task, schema=manifest.schema, target=manifest.target
-            )
-        made = self.registry.add_version(
-            called, manifest, payload, live=False, note=note, version_name=version or "", tags=told, by="python"
+        new = wanted_record(
+            called,
+            "artifact",
+            self._clock.now(),
+            task=manifest.task,
+            schema=manifest.schema,
+            target=manifest.target,
         )
-        if status == "production":
-            self.registry.promote(called, made.version, by="python")
-        elif status == "archived":
-            self.registry.archive(called, made.version, by="python")
+        self.registry.artifacts.put(payload)
+        with self.registry.changes.on(called, by="python", new=new) as change:
+            if status == "production":
+                rolling.forbid(change, "no other version can be put into production")
+            made = publish(
+                change,
+                self.registry.artifacts,
+                manifest,
+                payload,
+                live=status == "production",
+                note=note,
+                name=version or "",
+                tags=told,
+            )
+            if status == "archived":
+                traffic.archive(change, made.version)
         return id_of(called, made.version)
 
     def delete(self, model_id: str) -> None:
         """Remove a version for good; with its last version the model goes, too. Raises Conflict for one that answers somebody while
         there are others, a shadow, or one that a rollout is about."""
         name, number = self._find(model_id)
-        if [record.version for record in self.registry.versions(name)] == [number]:
-            self.registry.unregister(name, by="python")
+        while [record.version for record in self.registry.versions(name)] == [number]:
+            try:
+                self.registry.unregister(name, versions=[number], by="python")
+            except Conflict:  # it has got another version meanwhile, which has to stay: look again
+                continue
             return
         begun = None if self._stores is None else self._stores.artifacts.now()
         with self.registry.changes.on(name, by="python") as change:
@@ -355,7 +371,10 @@ def _numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:
     given = {}
     for name, value in (metrics or {}).items():
         number = plain(value)
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not abs(number) < math.inf:
             raise InvalidInput(f"metrics.{name}: expected a finite number, got {value!r}", field="metrics")
-        given[str(name)] = float(number)
+        try:
+            given[str(name)] = float(number)
+        except OverflowError:
+            raise InvalidInput(f"metrics.{name}: a number beyond float64", field="metrics") from None
     return given

@@ -40,15 +40,18 @@ def settle(change: Change, number: int, share: float) -> None:
         traffic.split(change, weights, shadow=None if before.shadow in weights else before.shadow)
     got = traffic.weights_of(shelf.model)
     moved = got != traffic.weights_of(before)
-    for record in shelf.versions():
+    told = moved
+    for record in sorted(shelf.versions(), key=lambda record: record.version != number):
         asked, has = wanted.get(record.version, 0.0), got.get(record.version, 0.0)
         claim = (asked, has) if has - asked > _EXACT else None
         if claim != record.claim:
             shelf.put_version(msgspec.structs.replace(record, claim=claim))
-            if not moved and claim is not None:
+            if not told:
+                told = True
+                alone = "" if claim is None else f"; it answers {percent(has)}, for there is nobody else"
                 change.log(
                     "traffic",
-                    f"version {record.version} is to answer {percent(asked)}; it answers {percent(has)}, for there is nobody else",
+                    f"version {record.version} is to answer {percent(asked)}{alone}",
                     version=record.version,
                     data={"weights": {str(v): s for v, s in got.items()}, "asked": asked},
                 )

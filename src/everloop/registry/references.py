@@ -86,6 +86,11 @@ def check_once(number: int, numbers: Mapping[int, float], version: int | str) ->
         raise InvalidInput(f"weights: version {number} is given twice, once as {version!r}", field="weights")
 
 
+def check_alias(alias: object) -> None:
+    """Raises InvalidInput."""
+    _check_free(_checked(alias, "alias", "an alias"), "alias")
+
+
 def check_new_name(shelf: Shelf, name: str) -> None:
     """For a version about to be called so. Raises InvalidInput, Conflict with an alias (with another version: the shelf does)."""
     _checked(name, "version_name", "a version's name")
@@ -100,8 +105,7 @@ def check_new_name(shelf: Shelf, name: str) -> None:
 def set_alias(change: Change, alias: str, number: int) -> ModelRecord:
     """Let `alias` point at version `number`. Raises InvalidInput, VersionNotFound, Conflict."""
     shelf, before = change.shelf, change.shelf.model
-    _checked(alias, "alias", "an alias")
-    _check_free(alias, "alias")
+    check_alias(alias)
     shelf.version(number)
     for record in shelf.versions():
         if record.name == alias:

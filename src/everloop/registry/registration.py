@@ -27,12 +27,12 @@ def wanted_record(
     now: float,
     *,
     task: Task | None,
-    parameters: Mapping[str, Any] | None,
-    learning: Mapping[str, Any] | None,
-    rollout: Mapping[str, Any] | None,
-    record: float,
-    schema: Schema | None,
-    target: Target | None,
+    parameters: Mapping[str, Any] | None = None,
+    learning: Mapping[str, Any] | None = None,
+    rollout: Mapping[str, Any] | None = None,
+    record: float = 1.0,
+    schema: Schema | None = None,
+    target: Target | None = None,
 ) -> ModelRecord:
     """Raises InvalidInput."""
     check_model_name(name)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from everloop.core.clock import Clock
-from everloop.core.errors import StoreUnavailable
+from everloop.core.errors import InvalidInput, StoreUnavailable
 from everloop.stores.ports import ArtifactStore, Catalog, Journal
 
 URLS = ("postgresql://", "postgres://")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How a URL begins; a drive of Windows has one letter only."""
 
 
 class Stores(NamedTuple):
@@ -30,7 +33,7 @@ def is_url(place: str | Path) -> bool:
 def open_stores(place: str | Path | None, *, clock: Clock) -> Stores:
     """`place`: a folder, which is made if it is not there; a `postgresql://` URL; None: in memory, gone with the process.
 
-    Raises StoreUnavailable, and for a URL InvalidInput and MissingExtra."""
+    Raises StoreUnavailable, and for a URL InvalidInput (also for one that is none of PostgreSQL's) and MissingExtra."""
     if place is None:
         from everloop.stores.memory import MemoryCatalog, MemoryJournal
         from everloop.stores.objects import MemoryArtifacts
@@ -51,6 +54,11 @@ def open_stores(place: str | Path | None, *, clock: Clock) -> Stores:
     from everloop.stores.sqlite import SqliteCatalog, SqliteJournal
 
     folder = Path(place)
+    if _SCHEME.match(str(place)):  # not told: it may hold a password, and must not become a folder's name
+        raise InvalidInput(
+            "the data folder is given as a URL; the only one that everloop knows is that of a database, postgresql://USER@HOST/NAME",
+            field="data_dir",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -209,6 +209,10 @@ class Shelf(Protocol):
     def history(self) -> list[int]:
         """The versions that were live, oldest first; the last one is live now."""
 
+    @property
+    def created(self) -> bool:
+        """Whether this transaction has made the model."""
+
     def put_model(self, record: ModelRecord, history: Sequence[int] | None = None) -> None:
         """`history` None: as it was."""
 
@@ -246,9 +250,10 @@ class Shelf(Protocol):
 class Catalog(Protocol):
     """Models and their versions: what *should* be live. Every change is one transaction."""
 
-    def change(self, name: str) -> AbstractContextManager[Shelf]:
+    def change(self, name: str, new: ModelRecord | None = None) -> AbstractContextManager[Shelf]:
         """One transaction on one model: commits at the end of the `with` block, and rolls back if it raises. Serialised with every
-        other change, of whichever process. Raises ModelNotFound (with near names).
+        other change, of whichever process. `new`: made first, in the same transaction, where there is no model of that name. Raises
+        ModelNotFound (with near names).
 
         Others wait meanwhile, the journal's writer too: keep it short, and never wait for the journal inside (nor begin another
         change: RuntimeError)."""
@@ -286,9 +291,9 @@ class Catalog(Protocol):
 
     def list_models(self) -> list[ModelRecord]: ...
 
-    def delete_model(self, name: str, event: Event | None = None) -> None:
-        """`event` is committed with it. Rollouts, reports and findings go, too. Raises ModelNotFound. A later model of that name
-        continues the numbering of versions, and of rollouts."""
+    def delete_model(self, name: str, event: Event | None = None, *, versions: Sequence[int] | None = None) -> None:
+        """`event` is committed with it. Rollouts, reports and findings go, too. Raises ModelNotFound, and Conflict where it has not (any
+        more) exactly these `versions`. A later model of that name continues the numbering of versions, and of rollouts."""
 
     def set_schema(self, name: str, schema: Schema, target: Target | None) -> ModelRecord:
         """Fix the schema, once: the first writer wins and everybody gets the winner's record back. A `target` that was

@@ -93,5 +93,11 @@ def no_version(model: str, version: int | str, known: Sequence[int]) -> VersionN
     return VersionNotFound(f"model {model!r} has no version {version!r}; {has}", field="version")
 
 
+def check_versions(model: str, there: Iterable[int], expected: Sequence[int] | None) -> None:
+    """Raises Conflict unless `model` has these versions; None: whichever it has."""
+    if expected is not None and list(there) != sorted(expected):
+        raise Conflict(f"model {model!r} has got other versions meanwhile", field="name")
+
+
 def name_taken(name: str) -> Conflict:
     return Conflict(f"there is already a model named {name!r}", field="name")

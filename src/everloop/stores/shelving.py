@@ -99,7 +99,7 @@ class ShelfCatalog(ABC):
         self._changing = threading.local()
 
     @abstractmethod
-    def change(self, name: str) -> AbstractContextManager[Shelf]:
+    def change(self, name: str, new: ModelRecord | None = None) -> AbstractContextManager[Shelf]:
         """As `Catalog.change`; its first act is `with self._not_nested()`."""
 
     @abstractmethod

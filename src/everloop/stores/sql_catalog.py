@@ -19,7 +19,7 @@ from everloop.core.events import Event
 from everloop.policy.rollout import Rollout
 from everloop.stores.joining import event_values
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
-from everloop.stores.settling import as_text, check_name, check_rollout, name_taken, no_version
+from everloop.stores.settling import as_text, check_name, check_rollout, check_versions, name_taken, no_version
 from everloop.stores.shelving import ShelfCatalog
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ class Tables:
 class SqlShelf:
     """The `Shelf` port over a connection that is in a transaction."""
 
-    def __init__(self, connection: Connection, tables: Tables, name: str) -> None:
+    def __init__(self, connection: Connection, tables: Tables, name: str, *, created: bool = False) -> None:
         """Raises ModelNotFound."""
         self._connection = connection
         self._tables = tables
         self._name = name
-        self.changed = False
+        self.created = self.changed = created
         models = tables.models
         row = connection.execute(tables.select(models.c.record, models.c.history).where(models.c.name == name)).first()
         if row is None:
@@ -215,9 +215,10 @@ class SqlCatalog(ShelfCatalog):
         """One transaction that has the catalog to itself. Raises Closed, StoreUnavailable."""
 
     @contextlib.contextmanager
-    def change(self, name: str) -> Iterator[SqlShelf]:
+    def change(self, name: str, new: ModelRecord | None = None) -> Iterator[SqlShelf]:
         with self._not_nested(), self._writing() as connection:
-            shelf = SqlShelf(connection, self._tables, name)
+            created = new is not None and self._create(connection, new)
+            shelf = SqlShelf(connection, self._tables, name, created=created)
             yield shelf
             if shelf.changed:
                 self._count(connection)
@@ -228,20 +229,18 @@ class SqlCatalog(ShelfCatalog):
             yield SqlShelf(connection, self._tables, name)
 
     def create_model(self, record: ModelRecord, event: Event | None = None) -> None:
-        models = self._tables.models
         with self._not_nested(), self._writing() as connection:
-            there = connection.execute(self._tables.select(models.c.name).where(models.c.name == record.name))
-            if there.first() is not None:
+            if not self._create(connection, record):
                 raise name_taken(record.name)
-            connection.execute(models.insert().values(name=record.name, record=as_text(record), history="[]"))
             if event is not None:
                 self._tables.log(connection, event)
             self._count(connection)
 
-    def delete_model(self, name: str, event: Event | None = None) -> None:
+    def delete_model(self, name: str, event: Event | None = None, *, versions: Sequence[int] | None = None) -> None:
         tables = self._tables
         with self._not_nested(), self._writing() as connection:
-            SqlShelf(connection, tables, name)
+            there = SqlShelf(connection, tables, name).versions()
+            check_versions(name, (record.version for record in there), versions)
             for owned in (tables.reports, tables.rollouts, tables.versions):
                 connection.execute(owned.delete().where(owned.c.model == name))
             connection.execute(tables.models.delete().where(tables.models.c.name == name))
@@ -309,6 +308,17 @@ class SqlCatalog(ShelfCatalog):
     def revision(self) -> int:
         with self._reading() as connection:
             return int(connection.execute(self._tables.select(self._tables.revision.c.revision)).scalar_one())
+
+    def _create(self, connection: Connection, record: ModelRecord) -> bool:
+        """False where the name is taken."""
+        models = self._tables.models
+        if (
+            connection.execute(self._tables.select(models.c.name).where(models.c.name == record.name)).first()
+            is not None
+        ):
+            return False
+        connection.execute(models.insert().values(name=record.name, record=as_text(record), history="[]"))
+        return True
 
     def _count(self, connection: Connection) -> None:
         counter = self._tables.revision

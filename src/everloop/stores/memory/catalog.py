@@ -17,7 +17,7 @@ from everloop.policy.rollout import Rollout
 from everloop.stores.joining import event_values
 from everloop.stores.memory.journal import MemoryJournal
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
-from everloop.stores.settling import as_text, check_name, check_rollout, name_taken, no_version
+from everloop.stores.settling import as_text, check_name, check_rollout, check_versions, name_taken, no_version
 from everloop.stores.shelving import ShelfCatalog
 
 
@@ -31,12 +31,13 @@ class _Numbers(msgspec.Struct, frozen=True):
 class _MemoryShelf:
     """The `Shelf` port over copies of dictionaries."""
 
-    def __init__(self, model: ModelRecord, numbers: _Numbers) -> None:
+    def __init__(self, model: ModelRecord, numbers: _Numbers, *, created: bool = False) -> None:
+        self.created = created
         self.model = model
         self.history: list[int] = []
         self.numbers = numbers
         self.events: list[Event] = []
-        self.changed = False
+        self.changed = created
         self._versions: dict[int, VersionRecord] = {}
         self._rollouts: dict[int, Rollout] = {}
 
@@ -117,10 +118,14 @@ class MemoryCatalog(ShelfCatalog):
         self._closed = False
 
     @contextlib.contextmanager
-    def change(self, name: str) -> Iterator[_MemoryShelf]:
+    def change(self, name: str, new: ModelRecord | None = None) -> Iterator[_MemoryShelf]:
         with self._not_nested(), self._writing:
             self._check_open()
-            shelf = self._shelf(name).copy()
+            if new is None or new.name in self._shelves:
+                shelf = self._shelf(name).copy()
+            else:
+                as_text(new)
+                shelf = _MemoryShelf(new, self._numbers.get(name, _Numbers()), created=True)
             yield shelf
             self._tell(shelf.events)
             with self._lock:
@@ -143,10 +148,10 @@ class MemoryCatalog(ShelfCatalog):
                 self._shelves[record.name] = _MemoryShelf(record, self._numbers.get(record.name, _Numbers()))
                 self._revision += 1
 
-    def delete_model(self, name: str, event: Event | None = None) -> None:
+    def delete_model(self, name: str, event: Event | None = None, *, versions: Sequence[int] | None = None) -> None:
         with self._not_nested(), self._writing:
             self._check_open()
-            self._shelf(name)
+            check_versions(name, (record.version for record in self._shelf(name).versions()), versions)
             self._tell([event] if event else [])
             with self._lock:
                 del self._shelves[name]
