@@ -277,3 +277,25 @@ def test_a_split_that_cannot_be_is_refused(client: TestClient, two: str, body: d
 def test_a_split_names_versions_that_are_there(client: TestClient, two: str) -> None:
     got = client.put(f"/v1/models/{two}/traffic", json={"weights": {"1": 0.5, "9": 0.5}})
     assert code(got)[:2] == (404, "version_not_found")
+
+
+def test_prometheus_tells_shares_steps_and_ends(client: TestClient, two: str) -> None:
+    def metrics() -> dict[str, float]:
+        text = client.get("/metrics", headers={"accept": "text/plain"}).text
+        lines = [line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, value in lines}
+
+    challenger = f'{{model="{two}",version="2"}}'
+    start(client, two, steps="10%,50%", **SLOW)
+    now = metrics()
+    assert now[f"everloop_traffic_share{challenger}"] == 0.1
+    assert now[f"everloop_rollout_running{challenger}"] == 1
+    assert now[f"everloop_rollout_step{challenger}"] == 1
+    assert now[f'everloop_rollouts_total{{model="{two}",outcome="promoted"}}'] == 0
+    act(client, two, "pause")
+    assert metrics()[f"everloop_rollout_running{challenger}"] == 0
+    act(client, two, "promote")
+    now = metrics()
+    assert now[f"everloop_traffic_share{challenger}"] == 1
+    assert now[f'everloop_rollouts_total{{model="{two}",outcome="promoted"}}'] == 1
+    assert not any(name.startswith("everloop_rollout_running") for name in now)

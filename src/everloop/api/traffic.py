@@ -31,8 +31,9 @@ _COUNTED = {
     "fitted": ("fits", "fitted"),
     "fit_failed": ("fits", "failed"),
     "rejected": ("fits", "rejected"),
+    "rollout_ended": ("rollouts", ""),
 }
-"""Event kind -> the count it adds to, and its outcome."""
+"""Event kind -> the count it adds to, and its outcome; of a rollout, the state it ended in."""
 
 _MOVING = {
     "swapped",
@@ -104,7 +105,7 @@ class Traffic:
             }
 
     def happened(self) -> dict[tuple[str, str, str], int]:
-        """(what, model, outcome) -> how often, of `swaps`, `drift_alarms` and `fits`."""
+        """(what, model, outcome) -> how often, of `swaps`, `drift_alarms`, `fits` and `rollouts`."""
         with self._lock:
             return dict(self._happened)
 
@@ -112,7 +113,8 @@ class Traffic:
         with self._lock:
             counted = _COUNTED.get(event.kind)
             if counted is not None and not (event.kind == "swapped" and event.data.get("from") is None):
-                self._happened[counted[0], event.model, counted[1]] += 1
+                what, outcome = counted
+                self._happened[what, event.model, outcome or str(event.data.get("state", ""))] += 1
             if event.kind in _MOVING:
                 self._look()
             elif event.kind == "unregistered":

@@ -20,6 +20,8 @@ from everloop.api.services import Services
 from everloop.api.status import STATUSES
 from everloop.api.traffic import quantile
 from everloop.core.errors import EverloopError, Failure
+from everloop.policy.rollout import ENDED
+from everloop.registry.traffic import weights_of
 from everloop.serving.counters import LATENCY_BOUNDS, Counters
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Collector:
         yield from self._process()
         yield from self._traffic()
         yield from self._refused()
+        yield from self._rollouts()
         yield from self._shadows()
         yield from self._happened()
         yield from self._learning()
@@ -176,6 +179,32 @@ class Collector:
             [({"outcome": code}, codes[code]) for code in STATUSES],
         )
 
+    def _rollouts(self) -> Iterator[Metric]:
+        registry = self._services.registry
+        try:
+            shares = [
+                ({"model": model.name, "version": str(version)}, share)
+                for model in registry.list()
+                for version, share in weights_of(model).items()
+            ]
+            active = [
+                ({"model": rollout.model, "version": str(rollout.challenger)}, rollout)
+                for rollout in registry.catalog.active_rollouts()
+            ]
+        except EverloopError:  # the store is gone: `component_up` says so
+            return
+        yield _gauge("traffic_share", "Of the traffic that a version should answer.", shares)
+        yield _gauge(
+            "rollout_running",
+            "1 while the version is being rolled out, 0 while that is paused.",
+            [(labels, int(rollout.state == "running")) for labels, rollout in active],
+        )
+        yield _gauge(
+            "rollout_step",
+            "Which step its rollout is in, from 1.",
+            [(labels, each.step + 1) for labels, each in active],
+        )
+
     def _shadows(self) -> Iterator[Metric]:
         shadows = [
             ({"model": shadow.name, "version": str(shadow.version)}, shadow.observed())
@@ -224,6 +253,7 @@ class Collector:
             "swaps": ("Versions that took over from another.", ("",)),
             "drift_alarms": ("Drift noticed in a model's errors or inputs.", ("errors", "inputs")),
             "fits": ("Fits by what became of them.", ("fitted", "failed", "rejected")),
+            "rollouts": ("Rollouts that this process ended, by how.", ENDED),
         }
         happened = self._services.traffic.happened()
         models = sorted({model for _, model, _ in happened} | set(self._services.table.current.lanes))
