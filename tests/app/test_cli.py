@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import skops.io
+from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner
 
 from everloop.app.cli import checks
@@ -249,6 +251,49 @@ def test_doctor_names_what_is_broken() -> None:
     for said in ("is not a folder", "choose another with --port", "did you mean 'server.port'"):
         assert said in done.stdout
     assert "3 broken: configuration, data folder, port" in done.stderr
+
+
+def test_doctor_looks_at_a_database(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = str(free_port())
+    monkeypatch.setenv("EVERLOOP_DATABASE", postgres)
+    for options in ([], ["--database", postgres]):
+        done = runner.invoke(app, ["doctor", "--port", port, "--json", *options])
+        found = {finding["what"]: finding for finding in json.loads(done.stdout)["findings"]}
+        assert (found["database"]["status"], done.exit_code) == ("ok", 0)
+        assert "PostgreSQL" in found["database"]["value"]
+        assert "layout 1 of 1" in found["database"]["value"] or "empty" in found["database"]["value"]
+        assert found["commit"]["value"].endswith(" ms")
+        assert "data folder" not in found
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/shop", "cannot use the PostgreSQL database 'shop' at 127.0.0.1:1"),
+        ("mysql://me:secret@h/db", "expected postgresql://"),
+    ],
+)
+def test_doctor_says_why_a_database_cannot_be_used(url: str, said: str) -> None:
+    done = runner.invoke(app, ["doctor", "--port", str(free_port()), "--database", url])
+    assert (done.exit_code, "secret" in done.output) == (1, False)
+    assert said in " ".join(done.stdout.split())
+
+
+def test_a_file_goes_into_a_database_and_answers_from_there(postgres: str) -> None:
+    skops.io.dump(LinearRegression().fit([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [0.0, 1.0, 1.0]), "m.skops")
+    done = runner.invoke(app, ["models", "register", "m", "m.skops", "--stage", "--database", postgres])
+    assert (done.exit_code, done.stdout) == (0, "1\n"), done.output
+    assert "the PostgreSQL database" in done.stderr
+    Path("in.csv").write_text("a,b\n1,2\n")
+    options = ["in.csv", "-o", "out.csv", "--quiet", "--executor", "serial"]
+    untrained = runner.invoke(app, ["score", "m", *options, "--database", postgres])
+    assert (untrained.exit_code, "no version yet" in untrained.stderr) == (1, True)
+    done = runner.invoke(app, ["score", "m@1", *options], env={"EVERLOOP_DATABASE": postgres})
+    assert done.exit_code == 0, done.output
+    assert Path("out.csv").read_text().splitlines()[1].startswith(("1,2,3", "1,2,2.99"))
+    both = runner.invoke(app, ["score", "m", *options, "--database", postgres, "--data-dir", "data"])
+    assert (both.exit_code, "not in both" in both.stderr) == (2, True)
 
 
 def test_processors_as_the_container_has_them(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -510,16 +511,35 @@ def test_a_registered_model_by_name_and_version(run: Score, folder: Path, skops:
     with Continuum(data_dir=folder / "data") as models:
         models.register_model("m", skops)
     before = sorted((path, path.stat().st_mtime_ns) for path in (folder / "data").rglob("*.db"))
-    run("m", "t.csv", "out.csv", data_dir=folder / "data")
+    run("m", "t.csv", "out.csv", storage=folder / "data")
     assert [(row["prediction"], row["model_version"]) for row in read(folder / "out.csv")] == [
         (each, "1") for each in ANSWERS
     ]
-    run("m@1", "t.csv", "out2.csv", data_dir=folder / "data")
-    assert (folder / "out2.csv").read_text() == (folder / "out.csv").read_text()
+    for called in ("m@1", "m@champion"):
+        run(called, "t.csv", "out2.csv", force=True, storage=folder / "data")
+        assert (folder / "out2.csv").read_text() == (folder / "out.csv").read_text()
     assert sorted((path, path.stat().st_mtime_ns) for path in (folder / "data").rglob("*.db")) == before
-    for name, said in [("n", "no model named 'n'"), ("m@7", "version 7|no version")]:
+    for name, said in [("n", "no model named 'n'"), ("m@7", "no version 7"), ("m@old", "no version 'old'")]:
         with pytest.raises(EverloopError, match=said):
-            run(name, "t.csv", "out3.csv", data_dir=folder / "data")
+            run(name, "t.csv", "out3.csv", storage=folder / "data")
+
+
+def test_a_registered_model_of_a_database(
+    run: Score, folder: Path, skops: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By workers of their own, for whom it is a file as long as the run lasts."""
+    from everloop import Continuum
+
+    write(folder / "t.csv")
+    with Continuum(database=postgres) as models:
+        models.register_model("m", skops)
+    (folder / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "scratch"))
+    run("m", "t.csv", "out.csv", storage=postgres, executor="process", workers=2)
+    assert [row["prediction"] for row in read(folder / "out.csv")] == ANSWERS
+    with pytest.raises(EverloopError, match="no version 7"):
+        run("m@7", "t.csv", "out2.csv", storage=postgres)
+    assert list((folder / "scratch").glob("everloop-*")) == []
 
 
 def test_parquet_without_its_extra_says_how_to_get_it(

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from everloop.app.cli.options import Json
+from everloop.app.cli.options import Database, Json
 
 SCORE = """Score a whole file: the same rows, in order, with a prediction beside each.
 
-MODEL is a file (ONNX or skops), a registered model of the data folder (NAME, the version that serves, or NAME@3), or a
+MODEL is a file (ONNX or skops), a registered model of the data folder or database (NAME, the version that serves, or NAME@3), or a
 function, MODULE:FUNCTION, which is given each row as a dict (with --batch a list of them). IN and OUT are CSV, NDJSON or
 Parquet by their endings, text also as .gz, and `-` is stdin or stdout. Files may be larger than memory.
 
@@ -82,6 +82,7 @@ def score(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where registered models are.", show_default="./everloop-data")
     ] = None,
+    database: Database = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load pickled models. They run whatever code is in them.")
     ] = False,
@@ -117,6 +118,7 @@ def score(
         workers=workers,
         executor=executor,
         data_dir=data_dir,
+        database=database,
         trust_pickle=trust_pickle,
         trust_types=tuple(trust_type or ()),
         progress=progress,

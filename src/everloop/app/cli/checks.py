@@ -49,7 +49,8 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def everything(data_dir: Path, host: str, port: int) -> Iterator[Finding]:
+def everything(storage: Callable[[], Iterator[Finding]], host: str, port: int) -> Iterator[Finding]:
+    """`storage` looks at where everything is kept: `data_folder`, or `database_check.database`."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         python,
         libraries,
@@ -58,7 +59,7 @@ def everything(data_dir: Path, host: str, port: int) -> Iterator[Finding]:
         memory,
         files,
         configuration,
-        lambda: data_folder(data_dir),
+        storage,
         lambda: address(host, port),
     ]
     for check in checks:

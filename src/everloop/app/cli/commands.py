@@ -11,7 +11,7 @@ from everloop.app.cli import quality, transfer, versions  # noqa: F401  they add
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
 from everloop.app.cli.group import Group
 from everloop.app.cli.models import models
-from everloop.app.cli.options import Json, Model, Url
+from everloop.app.cli.options import Database, Json, Model, Url
 from everloop.app.cli.rollout import rollout
 
 HELP = """The model server that keeps learning.
@@ -250,20 +250,23 @@ def feedback(
 app.command(help=SCORE)(score)
 app.command(help=TUNE)(tune)
 
-DOCTOR = """Check this machine: Python, libraries, processors, the data folder, the port. Exit code 1 if something is broken."""
+DOCTOR = """Check this machine: Python, libraries, processors, the data folder or database, the port. Exit code 1 if something is broken."""
 
 
 @app.command(help=DOCTOR)
 def doctor(
     *,
-    data_dir: Annotated[Path, typer.Option(help="The data folder to check.")] = Path("everloop-data"),
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The data folder to check.", show_default="./everloop-data")
+    ] = None,
+    database: Database = None,
     port: Annotated[int, typer.Option(help="The port to check.", min=0, max=65_535)] = 3000,
     host: Annotated[str, typer.Option(help="The address to check.")] = "127.0.0.1",
     json: Json = False,
 ) -> None:
     from everloop.app.cli.doctor import run
 
-    raise typer.Exit(run(data_dir, host, port, as_json=json))
+    raise typer.Exit(run(data_dir, database, host, port, as_json=json))
 
 
 BENCH = """Measure this machine: every number of the documentation, beside its bar. Exit code 1 if a bar was missed.

@@ -12,6 +12,10 @@ Version = Annotated[
     str, typer.Argument(metavar="VERSION", help="Its number, name or alias, `champion` or `challenger`.")
 ]
 Note = Annotated[str, typer.Option(help="Why; kept in the timeline.")]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="A PostgreSQL database instead of a folder: postgresql://…"),
+]
 Url = Annotated[
     str | None,
     typer.Option(envvar="EVERLOOP_URL", metavar="URL", help="The server.", show_default="http://127.0.0.1:3000"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from everloop.app.cli.group import UsageError
 from everloop.app.cli.output import as_json as to_json
 from everloop.app.cli.output import data, for_data_alone, say
 from everloop.app.cli.serve import DATA_DIR
+from everloop.app.cli.storage import storage_here
 from everloop.app.scoring.job import Job, Summary
 from everloop.app.scoring.progress import Progress, span
 from everloop.app.scoring.run import score
@@ -27,6 +27,7 @@ def run(
     source: str,
     *,
     data_dir: Path | None,
+    database: str | None,
     trust_pickle: bool,
     trust_types: tuple[str, ...],
     types: list[str] | None,
@@ -42,7 +43,7 @@ def run(
         raise UsageError("--json prints a summary to stdout, so the rows need a file: say -o FILE")
     if options["dead_letter"] is not None and options["on_error"] == "fail":
         options["on_error"] = "skip"
-    folder, trust = _settings(data_dir, trust_pickle=trust_pickle, trust_types=trust_types)
+    storage = storage_here(data_dir, database, trust_pickle=trust_pickle, trust_types=trust_types)
     try:
         kinds = parse_types(types or [])
     except InvalidInput as error:
@@ -50,8 +51,8 @@ def run(
     job = Job(
         model=model,
         input=source,
-        data_dir=folder,
-        trust=trust,
+        storage=storage.database or storage.data_dir or DATA_DIR,
+        trust=Trust(pickle=storage.trust_pickle, types=storage.trust_types),
         types=kinds,
         keep=None if keep is None else tuple(_names(keep)),
         features=tuple(_names(features or [])),
@@ -67,27 +68,6 @@ def run(
         data(to_json({**msgspec.to_builtins(summary), "rows_per_second": summary.rate}))
     if not quiet:
         say(_told(summary))
-
-
-def _settings(data_dir: Path | None, *, trust_pickle: bool, trust_types: tuple[str, ...]) -> tuple[Path, Trust]:
-    """The data folder and what may be loaded, as `everloop serve` would have them here."""
-    from everloop.app.settings import load_settings
-
-    try:
-        found = load_settings(
-            {
-                "engine.data_dir": data_dir,
-                "engine.trust_pickle": trust_pickle or None,
-                "engine.trust_types": trust_types or None,
-            },
-            environ=os.environ,
-            cwd=Path.cwd(),
-            defaults={"engine.data_dir": DATA_DIR},
-        )
-    except InvalidInput as error:
-        raise UsageError(error.message) from error
-    engine = found.engine
-    return engine.data_dir or DATA_DIR, Trust(pickle=engine.trust_pickle, types=engine.trust_types)
 
 
 def _names(texts: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from everloop.core.errors import EverloopError, InvalidInput
 
 if TYPE_CHECKING:
     from everloop.app.build import Engine
-    from everloop.app.settings import Settings
+    from everloop.app.settings import EngineSettings, Settings
     from everloop.core.events import Event
     from everloop.core.schema import Schema
     from everloop.stores.ports import ModelRecord
@@ -145,19 +145,17 @@ def register_all(engine: Engine, wanted: Mapping[str, Path]) -> None:
 def register_file(
     name: str,
     path: Path,
-    data_dir: Path,
+    storage: EngineSettings,
     *,
     stage: bool,
     version_name: str,
     note: str,
-    trust_pickle: bool,
-    trust_types: tuple[str, ...],
 ) -> dict[str, Any]:
-    """Register a file in a data folder, without a server: the version, and its status. A server on the folder notices by itself."""
+    """Register a file in a data folder or a database, without a server: the version, its status, and where it is, in words. A server
+    there notices by itself."""
     from everloop.app.build import build_engine
-    from everloop.app.settings import EngineSettings
 
-    engine = build_engine(EngineSettings(data_dir=data_dir, trust_pickle=trust_pickle, trust_types=trust_types))
+    engine = build_engine(storage)
     try:
         made = engine.register_file(
             name, path.absolute(), live=not stage, version_name=version_name, note=note, by="cli"
@@ -166,7 +164,8 @@ def register_file(
         raise type(error)(f"{name}={path}: {error.message}", field=error.field) from error
     finally:
         engine.stop()
-    return {"name": name, "version": made.version, "status": made.status}
+    where = engine.place if storage.database is not None else str(storage.data_dir)
+    return {"name": name, "version": made.version, "status": made.status, "where": where}
 
 
 def announce(engine: Engine, url: str) -> None:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everloop.app.cli.models import models
-from everloop.app.cli.options import Json, Model, Note, Url
+from everloop.app.cli.options import Database, Json, Model, Note, Url
 
 if TYPE_CHECKING:
     from everloop.app.client import Client
 
-REGISTER = """Hand in a model file as the next version: to a running server, or into a data folder.
+REGISTER = """Hand in a model file as the next version: to a running server, or into a data folder or a database.
 
-With --url (or EVERLOOP_URL) the file is uploaded; otherwise it goes into --data-dir, and a server that runs on that folder takes it
+With --url (or EVERLOOP_URL) the file is uploaded; otherwise it goes into --data-dir or --database, and a server that runs on it takes it
 up by itself. It serves at once, or waits with --stage: for `promote`, or for a rollout that decides on evidence.
 
 \b
@@ -43,33 +43,26 @@ def register(
     data_dir: Annotated[
         Path | None, typer.Option(help="The server's data folder.", show_default="./everloop-data")
     ] = None,
-    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Into a folder: load pickled models.")] = False,
+    database: Database = None,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Without --url: load pickled models.")] = False,
     trust_type: Annotated[
         list[str] | None,
-        typer.Option(metavar="TYPE", help="Into a folder: a type that skops files may contain; repeatable."),
+        typer.Option(metavar="TYPE", help="Without --url: a type that skops files may contain; repeatable."),
     ] = None,
     json: Json = False,
 ) -> None:
     from everloop.app.cli.output import as_json, data, say
-    from everloop.app.cli.serve import DATA_DIR, register_file, usable_file
+    from everloop.app.cli.serve import register_file, usable_file
+    from everloop.app.cli.storage import storage_here
 
     usable_file(name, path)
-    if url is not None and data_dir is None:
+    if url is not None and data_dir is None and database is None:
         made = _upload(name, path, url, stage=stage, version_name=version_name, note=note)
         where = f"at {url}"
     else:
-        folder = data_dir or DATA_DIR
-        made = register_file(
-            name,
-            path,
-            folder,
-            stage=stage,
-            version_name=version_name,
-            note=note,
-            trust_pickle=trust_pickle,
-            trust_types=tuple(trust_type or ()),
-        )
-        where = f"in {folder}"
+        storage = storage_here(data_dir, database, trust_pickle=trust_pickle, trust_types=tuple(trust_type or ()))
+        made = register_file(name, path, storage, stage=stage, version_name=version_name, note=note)
+        where = f"in {made.pop('where')}"
     if json:
         data(as_json(made))
         return

@@ -35,7 +35,8 @@ class Job:
     on_error: OnBadRow = "fail"
     dead_letter: Path | None = None
     batch: bool = False
-    data_dir: Path = Path("everloop-data")
+    storage: Path | str = field(default=Path("everloop-data"), repr=False)
+    """Where registered models are: a data folder, or the URL of a database, which may hold a password."""
     trust: Trust = field(default_factory=Trust)
     force: bool = False
     restart: bool = False

@@ -9,21 +9,25 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, ModelUntrained
 from everloop.core.hashing import artifact_digest
+from everloop.registry.references import number_of, split_reference
+from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session, read_model_file
+from everloop.stores.opening import is_url
 
 if TYPE_CHECKING:
     from everloop.app.scoring.predicting import Predictor
-    from everloop.stores.ports import Manifest
+    from everloop.stores.ports import Catalog, Manifest, VersionRecord
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
-_VERSIONED = re.compile(r"(?P<name>[^@]+)@(?P<version>[1-9][0-9]*)\Z")
 MODEL_ENDINGS = frozenset({".onnx", ".skops", ".pkl", ".pickle", ".joblib"})
 
 
@@ -128,50 +132,76 @@ class FunctionModel:
         return BatchPredictor(function) if self.batch else FunctionPredictor(function)
 
 
-def find_model(text: str, *, data_dir: Path, trust: Trust, batch: bool) -> FittedModel | FunctionModel:
-    """Raises InvalidInput, ModelNotFound, VersionNotFound, ModelUntrained, and what reading a model file raises."""
+@contextmanager
+def find_model(text: str, *, storage: Path | str, trust: Trust, batch: bool) -> Iterator[FittedModel | FunctionModel]:
+    """For as long as the block lasts: a model from a database is a file until then. `storage`: a data folder, or a database's URL. Raises
+    InvalidInput, ModelNotFound, VersionNotFound, ModelUntrained, StoreUnavailable, and what reading a model file raises."""
     path = Path(text).expanduser()
     if not path.exists() and _FUNCTION.match(text):
         function = import_function(text)
-        return FunctionModel(text, batch, source_digest(function))
+        yield FunctionModel(text, batch, source_digest(function))
+        return
     if batch:
         raise InvalidInput(
             "--batch is for functions (module:function); models are always run on many rows at once", field="batch"
         )
     if path.is_file() or path.suffix.lower() in MODEL_ENDINGS or "/" in text:
         manifest, payload = read_model_file(path, trust=trust)
-        return FittedModel(path.absolute(), artifact_digest(payload), manifest, trust, path.name)
-    return registered_model(text, data_dir, trust)
+        yield FittedModel(path.absolute(), artifact_digest(payload), manifest, trust, path.name)
+        return
+    if not is_url(storage):
+        yield model_in_folder(text, Path(storage), trust)
+        return
+    with tempfile.TemporaryDirectory(prefix="everloop-") as scratch:
+        yield model_in_database(text, str(storage), trust, Path(scratch))
 
 
-def registered_model(text: str, data_dir: Path, trust: Trust) -> FittedModel:
-    """`NAME` (the version that serves) or `NAME@VERSION`. The folder is only read, also while a server runs on it."""
+def model_in_folder(text: str, folder: Path, trust: Trust) -> FittedModel:
+    """As `registered`. The folder is only read, also while a server runs on it."""
     from everloop.stores.objects import FolderArtifacts
     from everloop.stores.sqlite import SqliteCatalog
 
-    database = data_dir / "everloop.db"
+    database = folder / "everloop.db"
     if not database.is_file():
         raise InvalidInput(
-            f"{text}: there is no such file, and no data folder {data_dir} with registered models; say a path (./{text}), a function "
-            "(module:function), or where the models are with --data-dir",
+            f"{text}: there is no such file, and no data folder {folder} with registered models; say a path (./{text}), a function "
+            "(module:function), or where the models are with --data-dir or --database",
             field="model",
         )
-    match = _VERSIONED.match(text)
-    name, wanted = (match["name"], int(match["version"])) if match else (text, None)
-    catalog = SqliteCatalog(database, read_only=True)
+    version = registered(text, SqliteCatalog(database, read_only=True))
+    artifacts = FolderArtifacts(folder / "artifacts", read_only=True)
+    artifacts.get(version.digest)
+    return _fitted(artifacts.path_of(version.digest).absolute(), version, trust)
+
+
+def model_in_database(text: str, url: str, trust: Trust, scratch: Path) -> FittedModel:
+    """As `registered`; its bytes as a file in `scratch`, for workers to read."""
+    from everloop.stores.postgres import Database, PostgresArtifacts, PostgresCatalog
+
+    database = Database(url)
+    version = registered(text, PostgresCatalog(database))
+    path = scratch / version.digest
+    path.write_bytes(PostgresArtifacts(database).get(version.digest))
+    return _fitted(path, version, trust)
+
+
+def registered(text: str, catalog: Catalog) -> VersionRecord:
+    """`NAME` (the version that serves), `NAME@3`, `NAME@v1.0` or `NAME@champion`. Closes the catalog. Raises ModelNotFound,
+    VersionNotFound, ModelUntrained, Conflict (its artifact was collected)."""
+    name, wanted = split_reference(text)
     try:
-        record = catalog.get_model(name)
-        number = wanted if wanted is not None else record.live_version
-        if number is None:
-            raise ModelUntrained(f"{name} has no version yet: it has not seen enough labelled examples")
-        version = catalog.get_version(name, number)
+        with catalog.look(name) as shelf:
+            if wanted is None and shelf.model.live_version is None:
+                raise ModelUntrained(f"{name} has no version yet: it has not seen enough labelled examples")
+            version = shelf.version(number_of(shelf, "champion" if wanted is None else wanted))
     finally:
         catalog.close()
-    artifacts = FolderArtifacts(data_dir / "artifacts", read_only=True)
-    artifacts.get(version.digest)
-    return FittedModel(
-        artifacts.path_of(version.digest).absolute(), version.digest, version.manifest, trust, name, number
-    )
+    check_there(version)
+    return version
+
+
+def _fitted(path: Path, version: VersionRecord, trust: Trust) -> FittedModel:
+    return FittedModel(path, version.digest, version.manifest, trust, version.model, version.version)
 
 
 def import_function(text: str) -> Callable[..., Any]:

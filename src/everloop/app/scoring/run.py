@@ -39,8 +39,10 @@ def score(job: Job, *, say: Say, progress: Progress, stdout: BinaryIO | None = N
     source_place = place(job.input, job.input_format, None, field="input")
     target = place(job.output, job.output_format, source_place.format, field="output")
     _refuse_nonsense(job, source_place, target)
-    model = find_model(job.model, data_dir=job.data_dir, trust=job.trust, batch=job.batch)
-    with closing(open_source(source_place, delimiter=job.delimiter, types=job.types)) as source:
+    with (
+        find_model(job.model, storage=job.storage, trust=job.trust, batch=job.batch) as model,
+        closing(open_source(source_place, delimiter=job.delimiter, types=job.types)) as source,
+    ):
         scorer = make_scorer(job, model, source, target)
         with closing(scorer):
             attempt = _Attempt(job, source, target, model, scorer, say, progress, began, stdout)

@@ -232,10 +232,10 @@ OLDEST_SERVER = 130_000
 def prepare(database: Database) -> None:
     """Lay the database out if nobody has, and make sure that it is of a layout we know. Raises StoreUnavailable."""
     with database.opened("open") as connection:
-        if _layout(database, connection) == LAYOUT:
+        if layout_of(database, connection) == LAYOUT:
             return
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        layout = _layout(database, connection)
+        layout = layout_of(database, connection)
         if layout == 0:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             _run(connection, TABLES)
@@ -244,7 +244,7 @@ def prepare(database: Database) -> None:
         connection.execute("UPDATE layout SET version = %s", (LAYOUT,))
 
 
-def _layout(database: Database, connection: psycopg.Connection[Any]) -> int:
+def layout_of(database: Database, connection: psycopg.Connection[Any]) -> int:
     """0 where there is nothing yet. Raises StoreUnavailable if it is not ours, or from the future."""
     row = connection.execute(_WHAT_IT_IS).fetchone()
     assert row is not None
