@@ -1,7 +1,7 @@
 """The parent's end of one worker process: starts it, speaks with it over two pipes that never block, ends it.
 
-It knows nothing of chunks; whoever has leased it reads its frames. Each worker has a session of its own: Ctrl-C in a terminal is not for
-it, and killing it takes the processes that a function has started along.
+It knows nothing of chunks; whoever has leased it reads its frames. Each worker has a process group of its own: Ctrl-C in a terminal is
+not for it, and killing it takes the processes that a function has started along.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class Worker:
                 stdout=subprocess.PIPE if captured else None,
                 stderr=subprocess.STDOUT if captured else None,
                 pass_fds=(theirs_in, theirs_out),
-                start_new_session=True,
+                # Linux may share out cores among sessions before it looks at niceness (CONFIG_SCHED_AUTOGROUP, sched(7)): alone in one
+                # of its own, the nicest process gets half a core. A process group can be killed as well.
+                start_new_session=not niceness,
+                process_group=0 if niceness else None,
             )
         except BaseException:
             self._close_pipes()

@@ -59,13 +59,8 @@ def main(inbox: int, outbox: int, parent: int, niceness: int, threads: int) -> N
 
 
 def _step_back(niceness: int) -> None:
-    """Let others go first; at 19, the most there is, run only where a core would be idle otherwise.
-
-    Linux may share out cores among sessions before it looks at niceness (CONFIG_SCHED_AUTOGROUP), and each worker is a session: alone in
-    it, even the nicest process would get half a core. So the session has to be nice, too (sched(7))."""
+    """Let others go first; at 19, the most there is, run only where a core would be idle otherwise, and give it up at once."""
     os.nice(niceness)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:  # noqa: PTH123 - pathlib is not loaded yet
-        group.write(str(niceness))
     if niceness >= _NICEST and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
