@@ -16,7 +16,7 @@ import pytest
 from everloop.core.errors import ArtifactCorrupt, Closed, ModelFailed
 from everloop.core.schema import Schema, Target
 from everloop.runtime.artifact import Trust
-from everloop.serving.trial import ProcessTrial, Trials
+from everloop.serving.trial import Passed, ProcessTrial, Trials
 from everloop.stores.ports import Manifest, VersionRecord
 
 ROWS = [[1.0, 2.0], [3.0, 4.0]]
@@ -68,16 +68,33 @@ def pickled(model: Any) -> bytes:
     return payload
 
 
-def put_on_trial(payload: bytes, *, seconds: float = 60.0, trust: bool = True) -> None:
-    ProcessTrial(_Payload(payload), Trust(pickle=trust), seconds)(RECORD, ROWS)  # type: ignore[arg-type]
+def put_on_trial(payload: bytes, *, seconds: float = 60.0, trust: bool = True, runtime: str = "sklearn") -> Any:
+    manifest = msgspec.structs.replace(RECORD.manifest, runtime=runtime)
+    record = msgspec.structs.replace(RECORD, manifest=manifest)
+    return ProcessTrial(_Payload(payload), Trust(pickle=trust), seconds)(record, ROWS)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("model", [Sums, Raises])
-def test_what_opens_passes_even_if_it_fails_on_rows(model: type[Sums]) -> None:
-    put_on_trial(pickled(model()))
+def test_python_code_stays_in_the_process_of_its_trial() -> None:
+    session = put_on_trial(pickled(Sums()))
+    assert session.run(np.array(ROWS)).tolist() == [3.0, 7.0]
+    session.close()
 
 
-def test_a_crash_is_the_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_raises_on_rows_passes() -> None:
+    session = put_on_trial(pickled(Raises()))
+    with pytest.raises(ModelFailed, match="version 2 of model 'm' failed on this input: ValueError: never these"):
+        session.run(np.array(ROWS))
+    session.close()
+
+
+def test_anything_else_comes_back_to_be_opened_here() -> None:
+    from everloop.runtime.linear import LinearModel
+
+    model = LinearModel(np.ones((1, 2)), np.zeros(1), np.zeros(2))
+    assert put_on_trial(model.pack(), runtime="linear") is None
+
+
+def test_a_crash_is_the_trials() -> None:
     with pytest.raises(ModelFailed, match="crashed in a trial") as caught:
         put_on_trial(pickled(Crashes()))
     assert caught.value.how == "crash"
@@ -109,7 +126,7 @@ def test_one_is_made_at_a_time_and_nobody_waits_for_it() -> None:
     assert not trials.passed(RECORD, [])
     let.set()
     assert done.wait(60)
-    assert trials.passed(RECORD, [])
+    assert trials.passed(RECORD, []) == Passed(None)
     other = msgspec.structs.replace(RECORD, version=3)
     done.clear()
     assert not trials.passed(other, [])
@@ -123,12 +140,32 @@ def test_one_is_made_at_a_time_and_nobody_waits_for_it() -> None:
     trials.close()
 
 
+def test_a_session_is_given_away_once_and_closed_where_nobody_wants_it() -> None:
+    over = threading.Semaphore(0)
+    trial = ProcessTrial(_Payload(pickled(Sums())), Trust(pickle=True))  # type: ignore[arg-type]
+    trials = Trials(trial, over.release)
+    assert trials.passed(RECORD, ROWS) is None
+    assert over.acquire(timeout=60)
+    trials.keep([RECORD])
+    passed = trials.passed(RECORD, ROWS)
+    assert passed is not None
+    assert passed.session is not None
+    assert trials.passed(RECORD, ROWS) is None, "another one"
+    assert over.acquire(timeout=60)
+    trials.keep([])
+    assert passed.session.run(np.array(ROWS)).tolist() == [3.0, 7.0]
+    passed.session.close()
+    assert trials.passed(RECORD, ROWS) is None
+    assert over.acquire(timeout=60)
+    trials.close()
+
+
 def test_ending_it_ends_its_process() -> None:
     done = threading.Event()
     trial = ProcessTrial(_Payload(pickled(Hangs())), Trust(pickle=True))  # type: ignore[arg-type]
     trials = Trials(trial, done.set)
     assert not trials.passed(RECORD, ROWS)
-    while trial._caller is None:
+    while trial._session is None:
         done.wait(0.01)
     trials.close()
     assert done.wait(60)

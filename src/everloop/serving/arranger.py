@@ -19,6 +19,7 @@ from everloop.serving.evidence import Evidence
 from everloop.serving.evidences import Evidences
 from everloop.serving.guard import Guard
 from everloop.serving.lane import Lane
+from everloop.serving.remote import RemoteSession
 from everloop.serving.split import Split
 from everloop.serving.table import Table, TableRef
 from everloop.stores.ports import VersionRecord
@@ -41,7 +42,7 @@ class Arranger:
     def __init__(
         self, table: TableRef, evidences: Evidences, on_lost: Callable[[VersionRecord, ModelFailed], None]
     ) -> None:
-        """`on_lost`: a run of this version hangs. Called on whichever thread found out; must not block."""
+        """`on_lost`: a run of this version hangs, or has ended its process. Called on whichever thread found out; must not block."""
         self._table = table
         self._evidences = evidences
         self._on_lost = on_lost
@@ -125,7 +126,8 @@ class Arranger:
             if lane.compiled:  # our own arithmetic: it cannot hang, and a thread would only make it slower
                 continue
             if guard is None:
-                lane.runner.guard = Guard(lane.name, timeout, partial(self._on_lost, lane.record))
+                end = lane.session.kill if isinstance(lane.session, RemoteSession) else None
+                lane.runner.guard = Guard(lane.name, timeout, partial(self._on_lost, lane.record), end)
             else:
                 guard.timeout = timeout
 

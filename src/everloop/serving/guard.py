@@ -1,9 +1,9 @@
 """The guard of a version that is not the champion: it may be slow, hang or fail, and nobody must suffer from it.
 
 A version under guard runs on threads that can be given up (`worker`), never on an event loop. A run that takes longer than
-`timeout` is given up: the version is *lost*. From that moment nobody is routed to it (`on_lost`), what waited for it is answered
-by the champion, and the thread stays behind until its call returns, if it ever does. A promoted version is under no guard any more:
-the very same lane goes on, as an ordinary one.
+`timeout` is given up, or ends the process that it runs in (`remote`): the version is *lost*. From that moment nobody is routed to it
+(`on_lost`), what waited for it is answered by the champion, and what still runs is ended where it can be (`end`); otherwise its thread
+stays behind until its call returns, if it ever does. A promoted version is under no guard any more.
 """
 
 from __future__ import annotations
@@ -26,34 +26,44 @@ T = TypeVar("T")
 class Guard:
     """Of one runner, while its version is not the champion. Every method may be called from any thread."""
 
-    __slots__ = ("_closed", "_idle", "_lock", "_name", "_on_lost", "error", "timeout")
+    __slots__ = ("_closed", "_end", "_idle", "_lock", "_name", "_on_lost", "error", "timeout")
 
-    def __init__(self, name: str, timeout: float, on_lost: Callable[[ModelFailed], None]) -> None:
-        """`on_lost` is called once, on whichever thread found out, and must not block."""
+    def __init__(
+        self,
+        name: str,
+        timeout: float,
+        on_lost: Callable[[ModelFailed], None],
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_lost` and `end` are called once, on whichever thread found out, and must not block. `end`: ends what runs."""
         self.timeout = timeout
         self.error: ModelFailed | None = None
         """Why this version was lost, if it was."""
         self._name = name
         self._on_lost = on_lost
+        self._end = end
         self._idle: deque[Worker] = deque()
         self._lock = threading.Lock()
         self._closed = False
 
-    def lose(self, runner: Runner) -> ModelFailed:
-        """A run took too long. Returns the error of its requests, a new one for each caller."""
-        error = runner.failed(f"it took longer than {self.timeout:g} s and was given up", "timeout")
+    def lose(self, runner: Runner, error: ModelFailed | None = None) -> ModelFailed:
+        """A run took too long, or `error` tells what else ended it. Returns the error of its requests, a new one for each caller."""
+        error = error or runner.failed(f"it took longer than {self.timeout:g} s and was given up", "timeout")
         with self._lock:
             first, self.error = self.error is None, self.error or error
         if first:
             self.close()
+            if self._end is not None:
+                self._end()
             self._on_lost(error)
         return error
 
     def run(self, runner: Runner, call: Callable[[Any], T], argument: Any) -> T:
         """`call(argument)` on a thread of its own, for a caller who waits for it. Raises what it raises; ModelFailed after `timeout`
         seconds, or at once where the version is lost."""
-        if self.error is not None:
-            raise runner.failed("it was given up because an earlier run hangs", "timeout")
+        if (lost := self.error) is not None:
+            why = "an earlier run ended its process" if lost.how == "crash" else "an earlier run hangs"
+            raise runner.failed(f"it was given up because {why}", lost.how)
         worker = self._worker()
         job = _Job(partial(call, argument))
         worker.submit(job.run)

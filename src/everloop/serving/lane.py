@@ -28,6 +28,7 @@ from everloop.runtime.session import RowFunction, Session
 from everloop.serving.batcher import Batcher
 from everloop.serving.counters import Counters
 from everloop.serving.recorder import Channel, Recorder, encode_matrix
+from everloop.serving.remote import RemoteSession
 from everloop.serving.runner import Runner
 from everloop.stores.ports import ModelRecord, VersionRecord
 
@@ -109,6 +110,11 @@ class Lane:
     def lost(self) -> ModelFailed | None:
         """Why it was given up while it was under guard; None as long as it answers."""
         return None if self.runner.guard is None else self.runner.guard.error
+
+    @property
+    def remote(self) -> bool:
+        """Whether it runs in a process of its own: a champion never does."""
+        return isinstance(self.runner.session, RemoteSession)
 
     def unguard(self) -> None:
         """It is the champion now, or gone: an ordinary lane, whose runs nobody gives up."""
@@ -192,14 +198,16 @@ def open_lane(
     *,
     rules: BatchRules = DEFAULT_RULES,
     samples: Sequence[Row] = (),
+    remote: RemoteSession | None = None,
 ) -> Lane:
     """Verify, load, warm and measure one version; only then can anybody ask it.
 
-    `samples`: some rows that it should be able to answer, in schema order; made-up ones otherwise. Takes milliseconds to
-    seconds: never call it on an event loop. Raises ArtifactCorrupt, Untrusted, NotSupported, MissingExtra."""
-    session = registry.open_session(record)
+    `samples`: some rows that it should be able to answer, in schema order; made-up ones otherwise. `remote`: its trial has opened and
+    warmed it in a process, where it stays; measuring would wait for it here. Takes milliseconds to seconds: never call it on an event
+    loop. Raises ArtifactCorrupt, Untrusted, NotSupported, MissingExtra."""
+    session = registry.open_session(record) if remote is None else remote
     runner = Runner(session, model.name, record.version, rules)
-    costs = measure(runner, samples)
+    costs = measure(runner, samples) if remote is None else UNMEASURED
     channel = recorder.channel(model.name, record.version, session.schema, model.record, session.classes)
     return Lane(record, model, runner, channel, costs)
 

@@ -11,7 +11,9 @@ Rules.
 4. Models are published one by one: a slow one does not hold up the others. Challengers are opened last.
 5. A challenger that cannot be opened, hangs or has crashed this process before (`serving.trial`, `serving.evidence`) disturbs
    nobody: its buckets are the champion's, and `challenger_failures` tells the controller, who rolls back.
-6. New weights are a new split over the same lanes. A lane is opened once, whatever it then is: challenger, champion, challenger.
+6. New weights are a new split over the same lanes. A lane is opened once, whatever it then is: challenger, champion, challenger;
+   except that what is Python code runs in the process of its trial (`serving.remote`) until it is the champion. Then it is opened
+   here, and answers from there until that is done.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failure, Failures
 from everloop.serving.lane import DEFAULT_RULES, Lane, open_lane
 from everloop.serving.recorder import Recorder
+from everloop.serving.remote import RUNTIMES, RemoteSession
 from everloop.serving.shadows import Shadows
 from everloop.serving.table import TableRef
 from everloop.serving.trial import Trial, Trials
@@ -137,13 +140,13 @@ class Reconciler:
             self._wake.set()
         if thread is not None:
             thread.join()
-        if self._trials is not None:
-            self._trials.close()
         with self._stepping:
             for name in list(self._table.current.lanes):
                 self._arranger.remove(name)
             self.shadows.close()
             self.evidences.close()
+        if self._trials is not None:
+            self._trials.close()  # after that: what ends now has not crashed
 
     @property
     def alive(self) -> bool:
@@ -224,7 +227,7 @@ class Reconciler:
         lane = there.get(record.version)
         before = self._table.current.lanes.get(name)
         start, opened = self._clock.monotonic(), False
-        if lane is None or lane.lost is not None or not same(lane.record, record):
+        if lane is None or lane.lost is not None or lane.remote or not same(lane.record, record):
             lane = before
             if not self._champions.resting(name, record):
                 try:
@@ -278,18 +281,20 @@ class Reconciler:
         """None: it is still on trial. Raises EverloopError, ModelNotFound."""
         model = self._registry.get(record.model)
         rollout = wanted.rollout
+        trials = None if record.manifest.runtime == "linear" else self._trials
         if rollout is not None and record.version == wanted.challenger:
             evidence = self.evidences.open(rollout)
-            deaths = self.evidences.deaths(rollout)
+            apart = trials is not None and record.manifest.runtime in RUNTIMES  # it can end no process but its own
+            deaths = "" if apart else self.evidences.deaths(rollout)
             if deaths:
                 error = ModelFailed(deaths)
                 error.how = "crash"
                 raise error
             self.evidences.report(evidence)  # before anything of it runs here: a crash must find it written
-        trials = None if record.manifest.runtime == "linear" else self._trials
-        if trials is not None and not trials.passed(record, self._samples(record)):
-            return None
-        return self._open(record, model)
+        if trials is None:
+            return self._open(record, model)
+        passed = trials.passed(record, self._samples(record))
+        return None if passed is None else self._open(record, model, passed.session)
 
     def _note(self, wanted: Deployment) -> None:
         """What the controller wants to know besides the counts."""
@@ -303,7 +308,7 @@ class Reconciler:
         evidence.failure = "" if failure is None or evidence.lost else failure.error.message
 
     def _lose(self, record: VersionRecord, error: ModelFailed) -> None:
-        """A run of this version hangs: out of routing at once. From any thread, an event loop's as well."""
+        """A run of this version hangs, or has ended its process: out of routing at once. From any thread, an event loop's as well."""
         name = record.model
         self._arranger.withdraw(name, record.version)
         self._others.add((name, record.version), record, error, again=False)
@@ -318,11 +323,12 @@ class Reconciler:
 
     # -- both --
 
-    def _open(self, record: VersionRecord, model: ModelRecord) -> Lane:
+    def _open(self, record: VersionRecord, model: ModelRecord, remote: RemoteSession | None = None) -> Lane:
         """Raises EverloopError, whatever a library raised."""
+        rules, recorder = self._rules, self._recorder
         try:
-            samples = self._samples(record)
-            return open_lane(record, model, self._registry, self._recorder, rules=self._rules, samples=samples)
+            samples = () if remote is not None else self._samples(record)
+            return open_lane(record, model, self._registry, recorder, rules=rules, samples=samples, remote=remote)
         except EverloopError:
             raise
         except Exception as error:
@@ -334,6 +340,8 @@ class Reconciler:
 
     def _forget(self, wanted: dict[str, Deployment]) -> None:
         """What was about versions that nobody wants any more."""
+        if self._trials is not None:
+            self._trials.keep([record for one in wanted.values() for record in one.others])
         self._champions.keep(wanted.keys())
         self._others.keep({(name, record.version) for name, one in wanted.items() for record in one.others})
         self.evidences.keep({name: one.rollout.id for name, one in wanted.items() if one.rollout is not None})

@@ -72,7 +72,9 @@ class Runner:
                     values = [value.item() if hasattr(value, "item") else value for value in values]
                 return values
             shape: object = Y.shape
-        except EverloopError:
+        except EverloopError as error:
+            if self.guard is not None and isinstance(error, ModelFailed) and error.how == "crash":
+                self.guard.lose(self, error)  # the process that it ran in is gone
             raise
         except Exception as error:
             raise self.failed(f"{type(error).__name__}: {error}") from error
@@ -103,10 +105,9 @@ class Runner:
         """All rows of one request. Raises ModelFailed naming the first instance that failed."""
         try:
             values = self.run(X)
-        except ModelFailed:
-            if len(X) == 1:
-                raise
-            self._blame(X)
+        except ModelFailed as raised:
+            if len(X) > 1 and raised.how not in {"crash", "timeout"}:  # after those it answers nothing any more
+                self._blame(X)
             raise
         if not self.sound(values):
             for i, value in enumerate(values):
@@ -131,11 +132,16 @@ class Runner:
             raise _of_instance(low, error) from error
 
     def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
-        if len(what) > 300:
-            what = what[:299] + "…"
-        error = ModelFailed(f"version {self.version} of model {self.model!r} failed on this input: {what}")
-        error.how = how
-        return error
+        return failure(self.model, self.version, what, how)
+
+
+def failure(model: str, version: int, what: str, how: Failure) -> ModelFailed:
+    """What a version could not answer, and why."""
+    if len(what) > 300:
+        what = what[:299] + "…"
+    failed = ModelFailed(f"version {version} of model {model!r} failed on this input: {what}")
+    failed.how = how
+    return failed
 
 
 def _of_instance(i: int, error: ModelFailed) -> ModelFailed:

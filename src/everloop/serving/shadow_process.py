@@ -9,12 +9,7 @@ where memory ends, may only take so much of it, and dies with the thread that st
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,12 +19,12 @@ from everloop.core.errors import EverloopError, Failure, ModelFailed, explain
 from everloop.core.schema import Encoding, unpack_rows
 from everloop.parallel.executors.calling import starved
 from everloop.policy.batching import BatchRules
+from everloop.serving import confinement
 from everloop.serving.runner import Matrix, Runner
 from everloop.stores.ports import Manifest
 
 _LARGEST_ANSWER = 8 << 20
 """Bytes of all answers of one batch."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Opening(msgspec.Struct, tag="open"):
@@ -103,13 +98,13 @@ class ShadowProcess:
     def _open(self, asked: Opening, payload: bytes) -> None:
         from everloop.runtime.artifact import Trust, load_session
 
-        _silence()
-        _die_with(asked.parent)
-        _go_first()
+        confinement.silence()
+        confinement.die_with(asked.parent)
+        confinement.go_first()
         trust = Trust(asked.trust_pickle, tuple(asked.trust_types))
         session = load_session(asked.manifest, payload, trust=trust)
         self._runner = Runner(session, asked.model, asked.version, BatchRules(max_rows=asked.batch_rows))
-        _limit_memory(asked.memory_bytes)
+        confinement.limit_memory(asked.memory_bytes)
 
     def _run(self, batch: Batch) -> bytes:
         assert self._runner is not None
@@ -167,39 +162,3 @@ def _matrix(runner: Runner, batch: Batch) -> Matrix:
         values = np.frombuffer(batch.features, "<" + batch.encoding).reshape(batch.rows, -1)
         return values.astype(runner.session.dtype)
     return runner.matrix(unpack_rows(batch.encoding, batch.features, batch.rows))
-
-
-def _silence() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
-def _die_with(parent: int) -> None:
-    """The watching thread of a worker needs the GIL, which a model that hangs may hold. The system needs nothing (prctl(2))."""
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it went before it was asked to take us along
-        os._exit(1)
-
-
-def _go_first() -> None:
-    """Where memory ends, this process is the one to be killed (proc(5))."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _limit_memory(growth: int) -> None:
-    """So many bytes more than now, then MemoryError (setrlimit(2), RLIMIT_DATA)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        import resource
-
-        status = Path("/proc/self/status").read_text()
-        used = int(status.split("VmData:")[1].split()[0]) << 10
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = used + growth if most == resource.RLIM_INFINITY else min(used + growth, most)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
