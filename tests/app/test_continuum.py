@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
 
 import everloop
 from everloop.core.errors import (
@@ -21,6 +22,7 @@ from everloop.core.errors import (
     PredictionNotFound,
     Untrusted,
 )
+from everloop.registry import ModelRegistry
 
 
 def line(models: everloop.Continuum, name: str, slope: float, n: int = 60, seed: int = 0) -> None:
@@ -275,6 +277,30 @@ def test_save_writes_a_folder_that_loads(tmp_path: Path) -> None:
     with everloop.Continuum(data_dir=tmp_path / "copy") as models:
         assert models.predict("m", [2.5]).prediction == wanted
         assert models.get_model_info("m").stats["examples"] == 60
+
+
+def test_save_keeps_what_versions_are_called_and_who_answers(tmp_path: Path) -> None:
+    with everloop.Continuum() as models:
+        registry = ModelRegistry(models.engine.services.registry)
+        for slope in (1.0, 2.0, 3.0, 4.0):
+            model = LinearRegression().fit([[0.0], [1.0]], [0.0, slope])
+            registry.register(model, name="m", version=f"v{slope:g}", tags={"by": "me"}, note="fine")
+        registry.promote_to_production("m@v1")
+        registry.promote_to_production("m@v3")
+        registry.promote_to_production("m@v4", 0.25)
+        registry.registry.set_alias("m", "best", 3)
+        registry.delete("m@v2")
+        registry.archive_model("m@v1")
+        registry.registry.collect_garbage(archived=True)
+        wanted, record = registry.list_versions("m"), registry.registry.get("m")
+        models.save(tmp_path)
+    with everloop.Continuum(data_dir=tmp_path) as models:
+        registry = ModelRegistry(models.engine.services.registry)
+        assert registry.list_versions("m") == wanted
+        assert registry.registry.get("m") == record
+        assert models.predict("m", [1.0]).prediction == pytest.approx(3.0, abs=1.1)
+        assert "saved with 3 versions" in [event.message for event in registry.registry.timeline("m")]
+        assert registry.register(LinearRegression().fit([[0.0], [1.0]], [0.0, 5.0]), name="m") == "m@5"
 
 
 def test_a_version_that_needs_trust_says_so_when_nobody_gave_it(

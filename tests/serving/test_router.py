@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from everloop.core.errors import Conflict, InvalidInput, ModelNotFound, ModelUntrained, VersionNotFound
+from everloop.core.errors import (
+    Conflict,
+    InvalidInput,
+    ModelNotFound,
+    ModelUntrained,
+    StoreUnavailable,
+    VersionNotFound,
+)
 from everloop.policy.rollout import Plan, Step
 from everloop.policy.routing import bucket_of
 from everloop.registry import ModelRegistry
@@ -111,6 +118,35 @@ def test_changes_of_others_are_noticed(registry: ModelRegistry) -> None:
     assert answering() == "v1.0", "what was read lately is not read again for each request"
     clock.advance(LOOK_AGAIN)
     assert answering() == "v2.0"
+
+
+def test_a_storage_that_is_away_stops_nobody(
+    registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, looks = ManualClock(), []
+
+    def away() -> int:
+        looks.append(1)
+        raise StoreUnavailable("the server is gone")
+
+    async def story() -> None:
+        router = ModelRouter(registry, clock=clock)
+        await router.set_traffic_split("m", {1: 0.5, 2: 0.5})
+        before = await routed(router)
+        monkeypatch.setattr(registry.registry, "revision", away)
+        for _ in range(3):
+            clock.advance(LOOK_AGAIN)
+            assert await routed(router) == before
+        assert len(looks) == 3, "not with every request"
+        assert "stays as it was last seen" in caplog.text
+        with pytest.raises(StoreUnavailable):
+            await ModelRouter(registry).route_request("m", "user-1")
+        monkeypatch.undo()
+        await asyncio.to_thread(registry.registry.promote, "m", 3)
+        clock.advance(LOOK_AGAIN)
+        assert set((await routed(router)).values()) == {"v3.0"}
+
+    asyncio.run(story())
 
 
 def test_the_bucket_is_the_servers(registry: ModelRegistry) -> None:

@@ -1,6 +1,6 @@
 """Copying an engine, whatever its stores, into a new data folder.
 
-Models, versions (with their numbers), artifacts and examples go over. Recorded predictions and learners' places do not: the new
+Models, versions (with their numbers, names and tags), aliases, the split, artifacts and examples go over. Recorded predictions and learners' places do not: the new
 engine learns its place again from the examples.
 """
 
@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from everloop.app.settings import EngineSettings
 from everloop.core.errors import Conflict, EverloopError, Untrusted
 from everloop.core.types import Label
+from everloop.core.wording import counted
 
 if TYPE_CHECKING:
     from everloop.app.build import Engine
+    from everloop.registry.catalog import Registry
 
 PAGE = 5_000
 
@@ -44,24 +48,7 @@ def _copy_model(engine: Engine, copy: Engine, name: str) -> None:
         raise Untrusted(
             f"model {name!r} can only be stored as a pickle; make the Continuum with trust_pickle=True to allow that"
         )
-    target.registry.register(
-        name,
-        record.kind,
-        task=record.task,
-        parameters=record.parameters,
-        learning=record.learning,
-        record=record.record,
-        schema=record.schema,
-        target=record.target,
-        template=source.registry.template(name),
-    )
-    for version in source.registry.versions(name):
-        made = target.registry.add_version(
-            name, version.manifest, engine.artifacts.get(version.digest), live=False, note=version.note
-        )
-        assert made.version == version.version, "versions are copied in order into an empty catalog"
-    if record.live_version is not None:
-        target.registry.promote(name, record.live_version, note="saved")
+    _copy_versions(source.registry, target.registry, name)
     after = 0
     while page := source.journal.examples(name, after=after, limit=PAGE):
         after = page[-1].id
@@ -71,3 +58,27 @@ def _copy_model(engine: Engine, copy: Engine, name: str) -> None:
         for outcome in appended.outcomes:
             if isinstance(outcome, EverloopError):
                 raise outcome
+
+
+def _copy_versions(source: Registry, target: Registry, name: str) -> None:
+    """Everything that the catalog holds of the model, rollouts aside: the traffic of one that is under way stays with its champion."""
+    with source.catalog.look(name) as shelf:
+        model, versions, history, rollout = shelf.model, shelf.versions(), shelf.history, shelf.rollout()
+    if rollout is not None and rollout.active:
+        model = msgspec.structs.replace(model, allocation=None, shadow=None)
+    digests = {version.digest for version in versions if not version.collected}
+    for digest in digests | ({model.template} if model.template else set()):
+        target.artifacts.put(source.artifacts.get(digest))
+    with target.changes.on(name, new=model) as change:
+        shelf = change.shelf
+        for version in versions:
+            while shelf.next_number() < version.version:
+                pass
+            shelf.put_version(version)
+        shelf.put_model(model, history)
+        change.log(
+            "imported",
+            f"saved with {counted(len(versions), 'version')}",
+            version=model.live_version,
+            data={"numbers": [version.version for version in versions]},
+        )

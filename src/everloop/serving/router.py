@@ -5,25 +5,27 @@ same version here and there. The split and the shadow are kept in the registry, 
 shadow. What `record_request` counts is this router's own.
 
 Routing never touches the storage on the event loop: what the registry says is read on a thread, anew when it has changed; changes of
-other processes are noticed within `LOOK_AGAIN` seconds.
+other processes are noticed within `LOOK_AGAIN` seconds. While the storage is away, what was read last goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from everloop.core.clock import Clock, SystemClock
-from everloop.core.errors import InvalidInput, ModelUntrained, explain
+from everloop.core.errors import InvalidInput, ModelUntrained, StoreUnavailable, explain
 from everloop.policy.routing import Allocation, bucket_of
 from everloop.registry.catalog import Registry
 from everloop.registry.info import ModelInfo
 from everloop.registry.models import ModelRegistry
 
 LOOK_AGAIN = 0.25
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,14 @@ class ModelRouter:
         """The version that answers this request, or user, or session: always the same one while its share does not shrink. Raises
         ModelNotFound, ModelUntrained."""
         view = self._views.get(name)
-        if view is None or self._clock.monotonic() - self._looked_at[name] >= LOOK_AGAIN:
+        if view is None:
             view = await asyncio.to_thread(self._look, name)
+        elif self._clock.monotonic() - self._looked_at[name] >= LOOK_AGAIN:
+            self._looked_at[name] = self._clock.monotonic()  # one looks; the others go on meanwhile
+            try:
+                view = await asyncio.to_thread(self._look, name)
+            except StoreUnavailable:
+                _log.warning("the split of %s stays as it was last seen: its storage is away", name, exc_info=True)
         owners = view.owners
         return view.infos[owners if isinstance(owners, int) else owners[bucket_of(view.salt, str(request_id))]]
 
