@@ -51,6 +51,29 @@ def test_the_thread_brings_predictions_to_the_journal_and_ends_when_stopped(cloc
     assert record.predictions == [float(v) for v in range(10)]
 
 
+def test_a_drain_waits_for_what_the_thread_has_in_hand(clock: Any) -> None:
+    taken, go_on = threading.Event(), threading.Event()
+
+    class Slow(_Journal):
+        def record(self, record: PredictionRecord) -> bool:
+            taken.set()
+            assert go_on.wait(10)
+            return super().record(record)
+
+    journal = Slow()
+    recorder = Recorder(journal, clock)  # type: ignore[arg-type]
+    recorder.batch(("m", 1, "k"), (1, 1, 1), ("f8", b"\0" * 8), [1.0])
+    assert taken.wait(10)
+    drained = threading.Thread(target=recorder.drain)
+    drained.start()
+    drained.join(0.05)
+    assert drained.is_alive(), "the record is in nobody's queue yet"
+    go_on.set()
+    drained.join(10)
+    assert len(journal.records) == 1
+    recorder.stop()
+
+
 def test_predictions_after_stop_wait_for_the_next_drain(clock: Any) -> None:
     journal = _Journal()
     recorder = Recorder(journal, clock)  # type: ignore[arg-type]

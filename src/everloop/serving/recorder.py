@@ -301,13 +301,12 @@ class Recorder:
 
     def _turn(self) -> int:
         """The outbox, and one chunk of every awake channel; how many entries the fullest had, up to a chunk."""
-        most = 0
-        if self._outbox:
-            with self._lock:
-                records = self._outbox.take()
-                most = min(len(records), CHUNK_ROWS - 1)
-                for record in records:
-                    self._put(record)
+        # Also where the outbox looks empty: another thread may have taken its records and not yet put them.
+        with self._lock:
+            records = self._outbox.take()
+            most = min(len(records), CHUNK_ROWS - 1)
+            for record in records:
+                self._put(record)
         with self._state:
             rings = list(self._awake)
         for ring in rings:
