@@ -92,7 +92,7 @@ def run(context: Context, folder: Path) -> Result:
         server.wait()
         wrk(server.port, BC_PATH, body, connections=CONNECTIONS, seconds=context.seconds(2, 1), folder=folder)
         turns = {kind: Turns() for kind in KINDS}
-        rounds = context.rounds(7, 2)
+        rounds = context.rounds(11, 2)
         for number in range(rounds):
             for kind in KINDS:
                 context.say(f"shadows, round {number + 1} of {rounds}: one that {_told(kind)}")
@@ -123,7 +123,7 @@ def _register(data: Path, folder: Path) -> dict[str, int]:
 
 
 def _round(context: Context, server: Server, version: int, turns: Turns, body: bytes, folder: Path) -> None:
-    seconds = context.seconds(4, 1)
+    seconds = context.seconds(2, 1)
     turns.without.append(wrk(server.port, BC_PATH, body, connections=CONNECTIONS, seconds=seconds, folder=folder))
     _choose(server, version)
     turns.beside.append(wrk(server.port, BC_PATH, body, connections=CONNECTIONS, seconds=seconds, folder=folder))
@@ -194,7 +194,9 @@ def _rows(kind: str, turns: Turns) -> list[Row]:
         f"{name} {spread([run.p99 * 1e3 for run in runs], ' ms')}, {spread([run.per_second for run in runs], ' /s')}"
         for name, runs in (("without", turns.without), ("with", turns.beside))
     )
-    interesting = {name: number for name, number in sorted(turns.counts.items()) if number and name != "up"}
+    interesting = {
+        name: number for name, number in sorted(turns.counts.items()) if number and name != "up" and ":" not in name
+    }
     detail = f"{p99}; its counts: {', '.join(f'{name} {number:,.6g}' for name, number in interesting.items())}"
     what = f"p99 at {CONNECTIONS} connections beside a shadow that {_told(kind)}, of without one"
     rows = [against("shadows", what, turns.p99, "at most", 1.1, detail=detail, ok=turns.failed == 0)]
