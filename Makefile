@@ -18,6 +18,8 @@ BENCH ?=
 # A run with an end; `make demo DEMO=` goes on until Ctrl-C.
 DEMO ?= --once
 PYTEST ?=
+# Test files at a time: many wait for disks and other processes, so one more than there are cores.
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint bench docs format clean
@@ -56,7 +58,7 @@ format: $(STAMP)
 # The data of this run only: stale files of children that were killed would count into it.
 test: lint
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest --cov --cov-report=term $(PYTEST)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --cov --cov-report=term $(PYTEST)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(BENCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import operator
 import subprocess
 import sys
@@ -47,7 +48,7 @@ CALLABLES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("func", CALLABLES, ids=str)
+@pytest.mark.parametrize("func", CALLABLES, ids=lambda func: re.sub(r" at 0x[0-9a-f]+", "", str(func)))
 def test_every_callable_has_a_name_of_twelve_hexadecimal_digits(func: Any) -> None:
     name = func_hash(func)
     assert len(name) == 12
