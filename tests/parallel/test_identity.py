@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
 import operator
+import re
 import subprocess
 import sys
 from types import FunctionType
