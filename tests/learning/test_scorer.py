@@ -71,6 +71,38 @@ def test_all_rows_in_order() -> None:
     made.close()
 
 
+def test_what_nobody_asks_is_closed() -> None:
+    clock = ManualClock()
+    coins = {"v1": Coin(even), "v2": Coin(even)}
+    shelf = Shelf(**coins)
+    made = scorer(shelf, clock)
+    made.scores(1, ROWS[:1], None)
+    clock.advance(59)
+    made.scores(2, ROWS[:1], None)
+    assert not coins["v1"].closed
+    clock.advance(2)
+    made.scores(2, ROWS[:1], None)
+    assert coins["v1"].closed
+    assert not coins["v2"].closed
+    made.close()
+
+
+def test_time_spent_in_another_process_is_time_spent() -> None:
+    """Waiting takes no processor time of this thread."""
+    clock = ManualClock()
+
+    def elsewhere(X: Any) -> Any:
+        clock.advance(0.2)
+        return even(X)
+
+    made = scorer(Shelf(v1=Coin(elsewhere)), clock)
+    found = made.scores(1, ROWS, None)
+    assert found is not None
+    assert len(found.at) == 128, "two blocks, and no time is left"
+    assert made.scores(1, ROWS, None) is None
+    made.close()
+
+
 def test_few_sessions_stay_open_and_all_are_closed() -> None:
     coins = {f"v{i}": Coin(even) for i in range(1, 5)}
     shelf = Shelf(**coins)

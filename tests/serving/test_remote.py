@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tests.serving.odd import Odd
 from tests.serving.test_referral import WAYS, ask, ask_rows, drawn
 
-from everloop.core.errors import ModelFailed
+from everloop.core.errors import ArtifactCorrupt, ModelFailed
 from everloop.core.schema import Field, Schema, Target
 from everloop.policy.batching import BatchRules
 from everloop.registry.rollouts import Rollouts, plan_of
@@ -33,7 +33,7 @@ from everloop.runtime.sklearn import SklearnSession
 from everloop.serving import remote_process
 from everloop.serving.lane import Lane
 from everloop.serving.reconciler import Reconciler
-from everloop.serving.remote import RemoteSession
+from everloop.serving.remote import RemoteSession, Waits
 from everloop.serving.remote_process import ANSWER, FAILED, pack_array, unpack_array
 from everloop.serving.runner import Runner
 from everloop.serving.trial import ProcessTrial
@@ -59,7 +59,7 @@ class Nearby(RemoteSession):
     def __init__(self, session: Any, manifest: Manifest) -> None:
         self._near = session
         self._record = record_of(manifest)
-        self._lock = threading.Lock()
+        self._lock, self._waits, self.seconds, self.error = threading.Lock(), Waits(), 60.0, None
         self.schema, self.target, self.classes, self.dtype = (
             manifest.schema,
             manifest.target,
@@ -68,7 +68,7 @@ class Nearby(RemoteSession):
         )
 
     def _call(self, data: bytes, seconds: float = 0.0) -> bytes:
-        return remote_process._answer(self._near, data)
+        return remote_process.answer(self._near, data)
 
     def close(self) -> None:
         return
@@ -211,7 +211,7 @@ def test_a_failure_tells_the_same_here_and_there() -> None:
 @pytest.mark.parametrize("reply", [b"", b"?", ANSWER, ANSWER + b"\xff" * 50, FAILED, FAILED + b"\x93\x01\x02\x03"])
 def test_what_nobody_can_read_is_a_crash(reply: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Nearby(SklearnSession(SUMS, Odd()), SUMS)
-    monkeypatch.setattr(session, "_call", lambda data: reply)
+    monkeypatch.setattr(session, "_call", lambda data, seconds: bytes(8) + reply)
     monkeypatch.setattr(session, "_caller", type("Gone", (), {"close": lambda self: None})(), raising=False)
     with pytest.raises(ModelFailed, match="nobody can read") as caught:
         session.run(np.zeros((1, 2)))
@@ -241,12 +241,6 @@ def test_large_matrices_go_there_and_come_back_from_many_threads() -> None:
         thread.join()
     assert not wrong
     assert session.scores(rng.random((2, 600))) is None
-    with pytest.raises(ModelFailed, match="ValueError: no negative numbers"):
-        raising = opened(Odd("raises"), manifest)
-        try:
-            raising.run(-np.ones((1, 600)))
-        finally:
-            raising.close()
     pid = session.pid
     session.close()
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
@@ -264,6 +258,27 @@ def test_what_an_exception_can_tell_ends_nothing(how: str) -> None:
         assert caught.value.how == "raised"
     assert session.run(-bad).tolist() == [2.0]
     session.close()
+
+
+def test_one_that_is_asked_apart_from_requests_is_ended_where_it_hangs(
+    kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everloop.serving import remote
+
+    kit.publish("m", [1.0, 0.0])
+    odd = kit.registry.add_version("m", SUMS, cloudpickle.dumps(Odd("sleeps")), live=False)
+    session = remote.open_apart(odd, kit.registry)
+    assert isinstance(session, RemoteSession)
+    assert session.run(np.ones((1, 2))).tolist() == [2.0]
+    session.seconds = 0.2
+    for words in ("did not answer within 0.2 s", "did not answer within 0.2 s"):
+        with pytest.raises(ModelFailed, match=words):
+            session.run(-np.ones((1, 2)))
+    session.close()
+    assert not isinstance(remote.open_apart(kit.registry.version("m", 1), kit.registry), RemoteSession)
+    damaged = kit.registry.add_version("m", SUMS, b"PK nothing", live=False)
+    with pytest.raises(ArtifactCorrupt):
+        remote.open_apart(damaged, kit.registry)
 
 
 def test_it_dies_with_its_server() -> None:

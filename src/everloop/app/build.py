@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from everloop.serving.controller import Controller
 from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.recorder import Recorder
+from everloop.serving.remote import open_apart
 from everloop.serving.table import TableRef
 from everloop.serving.trial import ProcessTrial
 from everloop.stores.opening import open_stores
@@ -69,6 +71,7 @@ class Engine:
             owner=owner,
             trust=trust,
             rng=SystemRandom(),
+            open_other=partial(open_apart, registry=registry),
         )
         intake = Intake(
             registry,

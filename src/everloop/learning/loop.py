@@ -27,6 +27,7 @@ from everloop.learning.seat import LearnerStatus, Seat, Workshop
 from everloop.policy.retraining import backoff
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.runtime.session import Session
 from everloop.stores.ports import Journal, ModelRecord, VersionRecord
 
 _PAUSE = 0.001
@@ -54,9 +55,11 @@ class LearningLoop:
         rng: random.Random,
         fitter: Fitter | None = None,
         cpu: Callable[[], float] = time.thread_time,
+        open_other: Callable[[VersionRecord], Session] | None = None,
     ) -> None:
         """`owner`: names this process among all that share the journal. `fitter`: where fits run; a new one if None, which
-        the loop then closes. `cpu`: processor time, by which slices are measured; a constant makes runs repeatable."""
+        the loop then closes. `cpu`: processor time, by which slices are measured; a constant makes runs repeatable. `open_other`: how
+        a version that does not serve is opened to be asked for its scores; in this process if None."""
         self._registry = registry
         self._clock = clock
         self._rng = rng
@@ -74,6 +77,7 @@ class LearningLoop:
             publisher=Publisher(registry),
             wake=self.wake,
             cpu=cpu,
+            open_other=open_other or registry.open_session,
         )
         self._lock = threading.Lock()
         self._seats: dict[str, Seat] = {}

@@ -29,6 +29,7 @@ from everloop.learning.trainer import ModelTrainer
 from everloop.policy.retraining import backoff
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.runtime.session import Session
 from everloop.stores.ports import Journal, ModelRecord, VersionRecord
 
 LEASE_TTL = 20.0
@@ -58,6 +59,8 @@ class Workshop:
     wake: Callable[[str], None]
     cpu: Callable[[], float]
     """Seconds of processor time that the calling thread has used."""
+    open_other: Callable[[VersionRecord], Session]
+    """Opens a version that does not serve."""
 
 
 class LearnerStatus(msgspec.Struct, frozen=True):
@@ -276,6 +279,7 @@ class Seat:
             rng=shop.rng,
             wake=lambda: shop.wake(name),
             cpu=shop.cpu,
+            open_other=shop.open_other,
         )
         trainer.restore(self._live_learner)
         total = -1

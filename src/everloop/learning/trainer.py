@@ -34,6 +34,7 @@ from everloop.learning.scorer import Scorer
 from everloop.learning.telling import QualityTeller
 from everloop.policy.retraining import Decision, backoff, decide
 from everloop.registry.catalog import Registry
+from everloop.runtime.session import Session
 from everloop.stores.ports import Checkpoint, Journal, ModelRecord, VersionRecord
 
 _CHUNK = 256
@@ -68,9 +69,10 @@ class ModelTrainer:
         rng: random.Random,
         wake: Callable[[], None],
         cpu: Callable[[], float],
+        open_other: Callable[[VersionRecord], Session],
     ) -> None:
         """`record` has a schema and a target. `learner`: unfitted; None for a model that is only watched. `cpu`: seconds of
-        processor time that this thread has used."""
+        processor time that this thread has used. `open_other`: opens a version that does not serve."""
         assert record.schema is not None
         assert record.target is not None
         self.name = record.name
@@ -83,7 +85,7 @@ class ModelTrainer:
         self._cpu = cpu
         self._kind = learner.kind if learner else "none"
         self._memory = Memory(record.schema, record.target)
-        self._scorer = Scorer(lambda number: registry.open_session(registry.version(record.name, number)), clock, cpu)
+        self._scorer = Scorer(lambda number: open_other(registry.version(record.name, number)), clock, cpu)
         self._teller = QualityTeller(record.name, registry, tell)
         self._campaign = Campaign(
             record,

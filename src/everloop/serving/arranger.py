@@ -130,6 +130,8 @@ class Arranger:
                 lane.runner.guard = Guard(lane.name, timeout, partial(self._on_lost, lane.record), end)
             else:
                 guard.timeout = timeout
+            if isinstance(lane.session, RemoteSession):
+                lane.session.seconds = timeout
 
     def _evidence(self, wanted: Deployment, champion: Lane, others: Sequence[Lane]) -> Evidence | None:
         """Where the two arms are counted: only if both are here, each the version that the rollout is about."""

@@ -25,7 +25,7 @@ Outcome: TypeAlias = "tuple[Matrix, list[Any]] | None"
 class Batch:
     """Requests on their way through the model: single rows first, then requests of several rows."""
 
-    __slots__ = ("arms", "counts", "rows", "since", "tickets")
+    __slots__ = ("arms", "counts", "detour", "rows", "since", "tickets")
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class Batch:
         """What a split routed each ticket by; None if none was."""
         self.since = since
         """When the first of them came."""
+        self.detour = 0.0
+        """Seconds of its latency that are not weighed: the way to another process (`serving.remote`)."""
 
     def run(self, runner: Runner) -> tuple[Outcome, float]:
         """All at once, and the seconds that took."""
@@ -96,6 +98,7 @@ class Batch:
         """The evidence of the batch, for whoever routed it: nearly always one arm."""
         if self.arms is None:
             return
+        latency -= self.detour
         found: dict[Tally, list[int]] = {}
         for arm in self.arms:
             if arm is not None:

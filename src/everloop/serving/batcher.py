@@ -210,6 +210,7 @@ class Batcher:
         try:
             outcome, seconds = batch.run(self.runner)
             found = batch.search(self.runner) if outcome is None else None
+            batch.detour = self.runner.take_detour()
         except Exception as error:  # a defect of ours: those who wait must be told
             outcome, found = None, [self.runner.failed(explain(error))] * len(batch.tickets)
         try:

@@ -172,8 +172,8 @@ class Docket(msgspec.Struct):
         for sighting in sightings.values():
             merged = merged.merged(sighting.observed)
         decisive = dict(merged.challenger.decisive)
-        if merged.lost and not decisive.get("timeout"):
-            decisive["timeout"] = 1
+        if merged.lost:
+            decisive.setdefault(merged.lost_how, 1)
         return Seen(
             samples=merged.challenger.settled.get(rollout.step, 0),
             labels=self.labels.get(rollout.step, 0),

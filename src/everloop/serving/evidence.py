@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import msgspec
 
-from everloop.core.errors import EverloopError, ModelFailed
+from everloop.core.errors import EverloopError, Failure, ModelFailed
 from everloop.policy.bins import latency_bin
 from everloop.serving.counters import value_of
 
@@ -79,7 +79,9 @@ class Observed(msgspec.Struct):
     failure: str = ""
     """Why it cannot be opened here."""
     lost: str = ""
-    """Why it was taken out of routing here: a run that hangs."""
+    """Why it was taken out of routing here: a run that hangs, or ended the process that it was in."""
+    lost_how: Failure = "timeout"
+    """Which of the two."""
     ended: bool = False
     """This process has let go of the challenger in good order. A report without it, of a process that is gone, tells of a crash."""
 
@@ -98,6 +100,7 @@ class Observed(msgspec.Struct):
             open=self.open and other.open,
             failure=self.failure or other.failure,
             lost=self.lost or other.lost,
+            lost_how=self.lost_how if self.lost else other.lost_how,
             ended=self.ended and other.ended,
         )
 
@@ -235,6 +238,7 @@ class Evidence:
         self.open = False
         self.failure = ""
         self.lost = ""
+        self.lost_how: Failure = "timeout"
         self.ended = False
         self._wake = wake
         self._lock = threading.Lock()
@@ -253,7 +257,7 @@ class Evidence:
         """Cumulated, never falling."""
         with self._lock:
             steps = dict(self._steps)
-        seen = Observed(open=self.open, failure=self.failure, lost=self.lost, ended=self.ended)
+        seen = Observed(open=self.open, failure=self.failure, lost=self.lost, lost_how=self.lost_how, ended=self.ended)
         for step, (champion, challenger) in steps.items():
             champion.add_to(seen.champion, step)
             challenger.add_to(seen.challenger, step)

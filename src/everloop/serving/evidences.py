@@ -81,6 +81,7 @@ class Evidences:
             found = self._all.get(model)
         if found is not None and found.challenger == version:
             found.lost, found.open = error.message, False
+            found.lost_how = "crash" if error.how == "crash" else "timeout"
         self.wake()
 
     def report(self, evidence: Evidence) -> Observed:

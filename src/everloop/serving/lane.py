@@ -97,12 +97,15 @@ class Lane:
     def answer_checked(self, rows: list[Row]) -> PredictionBatch:
         """Rows that have been checked; under a guard, if there is one. Raises ModelFailed naming the instance."""
         guard = self.runner.guard
-        return self._slow.many(rows) if guard is None else guard.run(self.runner, self._slow.many, rows)
+        if guard is None or self.remote:
+            return self._slow.many(rows)
+        return guard.run(self.runner, self._slow.many, rows)
 
     def answer_guarded(self, features: Features) -> Prediction:
-        """`answer`, for a version that is not the champion: on a thread that can be given up, unless it cannot hang."""
+        """`answer`, for a version that is not the champion: on a thread that can be given up, unless it cannot hang or runs in a process
+        that can be ended."""
         guard = self.runner.guard
-        if guard is None or self.compiled:
+        if guard is None or self.compiled or self.remote:
             return self.answer(features)
         return guard.run(self.runner, self.answer, features)
 

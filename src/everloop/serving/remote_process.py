@@ -3,14 +3,18 @@
 Messages are bytes, both ways; what comes back is read by its format alone and never unpickled.
 
     opening, then the artifact's bytes as they are     ─►  DONE, or REFUSED and why it cannot be opened
-    RUN or SCORES and a matrix                         ─►  ANSWER and an array, DONE (no scores), or FAILED: how, and in which words
+    RUN or SCORES and a matrix                         ─►  seconds in the model, then
+                                                           ANSWER and an array, DONE (no scores), or FAILED: how, and in which words
     an array: its head's length, head, data            head: msgpack of (dtype, shape); data: as it lies in memory, or msgpack of objects
+    seconds: a double, without what it waited for a core
 """
 
 from __future__ import annotations
 
 import math
 import re
+import struct
+import time
 from typing import Any
 
 import msgspec
@@ -18,12 +22,14 @@ import numpy as np
 
 from everloop.core.errors import EverloopError, Failure, ModelFailed
 from everloop.core.types import Row
+from everloop.parallel.executors.calling import starved
 from everloop.runtime.session import Matrix, Session
 from everloop.serving import confinement
 from everloop.stores.ports import Manifest
 
 RUN, SCORES = b"r", b"s"
 DONE, ANSWER, FAILED, REFUSED = b"d", b"a", b"f", b"x"
+SECONDS = struct.Struct("<d")
 
 
 class Opening(msgspec.Struct):
@@ -51,7 +57,7 @@ class RemoteProcess:
 
     def __call__(self, data: bytes) -> bytes:
         if self._session is not None:
-            return _answer(self._session, data)
+            return answer(self._session, data)
         if self._opening is None:
             self._opening = decode_opening(data)
             confinement.die_with(self._opening.parent)
@@ -76,20 +82,36 @@ def _try(session: Session, rows: list[Row]) -> None:
     for some in (*([row] for row in rows), rows):
         if some:
             X = session.schema.matrix(some, session.dtype if session.schema.numeric else None)
-            _answer(session, pack_array(X, RUN))  # what it raises on these rows the gates will see
+            answer(session, pack_array(X, RUN))  # what it raises on these rows the gates will see
 
 
-def _answer(session: Session, data: bytes) -> bytes:
+def answer(session: Session, data: bytes) -> bytes:
+    """A whole reply to RUN or SCORES."""
+    X = unpack_array(memoryview(data)[1:])
+    waited, worked, begun = starved("thread-self"), time.thread_time(), time.perf_counter()
+    told = _run(session, data[:1], X)
+    passed, worked = time.perf_counter() - begun, time.thread_time() - worked
+    seconds = max(worked, passed - (starved("thread-self") - waited))
+    return SECONDS.pack(seconds) + (told if isinstance(told, bytes) else _packed(told))
+
+
+def _run(session: Session, kind: bytes, X: Matrix) -> bytes | Matrix:
     try:
-        X = unpack_array(memoryview(data)[1:])
         with np.errstate(all="ignore"):  # what overflowed is told by its answer, not by a warning
-            Y = session.run(X) if data[:1] == RUN else session.scores(X)
-        return DONE if Y is None else pack_array(Y, ANSWER)
+            Y = session.run(X) if kind == RUN else session.scores(X)
+        return DONE if Y is None else Y
     except EverloopError as error:
         how = error.how if isinstance(error, ModelFailed) else "raised"
         return FAILED + _encode(Failed(how, error.message, told=True))
     except (Exception, SystemExit) as error:  # a model may well call sys.exit
         return FAILED + _encode(Failed("raised", f"{type(error).__name__}: {error}", told=False))
+
+
+def _packed(answers: Matrix) -> bytes:
+    try:
+        return pack_array(answers, ANSWER)
+    except (TypeError, ValueError, OverflowError) as error:
+        return FAILED + _encode(Failed("shape", f"it answered what is no label: {error}", told=False))
 
 
 # -- arrays --

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Matrix = npt.NDArray[Any]
 PLAIN = (int, float, str, bool)
 """What a label is outside of NumPy."""
+GONE = ("crash", "timeout")
+"""How a session fails that will answer nothing any more: the process that it ran in has ended."""
 
 
 class Runner:
@@ -73,12 +75,17 @@ class Runner:
                 return values
             shape: object = Y.shape
         except EverloopError as error:
-            if self.guard is not None and isinstance(error, ModelFailed) and error.how == "crash":
-                self.guard.lose(self, error)  # the process that it ran in is gone
+            if self.guard is not None and isinstance(error, ModelFailed) and error.how in GONE:
+                self.guard.lose(self, error)
             raise
         except Exception as error:
             raise self.failed(f"{type(error).__name__}: {error}") from error
         raise self.failed(f"it answered shape {shape} for {len(X)} rows", "shape")
+
+    def take_detour(self) -> float:
+        """Seconds that runs of this thread have waited for another process, beyond what the model took, since it was last asked."""
+        take = getattr(self.session, "take_detour", None)
+        return 0.0 if take is None else take()
 
     def sound(self, values: list[Any]) -> bool:
         """Whether all of these predictions can be answered: regression must be finite."""
@@ -106,7 +113,7 @@ class Runner:
         try:
             values = self.run(X)
         except ModelFailed as raised:
-            if len(X) > 1 and raised.how not in {"crash", "timeout"}:  # after those it answers nothing any more
+            if len(X) > 1 and raised.how not in GONE:
                 self._blame(X)
             raise
         if not self.sound(values):

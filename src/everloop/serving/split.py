@@ -18,6 +18,7 @@ seat before is answered by the champion after the guard's timeout; nobody draws 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import random
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ from everloop.serving.evidence import Tally
 
 if TYPE_CHECKING:
     from everloop.serving.lane import Lane
+    from everloop.serving.runner import Runner
 
 LONGEST_UNIT = 256
 """Characters of a unit."""
@@ -62,7 +64,7 @@ class Arm:
             batch = lane.answer_checked(checked)
         except EverloopError as error:
             return self._refer(error, start, lambda champion: champion.answer_rows(checked))
-        self.tally.settled(1, self.alone, perf_counter() - start)
+        self.tally.settled(1, self.alone, perf_counter() - start - lane.runner.take_detour())
         return batch
 
     def instead(self, error: EverloopError, features: Features, start: float) -> Prediction:
@@ -72,7 +74,7 @@ class Arm:
     def _refer(self, error: EverloopError, start: float, ask: Callable[[Lane], T]) -> T:
         if not isinstance(error, ModelFailed):
             raise error  # invalid input: nobody's failure
-        self.tally.settled(1, self.alone, perf_counter() - start)
+        self.tally.settled(1, self.alone, perf_counter() - start - self.lane.runner.take_detour())
         self.tally.failed(error)
         if self.champion is None:
             raise error
@@ -172,7 +174,13 @@ def _seats(lane: Lane, champion: Lane | None, tally: Tally | None) -> tuple[_Sea
     """For requests without a unit, and with one."""
     tally = tally or Tally()
     alone, named = Arm(lane, champion, tally), Arm(lane, champion, tally, alone=False)
-    return (alone.answer, tally.took, tally.answered, alone), (named.answer, tally.took, tally.answered_named, named)
+    took = partial(_took_apart, tally.took, lane.runner) if lane.remote else tally.took
+    return (alone.answer, took, tally.answered, alone), (named.answer, took, tally.answered_named, named)
+
+
+def _took_apart(took: Callable[[float], None], runner: Runner, seconds: float) -> None:
+    """What the way to another process takes is not weighed."""
+    took(seconds - runner.take_detour())
 
 
 def _answering(seats: list[_Seat]) -> Callable[[Features], Prediction]:
