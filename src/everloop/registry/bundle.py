@@ -281,9 +281,11 @@ def _add(change: Change, contents: _Contents, path: Path, *, live: bool) -> list
         rolling.forbid(change, "an imported version cannot go live")
     numbers: dict[int, int] = {}
     added: list[VersionRecord] = []
+    taken = {record.name for record in shelf.versions()} | set(shelf.model.aliases)
     for record in sorted(contents.versions, key=lambda record: record.version):
-        if record.name:
-            check_new_name(shelf, record.name)
+        name = "" if record.name in taken else record.name
+        if name:
+            check_new_name(shelf, name)
         version = add_version(
             shelf,
             record.digest,
@@ -291,7 +293,7 @@ def _add(change: Change, contents: _Contents, path: Path, *, live: bool) -> list
             now=record.created_at,
             status=record.status if record.status in _KEPT else "staging",
             note=record.note,
-            name=record.name,
+            name=name,
             tags=record.tags,
         )
         numbers[record.version] = version.version

@@ -57,10 +57,11 @@ def collect(
             raise InvalidInput(f"{field}: expected a number of at least 0, got {value!r}", field=field)
     begun = artifacts.now()
     marked: dict[str, list[int]] = {}
+    kept = _kept(catalog) if archived else set()
     owned: set[str] = set()
     for model in catalog.list_models() if archived else []:
         with contextlib.suppress(ModelNotFound), changes.on(model.name, by=by) as change:
-            digests = _mark(change, keep)
+            digests = _mark(change, keep, kept)
             owned |= set(digests.values())
             marked[model.name] = sorted(digests)
     # First what is there, then what is named: whatever is put in between is young.
@@ -105,11 +106,25 @@ def in_use(catalog: Catalog) -> set[str]:
     return used
 
 
-def _mark(change: Change, keep: int) -> dict[int, str]:
+def _kept(catalog: Catalog) -> set[str]:
+    """Digests of what is not archived: an archived version of the same bytes costs nothing, and stays usable."""
+    kept: set[str] = set()
+    for model in catalog.list_models():
+        kept |= {model.template} if model.template else set()
+        with contextlib.suppress(ModelNotFound):  # as in `in_use`
+            kept |= {version.digest for version in catalog.versions(model.name) if version.status != "archived"}
+    return kept
+
+
+def _mark(change: Change, keep: int, kept: set[str]) -> dict[int, str]:
     """Archived versions whose artifacts may go: number -> digest; told as one event."""
     shelf = change.shelf
     named = set(shelf.model.aliases.values())
-    candidates = [v for v in shelf.versions() if v.status == "archived" and not v.collected and v.version not in named]
+    candidates = [
+        v
+        for v in shelf.versions()
+        if v.status == "archived" and not v.collected and v.version not in named and v.digest not in kept
+    ]
     doomed = candidates[: len(candidates) - keep] if keep else candidates
     for record in doomed:
         shelf.put_version(msgspec.structs.replace(record, collected=True))

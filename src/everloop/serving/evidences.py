@@ -1,9 +1,9 @@
 """The evidence of all active rollouts in this process, and what its reports tell after a crash.
 
 Each process has a report of its own in the catalog, cumulated, under a name (`source`) that no other process and no other life of the
-same one has. The first one is written before anything of the challenger runs here and the last one, `ended`, when it has been let go of
-in good order. So a report without that, of a process that is gone, tells of a death with the challenger open; after `DEATHS` of them
-it is not opened again, and the controller rolls back.
+same one has. One is written as soon as the challenger is open here, and the last one, `ended`, when it has been let go of in good order.
+So a report that says open and not ended, of a process that is gone, tells of a death with the challenger open; after `DEATHS` of them
+it is not opened again, and the controller rolls back. (A process that dies while it opens one is the trial's, not this.)
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Evidences:
         """In words, if too many processes died with this challenger open; empty otherwise. Raises StoreUnavailable."""
         died = 0
         for report in self._catalog.reports(rollout.model, rollout.id):
-            died += not _decode(report.payload).observed.ended and _dead(report.source)
+            seen = _decode(report.payload).observed
+            died += seen.open and not seen.ended and _dead(report.source)
         if died < DEATHS:
             return ""
         return f"{died} processes died while version {rollout.challenger} was open in them"

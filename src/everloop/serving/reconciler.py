@@ -290,7 +290,7 @@ class Reconciler:
                 error = ModelFailed(deaths)
                 error.how = "crash"
                 raise error
-            self.evidences.report(evidence)  # before anything of it runs here: a crash must find it written
+            self.evidences.report(evidence)
         if trials is None:
             return self._open(record, model)
         passed = trials.passed(record, self._samples(record))
@@ -304,7 +304,9 @@ class Reconciler:
         evidence = self.evidences.open(wanted.rollout)
         lane = self._table.current.versions(name).get(evidence.challenger)
         failure = self.challenger_failures.get((name, evidence.challenger))
-        evidence.open = lane is not None and lane.lost is None
+        was_open, evidence.open = evidence.open, lane is not None and lane.lost is None
+        if evidence.open and not was_open:
+            self.evidences.report(evidence)  # soon requests come: a crash must find it written
         evidence.failure = "" if failure is None or evidence.lost else failure.error.message
 
     def _lose(self, record: VersionRecord, error: ModelFailed) -> None:

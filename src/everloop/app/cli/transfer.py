@@ -67,7 +67,9 @@ def register(
         data(as_json(made))
         return
     data(str(made["version"]))
-    does = "waits to be promoted" if made["status"] == "staging" else "should serve"
+    does = {"staging": "waits to be promoted", "live": "should serve"}.get(
+        made["status"], f"is there, {made['status']}"
+    )
     say(f"{name} version {made['version']} {does}, from {path}, {where}")
     if made["status"] == "staging":
         say(f"let it prove itself: everloop rollout start {name} {made['version']}")
