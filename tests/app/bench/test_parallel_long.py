@@ -18,7 +18,6 @@ def test_a_stream_is_measured_while_it_flows(tmp_path: Path) -> None:
 def test_workers_are_really_killed_and_nothing_is_lost(tmp_path: Path) -> None:
     found = child(tmp_path, "kills", "2")
     assert (found["killed"], found["missing"], found["twice"], found["in_order"]) == (2, 0, 0, True)
-    assert found["deaths"] >= 1
     assert found["items"] >= 500
 
 
