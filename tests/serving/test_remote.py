@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from tests.serving.test_referral import WAYS, ask, ask_rows, drawn
 from everloop.core.errors import ArtifactCorrupt, ModelFailed
 from everloop.core.schema import Field, Schema, Target
 from everloop.policy.batching import BatchRules
+from everloop.policy.bins import latency_bin
 from everloop.registry.rollouts import Rollouts, plan_of
 from everloop.runtime.artifact import Trust
 from everloop.runtime.river import RiverModel, RiverSession
 from everloop.runtime.sklearn import SklearnSession
-from everloop.serving import remote_process
+from everloop.serving import batch, batcher, remote, remote_process
 from everloop.serving.lane import Lane
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.remote import RemoteSession, Waits
@@ -219,6 +221,57 @@ def test_what_nobody_can_read_is_a_crash(reply: bytes, monkeypatch: pytest.Monke
     assert session.error is not None
 
 
+# -- the way there --
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_way_to_the_process_is_not_weighed(kit: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wait for the process takes an hour, of which the model took next to nothing."""
+    manifest = msgspec.structs.replace(SUMS, schema=Schema.unnamed(1))
+    arm = kit.play(challenger=Nearby(SklearnSession(manifest, Odd()), manifest))
+    assert arm.lane.remote
+    monkeypatch.setattr(remote, "perf_counter", lambda hours=count(): 3600.0 * next(hours))
+    for _ in range(3):
+        assert WAYS[way](arm).model_version == 2
+    seen = kit.seen().challenger
+    assert seen.latencies == {0: 3}
+    assert seen.settled == {0: 3}
+
+
+def test_nor_is_waiting_for_somebody_elses_way(kit: Any, plain_session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run takes 10 s, 8 of them for the way. The second request comes after 1 s, and waits 9 for it; without a way it would
+    have waited for 1."""
+    now = [0.0]
+    for module in (batcher, batch):
+        monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    entered, released = threading.Event(), threading.Event()
+    runs, detours = iter([10.0, 2.0]), iter([8.0, 0.0])
+
+    def run(X: Any) -> Any:
+        until = now[0] + next(runs)
+        entered.set()
+        assert released.wait(60)
+        now[0] = until
+        return X[:, 0]
+
+    session = plain_session(1, lambda X: X[:, 0])
+    arm = kit.play(challenger=session)
+    session.answers = run
+    session.take_detour = lambda: next(detours)
+
+    async def main() -> None:
+        first = asyncio.ensure_future(ask(arm, [1.0]))
+        await asyncio.to_thread(entered.wait, 60)
+        now[0] = 1.0
+        second = asyncio.ensure_future(ask(arm, [2.0]))
+        await asyncio.sleep(0)
+        released.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(main())
+    assert kit.seen().challenger.latencies == {latency_bin(2.0): 1, latency_bin(3.0): 1}
+
+
 # -- a process --
 
 
@@ -263,8 +316,6 @@ def test_what_an_exception_can_tell_ends_nothing(how: str) -> None:
 def test_one_that_is_asked_apart_from_requests_is_ended_where_it_hangs(
     kit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from everloop.serving import remote
-
     kit.publish("m", [1.0, 0.0])
     odd = kit.registry.add_version("m", SUMS, cloudpickle.dumps(Odd("sleeps")), live=False)
     session = remote.open_apart(odd, kit.registry)

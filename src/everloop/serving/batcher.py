@@ -84,6 +84,8 @@ class Batcher:
         self._scheduled = False
         self._running: Batch | None = None
         """What the thread runs."""
+        self._lag = 0.0
+        """By how much sooner the thread would have been free without a way to another process."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._retired = False
         self._worker: Worker | None = None
@@ -192,6 +194,7 @@ class Batcher:
             return
         if guard is not None or runs_on_thread(self.costs, len(batch.rows), self.rules):
             self._running = batch
+            batch.detour = min(self._lag, perf_counter() - batch.since)
             if guard is not None:
                 self._watchdog = self.loop.call_later(guard.timeout, self._overrun, batch, guard)
             if self._worker is None:
@@ -210,7 +213,7 @@ class Batcher:
         try:
             outcome, seconds = batch.run(self.runner)
             found = batch.search(self.runner) if outcome is None else None
-            batch.detour = self.runner.take_detour()
+            batch.detour += self.runner.take_detour()
         except Exception as error:  # a defect of ours: those who wait must be told
             outcome, found = None, [self.runner.failed(explain(error))] * len(batch.tickets)
         try:
@@ -226,7 +229,9 @@ class Batcher:
             self._watchdog.cancel()
             self._watchdog = None
         self._settle(batch, outcome, seconds, found)
+        self._lag = batch.detour
         self._flush()
+        self._lag = 0.0
         if self._retired:
             self._rest()
 
