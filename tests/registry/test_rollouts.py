@@ -175,7 +175,7 @@ class TestRefused:
     def test_two_at_a_time(self, house: House) -> None:
         house.publish(b"three")
         house.start()
-        with pytest.raises(Conflict, match="promote it, roll it back or finish it first"):
+        with pytest.raises(Conflict, match="promote it, roll it back or stop it first"):
             house.start(version=3)
 
     def test_the_live_version(self, house: House) -> None:
@@ -236,7 +236,7 @@ class TestOtherVerbs:
     def test_promoting_another_does_not(self, house: House, version: int) -> None:
         house.publish(b"three")
         house.start()
-        with pytest.raises(Conflict, match="finish it first"):
+        with pytest.raises(Conflict, match="stop it first"):
             house.registry.promote("m", version)
 
     def test_going_back_rolls_it_back(self, house: House) -> None:
@@ -248,7 +248,7 @@ class TestOtherVerbs:
 
     def test_the_traffic_is_its_business(self, house: House) -> None:
         house.start()
-        with pytest.raises(Conflict, match="finish it first"):
+        with pytest.raises(Conflict, match="stop it first"):
             house.registry.set_traffic("m", {1: 0.5, 2: 0.5})
 
     @pytest.mark.parametrize("version", [1, 2])

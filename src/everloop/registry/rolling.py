@@ -148,7 +148,7 @@ def forbid(change: Change, doing: str) -> None:
     raise Conflict(
         f"{doing} while rollout {rollout.id} of {rollout.model!r} (version {rollout.challenger}, "
         f"{rollout.plan.strategy.replace('_', '-')}, {where(rollout)}) is {rollout.state}: "
-        "promote it, roll it back or finish it first",
+        "promote it, roll it back or stop it first",
         field="rollout",
     )
 

@@ -14,8 +14,9 @@ recorder     predictions on their way into the journal; `outbox` merges those of
 A swap: `reconciler` turns what should be live into what is, by the `arranger`, which writes the table; `failures` keeps what cannot be
 opened.
 
-A version beside the champion: `trial` tries it in a process of its own, `guard` gives its runs up on threads of `worker`, `evidence`
-counts both arms and `evidences` reports them.
+A version beside the champion: `trial` tries it in a process of its own, where Python code stays (`remote`, and `remote_process` there);
+`guard` gives its runs up on threads of `worker`, `evidence` counts both arms and `evidences` reports them. `confinement` is what such a
+process does to itself.
 
 A version that answers nobody: `shadows` opens each `shadow`, whose `shadow_host` keeps a `shadow_process`; what it is shown comes by the
 recorder's `audience`, waits in a `backlog`, and is counted in a `comparison`.

@@ -64,7 +64,11 @@ if TYPE_CHECKING:
 RUNTIMES = frozenset({"sklearn", "river"})
 """Those whose answers are Python code. Our own arithmetic needs no guard, and ONNX Runtime lets the interpreter go while it computes."""
 NICENESS = 5
+"""A third of the weight of the server on a core that they share (sched(7)): one that burns leaves the champion its turn, and an equal one still
+gets what a canary needs. At 10 it has a tenth, so clients of a canary of half of the traffic would wait on any busy machine. Whether it is
+found slower does not depend on it: waiting for a core is not weighed."""
 _NICENESS_APART = 10
+"""Nobody waits for it but the learner."""
 _SECONDS_APART = 60.0
 
 
