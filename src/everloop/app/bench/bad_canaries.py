@@ -1,6 +1,7 @@
 """Bad canaries under load: each comes back by itself, and those whom the champion answers notice nothing.
 
-Two measurements of a real server, for a challenger that raises on half of the rows, answers NaN, is slow, answers wrongly:
+Two measurements of a real server, for a challenger that raises on half of the rows, answers NaN, is slow (asleep, or
+computing in Python), answers wrongly:
 
 back    a canary of 10 % with the gates as they are by default, asked by 32 connections that read every answer and label some of them:
         how long until it is rolled back, and whether anybody got anything but a 200 with the champion's or the challenger's answer.
@@ -25,7 +26,7 @@ from everloop.policy.routing import BUCKETS, bucket_of
 
 MODEL = "sums"
 PATH = f"/v1/models/{MODEL}/predict"
-KINDS = ("raises", "nan", "slow", "wrong")
+KINDS = ("raises", "nan", "slow", "burns", "wrong")
 WIDTH = 8
 SHARE = 0.1
 CONNECTIONS = 32
@@ -53,6 +54,10 @@ class Bad:
             raise ValueError("no such row")
         if self.kind == "slow":
             time.sleep(SLOW_SECONDS)
+        if self.kind == "burns":
+            until = time.thread_time() + SLOW_SECONDS
+            while time.thread_time() < until:
+                sum(range(200))
         if self.kind == "nan":
             return np.where(bad, np.nan, answers)
         return answers + 1.0 if self.kind == "wrong" else answers
@@ -307,5 +312,6 @@ def _told(kind: str) -> str:
         "raises": "raises on half of the rows",
         "nan": "answers NaN",
         "slow": f"takes {SLOW_SECONDS * 1e3:.0f} ms",
+        "burns": f"computes for {SLOW_SECONDS * 1e3:.0f} ms in Python",
         "wrong": "answers wrongly",
     }[kind]
