@@ -23,7 +23,7 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
-GRACE = 5.0
+GRACE = 20.0
 """Seconds that a thread or process which was told to stop may take to be gone."""
 LIBRARIES_OWN = ("resource_tracker", "semaphore_tracker")
 """Helper processes of multiprocessing and loky: one for the whole run, ended by the interpreter."""
