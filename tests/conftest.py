@@ -89,8 +89,8 @@ def leaves_nothing_running() -> Iterator[None]:
     threads, children = set(threading.enumerate()), set(_children())
     yield
     until = time.monotonic() + GRACE
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(max(0.0, until - time.monotonic()))
+    while (others := set(threading.enumerate()) - threads) and time.monotonic() < until:
+        others.pop().join(max(0.0, until - time.monotonic()))  # it may have started another one to end with
     left_threads = [thread for thread in threading.enumerate() if thread not in threads]
     left_children = {pid: command for pid, command in _children().items() if pid not in children}
     if left_children:
