@@ -386,7 +386,7 @@ _BUSY = """
 
     def work(item):
         import os, time
-        print(os.getpid(), flush=True)
+        os.write(1, b"%d\\n" % os.getpid())  # whole lines, also where two workers write at once
         time.sleep(60)
 
     if __name__ == "__main__":
