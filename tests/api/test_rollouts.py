@@ -233,6 +233,15 @@ def test_a_good_canary_reaches_everybody_and_a_forced_answer_does_not_count(
     assert {version_of(client, two) for _ in range(20)} == {2}
 
 
+def test_the_split_is_told_beside_the_gates(client: TestClient, two: str) -> None:
+    assert start(client, two, steps=[0.25], seconds=3600).status_code == 201
+    split = client.get(f"/v1/models/{two}/rollout").json()["evidence"]["split"]
+    assert (split["share"], split["broken"]) == (0.25, False)
+    assert start(client, two, steps=[0.25]).status_code == 409
+    assert client.post(f"/v1/models/{two}/rollout/rollback", json={}).status_code == 200
+    assert client.get(f"/v1/models/{two}/rollout").json()["evidence"]["split"] is None
+
+
 def test_an_immediate_rollout_is_over_at_once(client: TestClient, two: str) -> None:
     got = start(client, two, strategy="immediate", note="small fix")
     assert (got.status_code, got.json()["state"]) == (201, "promoted")

@@ -81,6 +81,7 @@ def test_a_rollout_is_a_page(capsys: pytest.CaptureFixture[str]) -> None:
         "challenger": arm | {"version": 7, "failed": 9, "failures": {"raised": 8, "timeout": 1}},
         "gates": [gate],
         "shadow": {"answered": 12, "agreement": 0.5},
+        "split": {"broken": False, "e_value": 0.2, "needed": 1000.0, "text": "the split: 5 % of 2,100: as intended"},
     }
     show_rollout(rollout(evidence=evidence))
     page = capsys.readouterr().out
@@ -93,6 +94,7 @@ def test_a_rollout_is_a_page(capsys: pytest.CaptureFixture[str]) -> None:
         "4,512",
         "by http spring",
         "shadow.agreement",
+        "5 % of 2,100: as intended",
     ):
         assert words in page, page
     assert "errors: version 7" not in page, "the gate's name has a column of its own"

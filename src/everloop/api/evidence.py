@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 def seen(services: Services, rollout: Rollout) -> Seen:
     """Reads the catalog."""
     from everloop.serving.comparison import Shown
-    from everloop.serving.docket import Docket, Sighting
+    from everloop.serving.docket import Docket, Sighting, split_of
     from everloop.serving.evidence import Observed
 
     catalog = services.registry.catalog
@@ -65,6 +65,7 @@ def seen(services: Services, rollout: Rollout) -> Seen:
         *arms,
         [] if docket is None else docket.verdicts(),
         _shadow(shown) if shadow else None,
+        None if shadow else split_of(rollout, observed),
     )
     return Seen(verdict, reason, evidence)
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from everloop.api.wire import Note, VersionRef, VersionText
-from everloop.policy.gates import GateVerdict
+from everloop.policy.gates import GateVerdict, RatioVerdict
 from everloop.policy.rollout import AtEnd, Plan, State, Strategy, Verdict
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -132,6 +132,8 @@ class RolloutEvidence(msgspec.Struct):
     """What each gate makes of it. They may be looked at after every request: the evidence holds whenever one looks."""
     shadow: dict[str, Any] | None
     """Of a shadow: how many of its answers agreed with those that were given, and how far apart the others were."""
+    split: RatioVerdict | None
+    """Whether each version gets the share of the units that it should in the step at hand; a broken split ends the rollout."""
 
 
 class RolloutInfo(msgspec.Struct, kw_only=True):

@@ -18,7 +18,7 @@ import msgspec
 
 from everloop.core.types import Example, Scalar, Task
 from everloop.policy.findings import FORMAT
-from everloop.policy.gates import Counts, Findings, GateVerdict, begin, observe, ratio_broken, verdicts
+from everloop.policy.gates import Counts, Findings, GateVerdict, RatioVerdict, begin, observe, ratio_broken, verdicts
 from everloop.policy.rollout import Decision, Rollout, Seen
 from everloop.serving.comparison import Shown
 from everloop.serving.evidence import ArmSeen, Observed
@@ -251,13 +251,17 @@ def _shown_news(before: Shown | None, now: Shown | None) -> tuple[Counts, Counts
     return Counts(max(0, rows), 0), Counts(max(0, rows), max(0, failed))
 
 
+def split_of(rollout: Rollout, observed: Observed) -> RatioVerdict | None:
+    """Whether the step at hand has the split that was asked for; None where one version answers everybody."""
+    if not 0 < rollout.share < 1:
+        return None
+    return ratio_broken(observed.champion.draws(rollout.step), observed.challenger.draws(rollout.step), rollout.share)
+
+
 def _broken(rollout: Rollout, merged: Observed) -> str:
     """Why the split is not the one that was asked for; empty where it is."""
-    if not 0 < rollout.share < 1:
-        return ""
-    draws = merged.champion.draws(rollout.step), merged.challenger.draws(rollout.step)
-    verdict = ratio_broken(*draws, rollout.share)
-    return verdict.text if verdict.broken else ""
+    split = split_of(rollout, merged)
+    return split.text if split is not None and split.broken else ""
 
 
 def _new(before: ArmSeen, now: ArmSeen) -> Counts:

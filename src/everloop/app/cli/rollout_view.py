@@ -165,7 +165,11 @@ def _show_evidence(evidence: dict[str, Any]) -> None:
             for arm in (evidence[part],)
         ],
     )
-    if evidence["gates"]:
+    split = evidence["split"]
+    gates = evidence["gates"]
+    if split is not None:
+        gates = [{**split, "gate": "split", "verdict": "broken" if split["broken"] else "continue"}, *gates]
+    if gates:
         data("")
         table(
             ("gate", "verdict", "evidence", "needed", "in words"),
@@ -175,9 +179,9 @@ def _show_evidence(evidence: dict[str, Any]) -> None:
                     g["verdict"].replace("_", " "),
                     _e_value(g["e_value"]),
                     _e_value(g["needed"]),
-                    g["text"].removeprefix(f"{g['gate']}: "),
+                    g["text"].removeprefix("the ").removeprefix(f"{g['gate']}: "),
                 )
-                for g in evidence["gates"]
+                for g in gates
             ],
         )
     if evidence["shadow"]:
