@@ -64,7 +64,8 @@ class Process:
         arms = evidence.arms(rollout.step)
         for arm, count, seconds in zip(arms, (champion, challenger), (0.01, 0.01 * slow), strict=True):
             for _ in range(count):
-                arm.settled(1, 1, seconds * self.stage.rng.uniform(0.8, 1.2))
+                arm.drawn()
+                arm.settled(1, seconds * self.stage.rng.uniform(0.8, 1.2))
         for _ in range(bad):
             error = ModelFailed("no")
             error.how = how

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from everloop.core.errors import ModelFailed, Overloaded
 from everloop.policy.bins import latency_bin
+from everloop.policy.ratio import ratio_broken
 from everloop.serving import evidence
 from everloop.serving.evidence import ArmSeen, Evidence, Observed, Tally
+from everloop.serving.split import Arm
 
 
 def seen_of(tally: Tally, step: int = 0) -> ArmSeen:
@@ -35,7 +39,8 @@ def test_no_count_is_lost_between_threads() -> None:
             tally.took(1e-6 * i)
             tally.answered()
             tally.assigned()
-            tally.settled(2, 1, 0.001)
+            tally.drawn()
+            tally.settled(2, 0.001)
             tally.failed(failure())
             tally.unit(f"user-{i % 100}")
 
@@ -50,6 +55,20 @@ def test_no_count_is_lost_between_threads() -> None:
     assert (seen.requests, seen.failed, seen.kinds) == (24_000, 8_000, {"raised": 8_000})
     assert (seen.settled, seen.alone, seen.units) == ({0: 24_000}, {0: 16_000}, {0: 100})
     assert seen.latencies[latency_bin(0.001)] >= 8_000
+
+
+def test_the_split_is_judged_by_what_it_drew_not_by_who_is_faster() -> None:
+    """A version that takes 20 ms has answered nobody while the other one has answered hundreds."""
+    fast, slow = Tally(set()), Tally(set())
+    lane: Any = SimpleNamespace(answer=None, compiled=True)
+    for i in range(1_000):
+        arm = Arm(lane, None, slow if i % 10 == 0 else fast)
+        arm.assign()
+        if arm.tally is fast:
+            fast.settled(1, 0.0001)
+    assert seen_of(slow).settled == {}
+    verdict = ratio_broken(seen_of(fast).draws(0), seen_of(slow).draws(0), 0.1)
+    assert (verdict.observed, verdict.broken) == (0.1, False)
 
 
 def test_of_more_latencies_than_wait_the_last_ones_count(monkeypatch: pytest.MonkeyPatch) -> None:

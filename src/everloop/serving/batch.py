@@ -99,14 +99,12 @@ class Batch:
         if self.arms is None:
             return
         latency -= self.detour
-        found: dict[Tally, list[int]] = {}
+        found: dict[Tally, int] = {}
         for arm in self.arms:
             if arm is not None:
-                numbers = found.setdefault(arm.tally, [0, 0])
-                numbers[0] += 1
-                numbers[1] += arm.alone
-        for tally, (requests, alone) in found.items():
-            tally.settled(requests, alone, latency)
+                found[arm.tally] = found.get(arm.tally, 0) + 1
+        for tally, requests in found.items():
+            tally.settled(requests, latency)
 
 
 class Recording:

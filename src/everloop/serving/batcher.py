@@ -96,7 +96,7 @@ class Batcher:
         """One checked row; `arm`: what routed it here. Raises Overloaded."""
         waiting = self._rows
         if arm is not None:
-            arm.tally.assigned()
+            arm.assign()
             self._routed = True
         if waiting >= self.rules.queue_rows:
             self._turn_away(ticket, [row], 0, arm)
@@ -115,7 +115,7 @@ class Batcher:
         """One request of several checked rows, at least one. Raises Overloaded."""
         count = len(rows)
         if arm is not None:
-            arm.tally.assigned()
+            arm.assign()
             self._routed = True
         if not admits(self._rows, count, self.rules):
             self._turn_away(ticket, rows, count, arm)
@@ -174,7 +174,7 @@ class Batcher:
             retry_after=retry_after(self._rows, self.costs, self.rules),
         )
         if arm is not None:
-            arm.tally.settled(1, arm.alone, None)
+            arm.tally.settled(1, None)
             arm.tally.failed(error)
         if arm is None or arm.champion is None:
             raise error
@@ -386,7 +386,7 @@ class Batcher:
             for ticket, count, arm in zip(batch.tickets, counts, arms, strict=True):
                 stop = start + (count or 1)
                 if arm is not None:
-                    arm.tally.settled(1, arm.alone, None)
+                    arm.tally.settled(1, None)
                 self._fail(ticket, batch.rows[start:stop], count, arm, error, tried=False)
                 start = stop
             self.counters.requests += len(batch.tickets)

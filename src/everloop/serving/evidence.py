@@ -13,7 +13,8 @@ Theory of operation.
   which is a sample that does not depend on the arm.
 - Over HTTP a latency is observed once a batch: the requests of a batch share one run, so they are not independent.
 - The split is tested on what it drew independently: requests without a unit, and units, each once a step however often it asks
-  (`units` of them at most are remembered, the first ones of the step).
+  (`units` of them at most are remembered, the first ones of the step). A request counts as drawn when it is assigned: were it when it is
+  answered, a slow version would seem to get too few.
 - What is invalid is nobody's failure and is not counted at all.
 """
 
@@ -60,7 +61,7 @@ class ArmSeen(msgspec.Struct):
     settled: dict[int, int] = {}
     """Step -> requests answered or failed."""
     alone: dict[int, int] = {}
-    """Step -> of the settled ones, those without a unit: each was drawn for itself."""
+    """Step -> requests without a unit: each was drawn for itself. Over the network those in flight are in it."""
     units: dict[int, int] = {}
     """Step -> distinct units."""
 
@@ -109,11 +110,11 @@ class Tally:
     """One arm in one step. Its methods may be called from any thread."""
 
     __slots__ = (
-        "_alone",
         "_answered",
         "_answered_named",
         "_assigned",
         "_decisive",
+        "_drawn",
         "_kinds",
         "_latencies",
         "_lock",
@@ -123,6 +124,7 @@ class Tally:
         "answered",
         "answered_named",
         "assigned",
+        "drawn",
         "known",
         "took",
         "wake",
@@ -144,11 +146,13 @@ class Tally:
         self._assigned = itertools.count()
         self.assigned = self._assigned.__next__
         """One request was given to this arm's batcher."""
+        self._drawn = itertools.count()
+        self.drawn = self._drawn.__next__
+        """One request without a unit was drawn for this arm, and `answered` will not tell."""
         self.wake = wake
         self._lock = threading.Lock()
         self._units: _Units | None = None if units is None else _Units(units)
         self._settled = 0
-        self._alone = 0
         self._kinds: Counter[str] = Counter()
         self._decisive: Counter[str] = Counter()
         self._latencies: Counter[int] = Counter()
@@ -158,11 +162,10 @@ class Tally:
         if self._units is not None:
             self._units.add(unit)
 
-    def settled(self, requests: int, alone: int, seconds: float | None) -> None:
-        """So many requests (`alone`: of them without a unit) came back together after `seconds`; None if they were never tried."""
+    def settled(self, requests: int, seconds: float | None) -> None:
+        """So many requests came back together after `seconds`; None if they were never tried."""
         with self._lock:
             self._settled += requests
-            self._alone += alone
             if seconds is not None:
                 self._latencies[latency_bin(seconds)] += 1
 
@@ -189,7 +192,7 @@ class Tally:
                     self._latencies[latency_bin(self._recent.popleft())] += 1
             except IndexError:
                 pass
-            settled, alone = self._settled + in_process, self._alone + answered
+            settled, alone = self._settled + in_process, value_of(self._drawn) + answered
             assigned = max(settled, value_of(self._assigned) + in_process)
             for total, own in ((seen.kinds, self._kinds), (seen.decisive, self._decisive)):
                 _add(total, own)

@@ -54,6 +54,12 @@ class Arm:
             lane.answer if champion is None or lane.compiled else lane.answer_guarded
         )
 
+    def assign(self) -> None:
+        """A request was given to its lane's batcher, which will tell when it is settled."""
+        self.tally.assigned()
+        if self.alone:
+            self.tally.drawn()
+
     def answer_rows(self, rows: Any) -> PredictionBatch:
         """All rows by one version: this one, or the champion. Raises InvalidInput; ModelFailed where neither of them can answer,
         naming the instance."""
@@ -64,7 +70,7 @@ class Arm:
             batch = lane.answer_checked(checked)
         except EverloopError as error:
             return self._refer(error, start, lambda champion: champion.answer_rows(checked))
-        self.tally.settled(1, self.alone, perf_counter() - start - lane.runner.take_detour())
+        self._settled(perf_counter() - start - lane.runner.take_detour())
         return batch
 
     def instead(self, error: EverloopError, features: Features, start: float) -> Prediction:
@@ -74,7 +80,7 @@ class Arm:
     def _refer(self, error: EverloopError, start: float, ask: Callable[[Lane], T]) -> T:
         if not isinstance(error, ModelFailed):
             raise error  # invalid input: nobody's failure
-        self.tally.settled(1, self.alone, perf_counter() - start - self.lane.runner.take_detour())
+        self._settled(perf_counter() - start - self.lane.runner.take_detour())
         self.tally.failed(error)
         if self.champion is None:
             raise error
@@ -85,6 +91,11 @@ class Arm:
         self.tally.decisive(error)
         self.lane.count_referred()
         return answer
+
+    def _settled(self, seconds: float) -> None:
+        if self.alone:
+            self.tally.drawn()
+        self.tally.settled(1, seconds)
 
     def __repr__(self) -> str:
         return f"<Arm {self.lane.name}@{self.lane.version}>"
