@@ -105,6 +105,13 @@ class Forbidden(EverloopError, PermissionError):
     fault = "caller"
 
 
+class Unauthenticated(EverloopError, PermissionError):
+    """The caller gave no key where one is needed, or one that is unknown, expired or withdrawn."""
+
+    code = "unauthenticated"
+    fault = "caller"
+
+
 class ModelUntrained(EverloopError, ValueError):
     """The model is registered but has no version yet: it has not seen enough labelled examples."""
 
@@ -141,6 +148,20 @@ class Overloaded(EverloopError, RuntimeError):
     """A bounded queue is full; nothing was accepted. Carries `retry_after`."""
 
     code = "overloaded"
+    fault = "server"
+
+
+class QuotaExceeded(EverloopError, RuntimeError):
+    """This caller has used up what its key may ask for; others are not concerned. Carries `retry_after`."""
+
+    code = "quota_exceeded"
+    fault = "caller"
+
+
+class DeadlineExceeded(EverloopError, TimeoutError):
+    """The answer cannot be there, or was not there, within the time that the caller gave it; the model was not asked in vain."""
+
+    code = "deadline_exceeded"
     fault = "server"
 
 

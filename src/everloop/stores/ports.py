@@ -167,6 +167,8 @@ class ModelRecord(msgspec.Struct, frozen=True):
     """Name -> version, as in `fraud@champion`. `champion` (what is live) and `challenger` (of the rollout) are not kept here."""
     rollout: dict[str, Any] = {}
     """How versions that the learning loop makes go out: overrides of its policy, as `registry.rollouts.policy_of` reads it."""
+    serving: dict[str, Any] = {}
+    """How it is served: overrides of `serving.config.ServingConfig`."""
 
 
 class VersionRecord(msgspec.Struct, frozen=True):

@@ -1,0 +1,49 @@
+"""What a batcher runs: the contract between the queue and whatever answers it.
+
+A batcher knows requests, counts and deadlines; a `Work` knows what is in them. There are three: rows of features (`runner`), tensors
+(`tensor_work`), and the frames of a program that batches without a server (`batch_predictor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from everloop.core.errors import EverloopError
+    from everloop.policy.batching import BatchRules
+    from everloop.serving.guard import Guard
+
+
+class Work(Protocol):
+    """Of one version, in one form. `payload`: what one request brought, `count` its rows (0: one single row, answered by `deliver`)."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def rules(self) -> BatchRules: ...
+
+    @property
+    def guard(self) -> Guard | None: ...
+
+    def gather(self, payloads: Sequence[Any], counts: Sequence[int] | None) -> Any:
+        """The inputs of one run out of many requests, in order; `counts` None: all are single rows. Raises EverloopError."""
+
+    def run(self, inputs: Any) -> Any:
+        """The answers to all of it. Raises ModelFailed."""
+
+    def sound(self, answers: Any) -> bool:
+        """Whether all of them can be answered."""
+
+    def part(self, answers: Any, start: int, stop: int) -> Any:
+        """The answers to rows `start` to `stop`."""
+
+    def blame(self, payload: Any, count: int) -> EverloopError | None:
+        """The error of a request that failed alone, naming the instance where one is to blame; None: it answers when it is alone."""
+
+    def key(self, payload: Any, count: int) -> bytes | None:
+        """What the answer depends on besides the version, so that no two inputs share it; None: never the same twice."""
