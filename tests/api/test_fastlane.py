@@ -473,7 +473,7 @@ def test_a_unit_meets_one_version_by_body_or_header(serve: Any, services: Any) -
             assert several["predictions"] == [3.0 * version] * 3
     assert met == {1, 2}
     assert server.app_requests == 0
-    (shared,) = server.config.http_protocol_class._servers.values()
+    (shared,) = server.config.http_protocol_class.servers.values()
     assert not any(b"unit" in head.lower() for head in shared.known.heads), "as many as units: not remembered"
 
 
@@ -559,7 +559,7 @@ def test_known_heads_are_bounded(serve: Any, monkeypatch: pytest.MonkeyPatch) ->
     with server.connect() as client:
         for i in range(20):
             assert client.ask(ROW, headers={"X-Trace": str(i)})[0] == 200
-    (shared,) = server.config.http_protocol_class._servers.values()  # type: ignore[union-attr]
+    (shared,) = server.config.http_protocol_class.servers.values()  # type: ignore[union-attr]
     assert 0 < len(shared.known.heads) <= 4
 
 

@@ -9,7 +9,8 @@ bodies       bodies read within their limit and decoded
 problems     errors on the wire
 threads      for what waits for a disk or a fit
 
-fastlane     predictions and labels inside uvicorn's protocol class; `heads` knows heads that it has seen before
+fastlane     predictions, inference and labels inside uvicorn's protocol class; `connection` is what they come and go by, `heads`
+             knows heads that it has seen before
 codec        the shapes of predictions and labels, for both ways
 limits       how large things may be
 events       `/v1/events`, `metrics` `/metrics`, `openapi` and `docs_page` the documentation

@@ -50,16 +50,16 @@ Headers = list[tuple[bytes, bytes]]
 class Head:
     """What a fast request's head says, once parsed."""
 
-    __slots__ = ("feedback", "headers", "length", "name", "unit", "url")
+    __slots__ = ("headers", "length", "name", "unit", "url", "verb")
 
     def __init__(
-        self, url: bytes, name: str, feedback: bool, length: int, headers: Headers, *, unit: bytes | None = None
+        self, url: bytes, name: str, verb: str, length: int, headers: Headers, *, unit: bytes | None = None
     ) -> None:
         self.url = url
         self.name = name
         """The model's."""
-        self.feedback = feedback
-        """Labels rather than a prediction."""
+        self.verb = verb
+        """The operation: `predict` or `feedback`."""
         self.length = length
         """Bytes of the body."""
         self.headers = headers
@@ -101,7 +101,7 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head 
             return None
     if not json or not 0 <= length <= min(MOST_BODY, max_body):
         return None
-    return Head(url, route[1].decode(), route[2] == b"feedback", length, headers, unit=unit)
+    return Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
 
 
 class AnswerHeads:

@@ -1,0 +1,302 @@
+"""One connection of the fast lane: bytes in, requests that are fast ones out to `process`, one write a request back.
+
+    bytes ─► known head? ─yes──────────────► body ─► process
+               │no                            ▲
+               └► httptools ─► fast route? ─yes┘
+                                 └no─► uvicorn's own way ─► the Starlette app
+
+Theory of operation.
+
+- The connection itself stands where uvicorn keeps its request-response cycle (`self.cycle`): uvicorn's `shutdown` and
+  `connection_lost` read and set `response_complete`, `keep_alive`, `disconnected`, `message_event` there. So a signal to
+  stop finds fast requests in flight, lets them be answered, and closes the connection after.
+- Known heads (`http.heads`): a client on a kept-alive connection sends the same head again and again, and it is parsed once.
+- One timer a connection, not one a request: it looks how long the connection has been idle, or a request has stalled that
+  began to come, and sleeps on. uvicorn alone waits without end for a first request and for the rest of one.
+- A client that does not read its answers, or pipelines without end: nothing more is read from a connection while its answers
+  wait above the transport's high-water mark, or while requests wait behind an unanswered one (`http.flow`). uvicorn alone reads
+  on after every answer, and its queue of requests grows with whatever arrives.
+
+It relies on uvicorn 0.54; `tests/api/test_fastlane.py` fails if the base class changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from asyncio import AbstractEventLoop, TimerHandle
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from everloop.api.http import heads
+from everloop.api.http.flow import Flow, NobodyWaits
+from everloop.api.http.heads import END_OF_HEAD, AnswerHeads, Head, KnownHeads, recognise
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    from everloop.api.services import Services
+    from everloop.serving.batcher import Batcher
+
+
+class Shared:
+    """What all connections of one server share. Touched by the event loop's thread only, but for `call_soon`."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.known = KnownHeads()
+        self.answers = AnswerHeads()
+        self._loop = loop
+        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._waking = False
+
+    def call_soon(self, callback: Callable[[Any], None], result: Any) -> None:
+        """From any thread: the loop calls `callback(result)`, and one wake-up serves all that have come until then."""
+        self._calls.append((callback, result))
+        if not self._waking:
+            self._waking = True
+            try:
+                self._loop.call_soon_threadsafe(self._call)
+            except RuntimeError:  # the loop is closed, and with it every connection
+                self._calls.clear()
+
+    def _call(self) -> None:
+        self._waking = False
+        while self._calls:
+            callback, result = self._calls.popleft()
+            callback(result)
+
+
+class Connection(HttpToolsProtocol):
+    """One connection, with at most one fast request in flight: `head` says which."""
+
+    services: ClassVar[Services]
+    servers: ClassVar[weakref.WeakKeyDictionary[ServerState, Shared]]
+
+    message_event = NobodyWaits()
+    """Read by uvicorn, as are `response_complete`, `disconnected`, `keep_alive`."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        shared = self.servers.get(server_state)
+        if shared is None:
+            shared = self.servers[server_state] = Shared(self.loop)
+        self.shared = shared
+        self._heads = shared.known.heads
+        self._table = self.services.table
+        self._possible = not config.root_path and config.limit_concurrency is None
+        """Whether anything is answered here: a path prefix and uvicorn's own limit are left to uvicorn."""
+        self.response_complete = True
+        self.disconnected = False
+        self.keep_alive = True
+        self._between = True
+        """The parser is between two messages."""
+        self._reading = False
+        """The parser is inside a fast request."""
+        self._head_size = -1
+        """Bytes of a head that is still coming, without those of its first chunk; -1 outside of heads."""
+        self.head: Head | None = None
+        self._body = b""
+        self._chunk = b""
+        self.batcher: Batcher | None = None
+        self._idle_since = 0.0
+        self._idle_timer: TimerHandle | None = None
+
+    # -- in --
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        cycle = self.cycle
+        if self._between and (cycle is None or cycle.response_complete):
+            head, _, body = data.partition(END_OF_HEAD)
+            known = self._heads.get(head)
+            if known is not None and len(body) == known.length:
+                self.head = known
+                self.cycle = cast("RequestResponseCycle", self)
+                self.response_complete = False
+                self.process(known, body)
+                return
+            self._chunk = data
+        super().data_received(data)
+        self._chunk = b""
+        if not self._between:
+            self._wait_for_rest(len(data))
+
+    def on_message_begin(self) -> None:
+        # What a scope costs is paid only by those who need one.
+        self._between = self._reading = False
+        self._head_size = 0
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        self._head_size = -1
+        cycle = self.cycle
+        if self._possible and (cycle is None or cycle.response_complete):
+            known = recognise(self.parser, self.url, self.headers, self.services.limits.max_body)
+            if known is not None:
+                self.head, self._reading, self._body = known, True, b""
+                self.cycle = cast("RequestResponseCycle", self)
+                self.response_complete = False
+                return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)  # the list that the scope holds
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._reading:
+            self._body = self._body + body if self._body else body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._between = True
+        if not self._reading:
+            super().on_message_complete()
+            return
+        self._reading = False
+        known, body, chunk = self.head, self._body, self._chunk
+        assert known is not None
+        self._body = self._chunk = b""
+        head, _, rest = chunk.partition(END_OF_HEAD)
+        if chunk and rest == body:
+            self.shared.known.remember(head, known)
+        self.process(known, body)
+
+    def process(self, known: Head, body: bytes) -> None:
+        """Decode and submit; then `write` answers, or `hand_over` lets the app do it. Must not raise: it may run inside the parser."""
+        raise NotImplementedError
+
+    # -- out --
+
+    def hand_over(self, known: Head, body: bytes) -> None:
+        """Let the app answer a request that has been read already."""
+        self.response_complete = True
+        super().on_message_begin()
+        path = known.url.decode("ascii")
+        self.url = known.url
+        self.headers.extend(known.headers)
+        self.scope.update({"method": "POST", "path": path, "raw_path": known.url, "query_string": b""})
+        cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=True,
+            on_response=self.on_response_complete,
+        )
+        cycle.body += body
+        cycle.more_body = False
+        cycle.message_event.set()
+        self.cycle = cycle
+        self._start_asgi_task(cycle, self.app)
+
+    def write(self, status: int, head: bytes, body: bytes) -> None:
+        """One answer, in one write; `head` ends where the content length follows."""
+        self.response_complete = True
+        self.batcher = None
+        if self.access_log:
+            self._log(status)
+        if self.keep_alive:
+            self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            if self.pipeline:
+                self.on_response_complete()
+                return
+            self.server_state.total_requests += 1
+            self._watch()
+        else:
+            self.server_state.total_requests += 1
+            self.transport.write(b"%b%d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
+            self.transport.close()
+
+    def _log(self, status: int) -> None:
+        assert self.head is not None
+        client = ":".join(map(str, self.client)) if self.client else ""
+        path = self.head.url.decode("ascii")
+        self.access_logger.info('%s - "%s %s HTTP/%s" %d', client, "POST", path, "1.1", status)
+
+    # -- the connection --
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, for the app's answers, but with the one timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            self.flow.resume_reading()
+            return
+        self.flow.resume_reading()
+        self._watch()
+
+    def _watch(self) -> None:
+        """From now on the client has `timeout_keep_alive` seconds."""
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
+
+    def _wait_for_rest(self, size: int) -> None:
+        """A chunk ended inside a request. The whole head has to come in time, and each further piece of the body."""
+        if self._head_size <= 0:
+            self._head_size += self._head_size == 0
+            self._watch()
+            return
+        self._head_size += size
+        if self._head_size > heads.MOST_HEAD and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(heads.last_answer(heads.HEAD_TOO_LARGE, self.server_state.default_headers))
+            self.transport.close()
+
+    def _look_idle(self) -> None:
+        self._idle_timer = None
+        cycle = self.cycle
+        if self.transport.is_closing() or (self._between and not (cycle is None or cycle.response_complete)):
+            return  # busy: armed again by the next answer
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._look_idle)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.disconnected = True
+        if self.batcher is not None:
+            self.batcher.abandon()
+            self.batcher = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        super().connection_lost(exc)
+        if self.cycle is cast("RequestResponseCycle", self):
+            self.cycle = None  # type: ignore[assignment]
