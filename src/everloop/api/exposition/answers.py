@@ -1,0 +1,79 @@
+"""What the lanes answered, by model and version: how many, how fast in each stage, in which batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from everloop.api.exposition.families import Labels, counter, gauge, histogram, observed
+from everloop.api.services import Services
+from everloop.serving.counters import LATENCY_BOUNDS, Counters
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+
+def answered(services: Services) -> Iterator[Metric]:
+    """Of the versions that answer, and of the last ones that did."""
+    versions = [
+        ({"model": model, "version": str(version)}, counts)
+        for (model, version), counts in services.traffic.versions().items()
+    ]
+    yield from _requests(versions)
+    yield from _batches(versions)
+    yield _durations(versions)
+
+
+def _requests(versions: list[tuple[Labels, Counters]]) -> Iterator[Metric]:
+    yield counter(
+        "requests",
+        "Prediction requests by what became of them.",
+        [
+            (labels | {"outcome": outcome}, number)
+            for labels, c in versions
+            for outcome, number in (
+                # Programs in this process fail without having been a request.
+                ("ok", max(0, c.requests - c.failed)),
+                ("failed", c.failed - c.referred),
+                ("referred", c.referred),
+                ("refused", c.refused),
+                ("abandoned", c.abandoned),
+            )
+        ],
+    )
+    yield counter("rows", "Rows predicted.", [(labels, c.rows) for labels, c in versions])
+
+
+def _batches(versions: list[tuple[Labels, Counters]]) -> Iterator[Metric]:
+    yield counter("batches", "Runs of the model.", [(labels, c.batches) for labels, c in versions])
+    yield counter("run_seconds", "Time in the model.", [(labels, c.run_seconds) for labels, c in versions])
+
+
+def _durations(versions: list[tuple[Labels, Counters]]) -> Metric:
+    total = histogram(
+        "request_duration_seconds",
+        "From a request's coming in until its answer was written.",
+        ("model", "version"),
+    )
+    for labels, c in versions:
+        observed(total, labels, c.latencies, c.latency_seconds, bounds=LATENCY_BOUNDS)
+    return total
+
+
+def lanes(services: Services) -> Iterator[Metric]:
+    """What is live, and what waits for it."""
+    table = services.table.current
+    waiting: Counter[str] = Counter(dict.fromkeys(table.lanes, 0))
+    for lane in table.all_lanes:
+        waiting[lane.name] += lane.waiting
+    yield gauge(
+        "waiting_rows",
+        "Rows that wait for their run.",
+        [({"model": name}, number) for name, number in waiting.items()],
+    )
+    yield gauge(
+        "live_version",
+        "The version that answers.",
+        [({"model": name}, lane.version) for name, lane in table.lanes.items()],
+    )
