@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from everloop.api.door import Door
 from everloop.api.http.limits import Limits
 from everloop.api.override import OverrideKeys
 from everloop.api.traffic import Traffic
+from everloop.serving.config import ServingConfig
 
 if TYPE_CHECKING:
     from everloop.core.clock import Clock
@@ -47,6 +49,8 @@ class Services:
     started_at: float
     """Seconds since the epoch, by `clock`."""
     limits: Limits = field(default_factory=Limits)
+    serving: ServingConfig = field(default_factory=ServingConfig)
+    """How models are served that do not say otherwise."""
     record: float = 1.0
     """Share of predictions that is recorded of models that come as files."""
     trust: Trust | None = None
@@ -55,6 +59,8 @@ class Services:
     """What uploaded files may be; None trusts nothing."""
     override_keys: OverrideKeys = field(default_factory=OverrideKeys)
     """Who may choose a version by header. The server's."""
+    door: Door = field(default_factory=Door)
+    """Who may do what."""
     learning: bool = True
     """Whether the learning loop is meant to run: if so, a loop that does not is a dead component."""
     starting: bool = False

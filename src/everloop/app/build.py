@@ -14,6 +14,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
+from everloop.api.door import Door
 from everloop.api.services import Services
 from everloop.app.settings import EngineSettings
 from everloop.core.clock import Clock, SystemClock
@@ -25,6 +26,7 @@ from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.serving.config import effective
 from everloop.serving.controller import Controller
 from everloop.serving.predictor import Predictor
 from everloop.serving.reconciler import Reconciler
@@ -59,7 +61,9 @@ class Engine:
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
         recorder = Recorder(journal, clock)
-        reconciler = Reconciler(registry, table, recorder, bus, clock, trial=ProcessTrial(registry, trust))
+        reconciler = Reconciler(
+            registry, table, recorder, bus, clock, config=settings.serving, trial=ProcessTrial(registry, trust)
+        )
         owner = reconciler.evidences.source
         controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
         loop = LearningLoop(
@@ -98,11 +102,13 @@ class Engine:
             bus=bus,
             clock=clock,
             config=settings.learning,
+            serving=settings.serving,
             started_at=clock.now(),
             limits=settings.limits,
             record=settings.record,
             trust=trust,
             trust_files=self._trust_files,
+            door=Door(catalog, clock),
             learning=False,
             starting=True,
         )
@@ -155,6 +161,7 @@ class Engine:
         *,
         learning: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        serving: Mapping[str, Any] | None = None,
         record: float | None = None,
     ) -> ModelRecord:
         """Register a kind, an estimator, a River model, a learner or a file, and make it live if it is already trained.
@@ -163,13 +170,14 @@ class Engine:
         have changed becomes the next version. Raises Conflict, NotSupported, InvalidInput, Untrusted."""
         share = self.settings.record if record is None else record
         overrides = dict(learning or {})
+        effective(self.settings.serving, serving or {})
         if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
-            return self._register_file(name, Path(model), overrides, rollout, share)
+            return self._register_file(name, Path(model), overrides, rollout, serving, share)
         from everloop.learning.learners.make import already_fitted, make_learner
 
         learner = make_learner(model, parameters, trust=self.trust)
         made = self.services.loop.register(
-            name, learner, task=learner.task, learning=overrides, rollout=rollout, record=share
+            name, learner, task=learner.task, learning=overrides, rollout=rollout, serving=serving, record=share
         )
         if made.live_version is None and already_fitted(model):
             self._publish_fitted(name, learner)
@@ -225,7 +233,13 @@ class Engine:
         return made
 
     def _register_file(
-        self, name: str, path: Path, learning: dict[str, Any], rollout: Mapping[str, Any] | None, record: float
+        self,
+        name: str,
+        path: Path,
+        learning: dict[str, Any],
+        rollout: Mapping[str, Any] | None,
+        serving: Mapping[str, Any] | None,
+        record: float,
     ) -> ModelRecord:
         """A scikit-learn file brings an estimator that can be fitted again; an ONNX file only answers."""
         from everloop.learning.learners.make import make_learner
@@ -243,6 +257,7 @@ class Engine:
             task=manifest.task,
             learning=learning,
             rollout=rollout,
+            serving=serving,
             record=record,
             schema=manifest.schema,
             target=manifest.target,

@@ -16,6 +16,7 @@ from everloop.core.errors import EverloopError
 from everloop.core.events import Event
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Example, Label, PredictionRecord, Task, VersionStatus
+from everloop.policy.keys import KeyRecord
 from everloop.policy.rollout import Rollout
 from everloop.policy.routing import Allocation
 
@@ -249,7 +250,26 @@ class Shelf(Protocol):
         """An event of the model's timeline, committed with the change that it tells of."""
 
 
-class Catalog(Protocol):
+class KeyStore(Protocol):
+    """The keys of callers. They are never deleted: a withdrawn one says who had it."""
+
+    def keys(self) -> list[KeyRecord]:
+        """All that were ever made, oldest first."""
+
+    def put_keys(self, records: Sequence[KeyRecord]) -> None:
+        """New or changed, all of them or none. Raises Conflict where one was withdrawn meanwhile and its new record does not say so."""
+
+    def touch_keys(self, ids: Sequence[str], now: float) -> None:
+        """They were used. No revision."""
+
+    def key_uses(self) -> dict[str, float]:
+        """Id -> when it was used last, as far as that was told."""
+
+    def revision(self) -> int:
+        """As of the catalog."""
+
+
+class Catalog(KeyStore, Protocol):
     """Models and their versions: what *should* be live. Every change is one transaction."""
 
     def change(self, name: str, new: ModelRecord | None = None) -> AbstractContextManager[Shelf]:
@@ -361,3 +381,38 @@ class ArtifactStore(Protocol):
         """Remove what writes that never ended have left more than `idle` seconds ago. The bytes that it had."""
 
     def digests(self) -> list[str]: ...
+
+
+class AnswerStore(Protocol):
+    """Answers of models that several processes share: the second level of `serving.cache`.
+
+    Nothing here raises for the store's sake: without it predictions only cost what they cost. What it cannot do within a bounded time
+    it leaves out, and says so in `trouble`."""
+
+    def get(self, key: str) -> bytes | None:
+        """Waits, for a bounded time. None: not there, or not to be had now."""
+
+    def fetch(self, key: str, done: Callable[[bytes | None], None]) -> None:
+        """`get` without waiting: `done` is called once, from whatever thread, within a bounded time. It must not block."""
+
+    def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Keep it for `ttl` seconds; never waits. What is queued beyond a bound is left out."""
+
+    def forget(self, pattern: str) -> int:
+        """Remove all whose key matches (`*`, `?`, `[…]` as of fnmatch); how many those were. Waits. Raises StoreUnavailable: whoever
+        wants them gone must know that they are not."""
+
+    @property
+    def name(self) -> str:
+        """Where it is, without secrets."""
+
+    @property
+    def trouble(self) -> str:
+        """What it cannot do now, and why; empty if all is well."""
+
+    @property
+    def skipped(self) -> int:
+        """Lookups and answers that were left out because it was in trouble, or too much was waiting."""
+
+    def close(self) -> None:
+        """Write what is queued, for a bounded time. Safe to call twice."""

@@ -12,6 +12,7 @@ import msgspec
 from everloop.core.errors import Conflict, InvalidInput, VersionNotFound
 from everloop.core.schema import Schema, Target
 from everloop.core.types import VersionStatus
+from everloop.policy.keys import KeyRecord
 from everloop.policy.rollout import Rollout
 from everloop.stores.ports import ModelRecord, VersionRecord
 
@@ -33,6 +34,12 @@ def with_schema(record: ModelRecord, schema: Schema, target: Target | None) -> M
         target=settled,
         task=record.task or (settled.task if settled else None),
     )
+
+
+def check_key(known: KeyRecord | None, record: KeyRecord) -> None:
+    """Whoever changes a key has read it before; meanwhile it may have been withdrawn, and that is for good. Raises Conflict."""
+    if known is not None and known.revoked_at is not None and record.revoked_at is None:
+        raise Conflict(f"the key {known.name!r} ({known.id}) has been revoked", field="id")
 
 
 def check_status(record: VersionRecord, status: VersionStatus) -> None:

@@ -16,10 +16,19 @@ import msgspec
 
 from everloop.core.errors import ModelNotFound
 from everloop.core.events import Event
+from everloop.policy.keys import KeyRecord
 from everloop.policy.rollout import Rollout
 from everloop.stores.joining import event_values
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
-from everloop.stores.settling import as_text, check_name, check_rollout, check_versions, name_taken, no_version
+from everloop.stores.settling import (
+    as_text,
+    check_key,
+    check_name,
+    check_rollout,
+    check_versions,
+    name_taken,
+    no_version,
+)
 from everloop.stores.shelving import ShelfCatalog
 
 if TYPE_CHECKING:
@@ -28,6 +37,7 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 _decode_model = msgspec.json.Decoder(ModelRecord).decode
 _decode_version = msgspec.json.Decoder(VersionRecord).decode
+_decode_key = msgspec.json.Decoder(KeyRecord).decode
 _decode_rollout = msgspec.json.Decoder(Rollout).decode
 _decode_history = msgspec.json.Decoder(list[int]).decode
 
@@ -70,6 +80,7 @@ class Tables:
             ("version", number),
             ("data", text),
         )
+        self.keys = table("api_keys", ("id", text), ("record", text), ("used_at", real))
         self.revision = table("catalog_revision", ("revision", number))
 
     def log(self, connection: Connection, event: Event) -> None:
@@ -304,6 +315,34 @@ class SqlCatalog(ShelfCatalog):
                 self._tables.select(rollouts.c.findings).where(rollouts.c.model == model, rollouts.c.id == rollout)
             ).scalar()
         return None if found is None else bytes(found)
+
+    def keys(self) -> list[KeyRecord]:
+        with self._reading() as connection:
+            rows = connection.execute(self._tables.select(self._tables.keys.c.record)).scalars()
+            return sorted(map(_decode_key, rows), key=lambda record: (record.created_at, record.id))
+
+    def put_keys(self, records: Sequence[KeyRecord]) -> None:
+        keys = self._tables.keys
+        with self._not_nested(), self._writing() as connection:
+            for record in records:
+                text = connection.execute(self._tables.select(keys.c.record).where(keys.c.id == record.id)).scalar()
+                check_key(None if text is None else _decode_key(text), record)
+                if text is None:
+                    connection.execute(keys.insert().values(id=record.id, record=as_text(record)))
+                else:
+                    connection.execute(keys.update().where(keys.c.id == record.id).values(record=as_text(record)))
+            self._count(connection)
+
+    def touch_keys(self, ids: Sequence[str], now: float) -> None:
+        keys = self._tables.keys
+        with self._not_nested(), self._writing() as connection:
+            connection.execute(keys.update().where(keys.c.id.in_(ids)).values(used_at=now))
+
+    def key_uses(self) -> dict[str, float]:
+        keys = self._tables.keys
+        with self._reading() as connection:
+            rows = connection.execute(self._tables.select(keys.c.id, keys.c.used_at).where(keys.c.used_at.is_not(None)))
+            return {row.id: row.used_at for row in rows}
 
     def revision(self) -> int:
         with self._reading() as connection:

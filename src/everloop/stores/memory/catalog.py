@@ -13,11 +13,20 @@ import msgspec
 
 from everloop.core.errors import Closed, ModelNotFound
 from everloop.core.events import Event
+from everloop.policy.keys import KeyRecord
 from everloop.policy.rollout import Rollout
 from everloop.stores.joining import event_values
 from everloop.stores.memory.journal import MemoryJournal
 from everloop.stores.ports import ModelRecord, Report, VersionRecord
-from everloop.stores.settling import as_text, check_name, check_rollout, check_versions, name_taken, no_version
+from everloop.stores.settling import (
+    as_text,
+    check_key,
+    check_name,
+    check_rollout,
+    check_versions,
+    name_taken,
+    no_version,
+)
 from everloop.stores.shelving import ShelfCatalog
 
 
@@ -114,6 +123,8 @@ class MemoryCatalog(ShelfCatalog):
         self._numbers: dict[str, _Numbers] = {}
         self._reports: dict[tuple[str, int], dict[str, Report]] = {}
         self._findings: dict[tuple[str, int], bytes] = {}
+        self._keys: dict[str, KeyRecord] = {}
+        self._key_uses: dict[str, float] = {}
         self._revision = 0
         self._closed = False
 
@@ -190,6 +201,26 @@ class MemoryCatalog(ShelfCatalog):
     def findings(self, model: str, rollout: int) -> bytes | None:
         with self._lock:
             return self._findings.get((model, rollout))
+
+    def keys(self) -> list[KeyRecord]:
+        with self._lock:
+            return sorted(self._keys.values(), key=lambda record: (record.created_at, record.id))
+
+    def put_keys(self, records: Sequence[KeyRecord]) -> None:
+        with self._lock:
+            self._check_open()
+            for record in records:
+                check_key(self._keys.get(record.id), record)
+            self._keys.update({record.id: record for record in records})
+            self._revision += 1
+
+    def touch_keys(self, ids: Sequence[str], now: float) -> None:
+        with self._lock:
+            self._key_uses.update(dict.fromkeys(self._keys.keys() & set(ids), now))
+
+    def key_uses(self) -> dict[str, float]:
+        with self._lock:
+            return dict(self._key_uses)
 
     def revision(self) -> int:
         return self._revision

@@ -21,9 +21,16 @@ from everloop.stores.postgres.database import SCHEMA, Database
 if TYPE_CHECKING:
     import psycopg
 
-LAYOUT = 1
+LAYOUT = 2
 """Raise it with every change of a table, together with the step in `STEPS` that brings older databases there."""
-STEPS: dict[int, str] = {}
+_KEYS = """
+CREATE TABLE api_keys (
+    id text COLLATE "C" PRIMARY KEY,
+    record text NOT NULL,
+    used_at double precision
+);
+"""
+STEPS: dict[int, str] = {1: _KEYS}
 """Layout -> what makes the next one of it. What an older everloop that still runs writes must remain valid."""
 
 _LOCK = 0x65766C70
@@ -218,6 +225,7 @@ TABLES = "".join(
         ),
         _COUNTED.format(table="events", one="event", number="count(*)", first="message", second="data", more=""),
         _CATALOG,
+        _KEYS,
     )
 )
 

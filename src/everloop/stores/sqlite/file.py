@@ -17,7 +17,7 @@ from everloop.core.errors import StoreUnavailable
 
 APPLICATION_ID = 0x65766C70
 """`evlp`, at byte 68 of the file."""
-LAYOUT = 2
+LAYOUT = 3
 """Raise it with every change of a table, together with the step in `STEPS` that brings older files there."""
 
 ROLLOUT_TABLES = """
@@ -39,6 +39,14 @@ CREATE TABLE reports (
     payload BLOB NOT NULL,
     PRIMARY KEY (model, rollout, source)
 );
+"""
+KEY_TABLES = """
+-- Of callers; `keys` are those of feedback that must count once.
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    record TEXT NOT NULL,
+    used_at REAL
+) WITHOUT ROWID;
 """
 TABLES = """
 CREATE TABLE predictions (
@@ -159,14 +167,15 @@ CREATE TABLE numbers (
 CREATE TABLE catalog_revision (revision INTEGER NOT NULL);
 INSERT INTO catalog_revision VALUES (0);
 """
-TABLES += ROLLOUT_TABLES
+TABLES += ROLLOUT_TABLES + KEY_TABLES
 
 STEPS = {
     1: """
 ALTER TABLE predictions ADD COLUMN shadow INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE numbers ADD COLUMN rollout INTEGER NOT NULL DEFAULT 0;
 """
-    + ROLLOUT_TABLES
+    + ROLLOUT_TABLES,
+    2: KEY_TABLES,
 }
 """Layout -> what makes the next one of it. What an older everloop that still has the file open writes must remain valid."""
 
