@@ -25,7 +25,7 @@ Outcome: TypeAlias = "tuple[Matrix, list[Any]] | None"
 class Batch:
     """Requests on their way through the model: single rows first, then requests of several rows."""
 
-    __slots__ = ("arms", "counts", "detour", "rows", "since", "tickets")
+    __slots__ = ("arms", "counts", "detour", "rows", "since", "started", "tickets")
 
     def __init__(
         self,
@@ -43,12 +43,14 @@ class Batch:
         """What a split routed each ticket by; None if none was."""
         self.since = since
         """When the first of them came."""
+        self.started = since
+        """When it began to run."""
         self.detour = 0.0
         """Seconds of its latency that are not weighed: the way to another process (`serving.remote`)."""
 
     def run(self, runner: Runner) -> tuple[Outcome, float]:
         """All at once, and the seconds that took."""
-        start = perf_counter()
+        start = self.started = perf_counter()
         try:
             X = runner.matrix(self.rows)
             values = runner.run(X)

@@ -66,6 +66,8 @@ class Batcher:
         self.counters = Counters()
         self.key = recorder.new_key()
         """The first half of the request ids of this batcher."""
+        self.ran = (0.0, 0.0)
+        """While tickets are answered: when their batch began to run, and for how many seconds it did."""
         self.wire: Any = None
         """Whatever the protocol in front keeps for this batcher (constant parts of its answers); it dies with it."""
         self._record = Recording(recorder, runner, self.key, record)
@@ -294,6 +296,7 @@ class Batcher:
 
     def _settle(self, batch: Batch, outcome: Outcome, seconds: float, found: list[Any] | None = None) -> None:
         """Number, record, then answer: a label that follows its answer at once finds the record."""
+        self.ran = (batch.started, seconds)
         tickets, rows = batch.tickets, len(batch.rows)
         first = self._next
         self._next = first + len(tickets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from everloop.core.errors import EverloopError
@@ -29,13 +30,25 @@ class Ticket(Protocol):
     def fail(self, error: EverloopError) -> None: ...
 
 
+class Watcher(Protocol):
+    """Who wants to know how a request was answered, besides whoever is answered."""
+
+    def settled(self, batcher: Batcher, number: int, rows: int) -> None:
+        """Called when it is being answered, while `batcher.ran` tells of its batch."""
+
+
+WATCHER: ContextVar[Watcher | None] = ContextVar("everloop_watcher", default=None)
+"""Who watches the request that this task answers."""
+
+
 class FutureTicket:
     """A coroutine in this process that waits."""
 
-    __slots__ = ("future",)
+    __slots__ = ("_watcher", "future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
+        self._watcher = WATCHER.get()
 
     @property
     def disconnected(self) -> bool:
@@ -43,10 +56,14 @@ class FutureTicket:
 
     def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
         if not self.future.done():
+            if self._watcher is not None:
+                self._watcher.settled(batcher, number, 1)
             self.future.set_result(Prediction(prediction, batcher.version, batcher.key, number))
 
     def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
         if not self.future.done():
+            if self._watcher is not None:
+                self._watcher.settled(batcher, number, len(predictions))
             self.future.set_result(PredictionBatch(predictions, batcher.version, batcher.key, number))
 
     def fail(self, error: EverloopError) -> None:
