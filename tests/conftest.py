@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from tests import redis_server as redis_servers
 from tests.postgres import Server, Unavailable
 
 from everloop.testing import ManualClock
@@ -56,10 +57,31 @@ def postgres(postgres_server: Server) -> Iterator[str]:
     postgres_server.take_back(url)
 
 
+@pytest.fixture(scope="session")
+def one_redis_server() -> Iterator[redis_servers.Server]:
+    """One for all tests."""
+    try:
+        server = redis_servers.Server()
+    except redis_servers.Unavailable as error:
+        told = f"NOTHING WAS TESTED AGAINST REDIS: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(told, pytrace=False)
+        pytest.skip(told)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def redis_server(one_redis_server: redis_servers.Server) -> Iterator[redis_servers.Server]:
+    """Running and empty; a test may stop it, or make it hang."""
+    yield one_redis_server
+    one_redis_server.restore()
+
+
 def _children() -> dict[int, str]:
     """Live child processes of this one, pid -> command line."""
     found: dict[int, str] = {}
-    for pid in set(_child_pids()) - Server.running:
+    for pid in set(_child_pids()) - Server.running - redis_servers.Server.running:
         try:
             process = psutil.Process(pid)
             command = " ".join(process.cmdline())

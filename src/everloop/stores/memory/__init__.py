@@ -4,9 +4,11 @@ journal    the `Journal` port
 records    its predictions, by id and by lane
 examples   its labelled examples, by model and by the row that was answered
 catalog    the `Catalog` port
+answers    the `AnswerStore` port
 """
 
+from everloop.stores.memory.answers import MemoryAnswers
 from everloop.stores.memory.catalog import MemoryCatalog
 from everloop.stores.memory.journal import MemoryJournal
 
-__all__ = ["MemoryCatalog", "MemoryJournal"]
+__all__ = ["MemoryAnswers", "MemoryCatalog", "MemoryJournal"]
