@@ -336,7 +336,6 @@ ORDINARY: dict[str, bytes] = {
     "http 1.0": request(ROW, version="1.0"),
     "foreign page": request(ROW, headers={"Origin": "http://evil.example"}),
     "own page": request(ROW, headers={"Origin": "http://test"}),
-    "upgrade": request(ROW, headers={"Connection": "Upgrade", "Upgrade": "websocket"}),
     "encoded": request(ROW, headers={"Content-Encoding": "gzip"}),
     "chunked": request(b"", headers={"Content-Length": None, "Transfer-Encoding": "chunked"})
     + b'f\r\n{"features":[1,\r\n3\r\n2]}\r\n0\r\n\r\n',

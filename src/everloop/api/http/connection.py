@@ -29,16 +29,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from everloop.api.http import heads
+from everloop.api.http import framing, heads
 from everloop.api.http.flow import Flow, NobodyWaits
 from everloop.api.http.heads import END_OF_HEAD, AnswerHeads, Head, KnownHeads, recognise
+from everloop.api.observing import CLIENT_GONE
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+    from everloop.api.observing import Observed
     from everloop.api.services import Services
     from everloop.serving.batcher import Batcher
 
@@ -104,10 +107,14 @@ class Connection(HttpToolsProtocol):
         """The parser is inside a fast request."""
         self._head_size = -1
         """Bytes of a head that is still coming, without those of its first chunk; -1 outside of heads."""
+        self._bodyless = -1
+        """Bytes behind a head that came without any of the body, since the last of it: chunks' own lines, trailers."""
         self.head: Head | None = None
         self._body = b""
         self._chunk = b""
         self.batcher: Batcher | None = None
+        self.observed: Observed | None = None
+        """The request in flight, where somebody looks at it."""
         self._idle_since = 0.0
         self._idle_timer: TimerHandle | None = None
 
@@ -130,10 +137,30 @@ class Connection(HttpToolsProtocol):
                 self.process(known, body)
                 return
             self._chunk = data
-        super().data_received(data)
+        self._parse(data)
         self._chunk = b""
         if not self._between:
             self._wait_for_rest(len(data))
+
+    def _parse(self, data: bytes) -> None:
+        """In the place of uvicorn's: a request that asks for another protocol is answered as if it had not."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as stopped:
+                    rest = rest[stopped.args[0] :]
+                    head = framing.as_if_not_asked(
+                        self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+                    )
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.feed_data(head)
+        except (httptools.HttpParserError, framing.NotHttp):
+            if not self.transport.is_closing():
+                self.transport.write(heads.last_answer(framing.NOT_HTTP, self.server_state.default_headers))
+                self.transport.close()
 
     def on_message_begin(self) -> None:
         # What a scope costs is paid only by those who need one.
@@ -144,7 +171,10 @@ class Connection(HttpToolsProtocol):
         self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
-        self._head_size = -1
+        self._head_size = self._bodyless = -1
+        if self.parser.should_upgrade():
+            return  # the parser stops behind this head, and gets it again without that wish
+        framing.check_host(self.parser.get_http_version(), self.headers)
         cycle = self.cycle
         if self._possible and (cycle is None or cycle.response_complete):
             known = recognise(self.parser, self.url, self.headers, self.services.limits.max_body)
@@ -158,18 +188,22 @@ class Connection(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)  # the list that the scope holds
         super().on_headers_complete()
+        self.headers = framing.Dropped()
 
     def on_body(self, body: bytes) -> None:
         if self._reading:
             self._body = self._body + body if self._body else body
         else:
+            self._bodyless = -1
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._between = True
         if not self._reading:
-            super().on_message_complete()
+            if not self.parser.should_upgrade():
+                self._between = True
+                super().on_message_complete()
             return
+        self._between = True
         self._reading = False
         known, body, chunk = self.head, self._body, self._chunk
         assert known is not None
@@ -187,6 +221,7 @@ class Connection(HttpToolsProtocol):
 
     def hand_over(self, known: Head, body: bytes) -> None:
         """Let the app answer a request that has been read already."""
+        self.observed = None
         self.response_complete = True
         super().on_message_begin()
         path = known.url.decode("ascii")
@@ -218,8 +253,12 @@ class Connection(HttpToolsProtocol):
         self.batcher = None
         if self.access_log:
             self._log(status)
+        assert self.head is not None
+        echo = self.head.echo if self.observed is None else self.head.echo + self.observed.echo
         if self.keep_alive:
-            self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+            self.transport.write(b"%b%d\r\n%b\r\n%b" % (head, len(body), echo, body))
+            if self.observed is not None:
+                self.seen(status)
             if self.pipeline:
                 self.on_response_complete()
                 return
@@ -227,8 +266,17 @@ class Connection(HttpToolsProtocol):
             self._watch()
         else:
             self.server_state.total_requests += 1
-            self.transport.write(b"%b%d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body))
+            self.transport.write(b"%b%d\r\n%bconnection: close\r\n\r\n%b" % (head, len(body), echo, body))
+            if self.observed is not None:
+                self.seen(status)
             self.transport.close()
+
+    def seen(self, status: int) -> None:
+        """The observed request has its answer."""
+        observer, observed = self.services.observer, self.observed
+        self.observed = None
+        if observer is not None and observed is not None:
+            observer.end(observed, status)
 
     def _log(self, status: int) -> None:
         assert self.head is not None
@@ -259,8 +307,14 @@ class Connection(HttpToolsProtocol):
 
     def _wait_for_rest(self, size: int) -> None:
         """A chunk ended inside a request. The whole head has to come in time, and each further piece of the body."""
-        if self._head_size <= 0:
-            self._head_size += self._head_size == 0
+        if self._head_size < 0:
+            self._bodyless += size if self._bodyless >= 0 else 1
+            self._watch()
+            if self._bodyless > heads.MOST_HEAD:
+                self.transport.close()
+            return
+        if self._head_size == 0:
+            self._head_size = 1
             self._watch()
             return
         self._head_size += size
@@ -291,6 +345,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.disconnected = True
+        if self.observed is not None:
+            self.seen(CLIENT_GONE)
         if self.batcher is not None:
             self.batcher.abandon()
             self.batcher = None
