@@ -169,22 +169,22 @@ def test_a_fixed_batch_of_one_goes_row_by_row(tmp_path):
         ),
         (graph([("x", F, [])], [("y", F, [])], [helper.make_node("Relu", ["x"], ["y"])]), "one row an example"),
         (
-            graph(
-                [("x", TensorProto.COMPLEX64, [None, 1])],
-                [("y", TensorProto.COMPLEX64, [None, 1])],
-                [helper.make_node("Identity", ["x"], ["y"])],
-            ),
-            r"tensor\(complex64\)",
-        ),
-        (
             graph([("x", F, [None, 2, 3])], [("y", F, [None, 2, 3])], [helper.make_node("Relu", ["x"], ["y"])]),
             r"no output .* it has y: tensor\(float\) \(\?, 2, 3\)",
         ),
     ],
 )
-def test_models_that_do_not_fit_are_explained(tmp_path, model, told):
-    with pytest.raises((NotSupported, ArtifactCorrupt), match=told):
-        opened(tmp_path, model)
+def test_models_that_no_row_can_fill_are_asked_by_tensors(tmp_path, model, told):
+    manifest, session = opened(tmp_path, model)
+    assert (manifest.task, manifest.schema.fields) == ("tensors", ())
+    with pytest.raises(NotSupported, match=told):
+        session.schema.row([1.0])
+
+
+def test_what_is_no_tensor_is_refused(tmp_path):
+    complex64 = [("x", TensorProto.COMPLEX64, [None, 1])], [("y", TensorProto.COMPLEX64, [None, 1])]
+    with pytest.raises((NotSupported, ArtifactCorrupt), match=r"tensor\(complex64\)"):
+        opened(tmp_path, graph(*complex64, [helper.make_node("Identity", ["x"], ["y"])]))
 
 
 def test_damage(tmp_path):

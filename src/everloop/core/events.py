@@ -34,6 +34,7 @@ EventKind = Literal[
     "sample_ratio",
     "shadow_failed",
     "traffic",
+    "configured",
     "aliased",
     "tagged",
     "noted",
@@ -41,6 +42,7 @@ EventKind = Literal[
     "imported",
     "quality",
     "deleted",
+    "audit",
 ]
 
 

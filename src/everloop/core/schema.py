@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from everloop.core.errors import InvalidInput
+from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.types import Features, Row, Scalar, Task
 
 if TYPE_CHECKING:
@@ -167,6 +167,21 @@ class Schema(msgspec.Struct, frozen=True):
             else:
                 raise InvalidInput(f"{at}.{field.name}: missing", field=f"{at}.{field.name}")
         return values
+
+
+class NoRows(Schema, frozen=True):
+    """Of a model that no row of features can fill; `why`, in words."""
+
+    why: str = ""
+
+    @property
+    def numeric(self) -> bool:
+        return False
+
+    def row(self, features: Features, at: str = "features") -> Row:  # noqa: ARG002  whatever they are
+        raise NotSupported(
+            f"this model is asked by tensors, with the Open Inference Protocol, and not by rows of features: {self.why}", field=at
+        )
 
 
 def pack_rows(rows: Sequence[Row], schema: Schema) -> tuple[Encoding, bytes]:

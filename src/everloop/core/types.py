@@ -18,7 +18,8 @@ Features: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """One example's features as a caller gives them: a list, a one-dimensional array, or a mapping by name."""
 Row: TypeAlias = list[Any]
 """One example's features in schema order: floats for numbers, str for text, None for missing."""
-Task = Literal["regression", "classification"]
+Task = Literal["regression", "classification", "tensors"]
+"""`tensors`: a model that no row of features can fill; it has no labels to learn from."""
 VersionStatus = Literal["staging", "live", "retired", "rejected", "archived"]
 
 

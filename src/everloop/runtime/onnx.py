@@ -16,6 +16,7 @@ from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, Not
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.types import Task
 from everloop.runtime.artifact import library_versions
+from everloop.runtime.onnx_tensors import OnnxTensors, OnnxTensorSession, Rows, signature_of
 from everloop.runtime.protobuf import class_labels
 from everloop.runtime.session import Matrix
 from everloop.stores.ports import Manifest
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_FIELDS = 1_000_000
+MOST_FOLDED = 10_000
+"""Values of a row of which some axes were folded into one: an image is asked for as the tensor that it is."""
 _NUMBERS: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -88,6 +91,8 @@ class OnnxSession:
         self._run: Any = runtime.run
         self._wanted = [self._answer.name]
         self._first_name = first.name
+        self.scored = self._answer.scores is not None and self.classes is not None
+        self.tensors = OnnxTensors(runtime, self.classes, Rows(self._answer.name, self._read))
 
     def run(self, X: Matrix) -> Matrix:
         if self._plain:
@@ -99,7 +104,7 @@ class OnnxSession:
         return self._read(self._run(self._wanted, self._feed(X))[0], len(X))
 
     def scores(self, X: Matrix) -> NDArray[np.float64] | None:
-        if self._answer.scores is None or self.classes is None:
+        if not self.scored or self.classes is None:
             return None
         batches = [X[i : i + 1] for i in range(len(X))] if self._single else [X]
         parts = []
@@ -114,6 +119,7 @@ class OnnxSession:
     def close(self) -> None:
         """ONNX Runtime frees the model when the last reference goes."""
         self._run = _closed
+        self.tensors.close()
 
     def _feed(self, X: Matrix) -> dict[str, Any]:
         feed: dict[str, Any] = {}
@@ -141,8 +147,11 @@ def _closed(*_: Any) -> Any:
     raise ModelFailed("this ONNX session is closed")
 
 
-def load(manifest: Manifest, payload: bytes) -> OnnxSession:
-    return OnnxSession(manifest, open_runtime(payload))
+def load(manifest: Manifest, payload: bytes) -> OnnxSession | OnnxTensorSession:
+    runtime = open_runtime(payload)
+    if manifest.task == "tensors":
+        return OnnxTensorSession(manifest, runtime, why_no_rows(runtime))
+    return OnnxSession(manifest, runtime)
 
 
 def open_runtime(payload: bytes) -> Any:
@@ -165,8 +174,10 @@ def open_runtime(payload: bytes) -> Any:
 def read_file(payload: bytes) -> Manifest:
     """What an ONNX file tells of itself. Raises ArtifactCorrupt, NotSupported."""
     runtime = open_runtime(payload)
-    inputs = read_inputs(runtime)
-    answer = find_answer(runtime)
+    why = why_no_rows(runtime)
+    if why:
+        return _tensors_manifest(runtime, why)
+    inputs, answer = read_inputs(runtime), find_answer(runtime)
     classes = _classes(payload, runtime, inputs, answer)
     if answer.task == "regression":
         target = Target("regression")
@@ -183,6 +194,29 @@ def read_file(payload: bytes) -> Manifest:
         classes=classes,
         libraries=library_versions("onnxruntime"),
     )
+
+
+def why_no_rows(runtime: Any) -> str:
+    """Why no row of features can fill the inputs, or no output is an answer a row; empty where both are so."""
+    try:
+        inputs = read_inputs(runtime)
+        find_answer(runtime)
+    except NotSupported as error:
+        return error.message
+    width = sum(each.width for each in inputs)
+    if width > MOST_FOLDED and any(len(each.shape) > 1 for each in inputs):
+        return f"the ONNX model's inputs have {width:,} values a row, in several axes"
+    return ""
+
+
+def _tensors_manifest(runtime: Any, why: str) -> Manifest:
+    """Raises NotSupported where it can be asked neither by rows nor by tensors."""
+    try:
+        signature_of(runtime, None, strict=True)
+    except NotSupported as error:
+        raise NotSupported(f"{why}; and as tensors: {error.message}") from error
+    libraries = library_versions("onnxruntime")
+    return Manifest("onnx", "tensors", Schema(()), Target("tensors"), libraries=libraries)
 
 
 def read_inputs(runtime: Any) -> list[Input]:

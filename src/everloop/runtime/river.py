@@ -78,6 +78,7 @@ class RiverSession:
         self.classes: list[Any] | None = manifest.classes
         self.dtype: Any = np.float64 if manifest.schema.numeric else object
         self._model = model
+        self.scored = self.classes is not None and hasattr(model.model, "predict_proba_one")
         # Some of River's models keep notes while they predict (a pipeline's plan of steps, a tree's statistics).
         self._lock = threading.Lock()
 
@@ -92,7 +93,7 @@ class RiverSession:
         return labels
 
     def scores(self, X: Matrix) -> NDArray[np.float64] | None:
-        if self.classes is None or not hasattr(self._model.model, "predict_proba_one"):
+        if not self.scored or self.classes is None:
             return None
         out = np.zeros((len(X), len(self.classes)))
         with self._lock:

@@ -14,6 +14,20 @@ Matrix: TypeAlias = npt.NDArray[Any]
 RowFunction: TypeAlias = Callable[[list[Any]], Any]
 
 
+PLAIN = (int, float, str, bool)
+"""What a label is outside of NumPy."""
+
+
+def plain_answers(Y: Matrix, *, regression: bool) -> list[Any]:
+    """One plain Python value a row."""
+    if regression and Y.dtype.kind != "f":
+        Y = Y.astype(np.float64)
+    values: list[Any] = Y.tolist()
+    if not regression and values and type(values[0]) not in PLAIN:
+        values = [value.item() if hasattr(value, "item") else value for value in values]
+    return values
+
+
 class Session(Protocol):
     """One artifact, ready to answer. Constructed by `everloop.runtime.artifact.load_session` only."""
 
@@ -31,7 +45,10 @@ class Session(Protocol):
         """(n, fields) -> (n, classes) probabilities, where the model has them."""
 
     def close(self) -> None:
-        """Free what the session holds. Idempotent."""
+        """Free what the session holds. Idempotent.
+
+        A session may have two more attributes: `scored`, whether `scores` gives any (as classifiers do where it is not there), and
+        `tensors`, how it answers inputs and outputs of its own (`runtime.tensors`)."""
 
 
 class CompiledSession(Session, Protocol):

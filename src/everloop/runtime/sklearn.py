@@ -66,6 +66,7 @@ class SklearnSession:
         self.estimator = estimator
         self._form = input_form(estimator, manifest.schema)
         self.dtype: Any = np.float64 if manifest.schema.numeric else object
+        self.scored = self.classes is not None and hasattr(estimator, "predict_proba")
 
     def run(self, X: Matrix) -> Matrix:
         answers = np.asarray(self.estimator.predict(shape_rows(self._form, self.schema, X)))
@@ -81,7 +82,7 @@ class SklearnSession:
         return answers.astype(np.float64, copy=False) if self.target.task == "regression" else answers
 
     def scores(self, X: Matrix) -> NDArray[np.float64] | None:
-        if self.classes is None or not hasattr(self.estimator, "predict_proba"):
+        if not self.scored:
             return None
         return np.asarray(self.estimator.predict_proba(shape_rows(self._form, self.schema, X)), np.float64)
 
