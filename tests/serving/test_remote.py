@@ -37,6 +37,7 @@ from everloop.serving.lane import Lane
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.remote import RemoteSession, Waits
 from everloop.serving.remote_process import ANSWER, FAILED, pack_array, unpack_array
+from everloop.serving.config import ServingConfig
 from everloop.serving.runner import Runner
 from everloop.serving.trial import ProcessTrial
 from everloop.stores.ports import Manifest, VersionRecord
@@ -368,7 +369,7 @@ class Play:
         self.kit = kit
         trial = ProcessTrial(kit.registry, kit.registry.trust)
         self.reconciler = Reconciler(
-            kit.registry, kit.table, kit.recorder, kit.bus, kit.clock, trial=trial, rules=BatchRules()
+            kit.registry, kit.table, kit.recorder, kit.bus, kit.clock, trial=trial, config=ServingConfig()
         )
         kit.reconciler.stop()
         kit.reconciler = self.reconciler

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from everloop.api.door import Door
+from everloop.api.http.front import Front
 from everloop.api.http.limits import Limits
+from everloop.api.observing import ErrorLog
 from everloop.api.override import OverrideKeys
 from everloop.api.traffic import Traffic
 from everloop.serving.config import ServingConfig
 
 if TYPE_CHECKING:
+    from everloop.api.observing import Observer
     from everloop.core.clock import Clock
     from everloop.core.events import EventBus
     from everloop.learning.config import LearningConfig
@@ -61,6 +64,12 @@ class Services:
     """Who may choose a version by header. The server's."""
     door: Door = field(default_factory=Door)
     """Who may do what."""
+    front: Front = field(default_factory=Front)
+    """What HTTP shows to whom. The server's."""
+    observer: Observer | None = None
+    """Who looks at single requests; None where nobody does. The server's."""
+    errors: ErrorLog = field(default_factory=ErrorLog)
+    """Who is told of errors that are not the callers'."""
     learning: bool = True
     """Whether the learning loop is meant to run: if so, a loop that does not is a dead component."""
     starting: bool = False

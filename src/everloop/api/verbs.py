@@ -19,6 +19,7 @@ from everloop.api.wire import (
     EventInfo,
     FieldInfo,
     Learner,
+    ModelChange,
     ModelInfo,
     ModelList,
     ModelSpec,
@@ -31,6 +32,7 @@ from everloop.api.wire import (
 from everloop.core.errors import EverloopError, ModelNotFound, ModelUntrained, Starting
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch
+from everloop.serving.config import effective, merged
 from everloop.stores.ports import Appended, ModelRecord
 
 if TYPE_CHECKING:
@@ -45,14 +47,21 @@ ALARMS = 50
 def create_model(services: Services, spec: ModelSpec) -> tuple[ModelInfo, bool]:
     """Register a model; the bool tells whether it is new. The same name with the same spec is the model that is there.
 
-    Raises NotSupported (kind), InvalidInput (parameters, learning, rollout), Conflict (the name is another model's)."""
+    Raises NotSupported (kind), InvalidInput (parameters, learning, rollout, serving), Conflict (the name is another model's)."""
     from everloop.learning.learners.make import make_learner
     from everloop.runtime.artifact import Trust
 
+    effective(services.serving, spec.serving or {})
     learner = make_learner(spec.kind, spec.parameters, trust=services.trust or Trust())
     known = spec.name in services.registry.names()
     record = services.loop.register(
-        spec.name, learner, task=learner.task, learning=spec.learning, rollout=spec.rollout, record=spec.record
+        spec.name,
+        learner,
+        task=learner.task,
+        learning=spec.learning,
+        rollout=spec.rollout,
+        serving=spec.serving,
+        record=spec.record,
     )
     return _info(services, record), not known
 
@@ -63,6 +72,16 @@ def list_models(services: Services) -> ModelList:
 
 def describe_model(services: Services, name: str) -> ModelInfo:
     return _info(services, find_model(services, name))
+
+
+def change_model(services: Services, name: str, asked: ModelChange, *, by: str) -> ModelInfo:
+    """How it is served from now on, here at once and wherever else it is served within moments. Raises ModelNotFound, InvalidInput."""
+    record = find_model(services, name)
+    wanted = merged(record.serving, asked.serving)
+    effective(services.serving, wanted)
+    record = services.registry.configure(name, wanted, by=by)
+    services.reconciler.step()
+    return _info(services, record)
 
 
 def delete_model(services: Services, name: str) -> None:
@@ -231,6 +250,7 @@ def _info(services: Services, record: ModelRecord) -> ModelInfo:
         target=None if target is None else TargetInfo(target.task, target.kind),
         parameters=record.parameters,
         learning=record.learning,
+        serving=record.serving,
         record=record.record,
         quality=status.quality,
         drift=status.drift,

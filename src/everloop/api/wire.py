@@ -40,10 +40,23 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True):
         dict[str, Any],
         Meta(description="How what it learns goes out, where not as configured: `strategy`, `steps` …"),
     ] = {}
+    serving: Annotated[
+        dict[str, Any] | None,
+        Meta(description="How it is served, where not as configured: `max_batch_size`, `target_latency_ms`, `cache` …"),
+    ] = None
     record: Annotated[
         float,
         Meta(ge=0, le=1, description="Share of predictions that is recorded, so that a label can come by request id"),
     ] = 1.0
+
+
+class ModelChange(msgspec.Struct, forbid_unknown_fields=True):
+    """What to change of a model."""
+
+    serving: Annotated[
+        dict[str, Any],
+        Meta(description="How it is served from now on; what is not said stays, null takes an override back"),
+    ]
 
 
 class VersionChoice(msgspec.Struct, forbid_unknown_fields=True):
@@ -150,6 +163,8 @@ class ModelInfo(ModelSummary, kw_only=True):
     target: TargetInfo | None
     parameters: dict[str, Any]
     learning: dict[str, Any]
+    serving: dict[str, Any]
+    """What is overridden of how it is served; `batching` tells what is in force."""
     record: float
     quality: dict[str, Any]
     """Test-then-train figures on the labels as they came, beside the no-change baseline."""

@@ -172,7 +172,9 @@ class Engine:
         overrides = dict(learning or {})
         effective(self.settings.serving, serving or {})
         if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
-            return self._register_file(name, Path(model), overrides, rollout, serving, share)
+            return self._register_file(
+                name, Path(model), learning=overrides, rollout=rollout, serving=serving, record=share
+            )
         from everloop.learning.learners.make import already_fitted, make_learner
 
         learner = make_learner(model, parameters, trust=self.trust)
@@ -236,6 +238,7 @@ class Engine:
         self,
         name: str,
         path: Path,
+        *,
         learning: dict[str, Any],
         rollout: Mapping[str, Any] | None,
         serving: Mapping[str, Any] | None,

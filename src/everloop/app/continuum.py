@@ -92,16 +92,20 @@ class Continuum:
         record: float | None = None,
         learning: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        serving: Mapping[str, Any] | None = None,
     ) -> None:
         """`model`: a kind (`"linear"`, `"ridge"`, `"logistic"`, `"forest"`, `"boosting"`, `"auto"`), a scikit-learn
         estimator or pipeline, a River model, a `Learner`, or the path of an artifact (ONNX, skops).
 
         An estimator that is already fitted answers at once as version 1. `record`: which share of its predictions is
         recorded; `learning`: fields of `LearningConfig` that only this model overrides; `rollout`: how the versions that it learns
-        go out, as `{"strategy": "canary", "steps": "5,50"}`. Raises Conflict if the name is another model's, NotSupported,
+        go out, as `{"strategy": "canary", "steps": "5,50"}`; `serving`: fields of `serving.ServingConfig`, as `{"max_batch_size": 64}`;
+        they may be said anew at any time. Raises Conflict if the name is another model's, NotSupported,
         InvalidInput, Untrusted."""
         self._open()
-        self.engine.register(name, model, parameters, learning=learning, rollout=rollout, record=record)
+        self.engine.register(
+            name, model, parameters, learning=learning, rollout=rollout, serving=serving, record=record
+        )
 
     def unregister_model(self, name: str) -> None:
         """Forget a model with its versions and examples; its timeline stays. Raises ModelNotFound."""

@@ -1,7 +1,7 @@
 """Where options come from: flags, then `EVERLOOP_*`, then `everloop.toml` (here, then in the XDG folder), then defaults.
 
-Owns no option that another room declares: `LearningConfig` and `Limits` stay beside their consumers, and their fields become
-the sections `[learning]` and `[limits]` by being there. What belongs to the process itself (where it listens, where it
+Owns no option that another room declares: `LearningConfig`, `ServingConfig` and `Limits` stay beside their consumers, and their fields
+become the sections `[learning]`, `[serving]` and `[limits]` by being there. What belongs to the process itself (where it listens, where it
 remembers) is declared here, as `ServerSettings` and `EngineSettings`.
 
 An option has one name everywhere: `learning.min_samples` is `min_samples` under `[learning]` in the file,
@@ -26,6 +26,7 @@ from everloop.api.http.limits import Limits
 from everloop.api.override import check_keys
 from everloop.core.errors import InvalidInput
 from everloop.learning.config import LearningConfig
+from everloop.serving.config import ServingConfig
 
 FILE = "everloop.toml"
 PREFIX = "EVERLOOP_"
@@ -53,6 +54,7 @@ class EngineSettings:
     retention_bytes: int | None = 10 << 30
     """Size of the journal beyond which the oldest are forgotten; None never."""
     learning: LearningConfig = field(default_factory=LearningConfig)
+    serving: ServingConfig = field(default_factory=ServingConfig)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -131,6 +133,7 @@ SECTIONS: dict[str, type[Any]] = {
     "server": ServerSettings,
     "engine": EngineSettings,
     "learning": LearningConfig,
+    "serving": ServingConfig,
     "limits": Limits,
 }
 
@@ -203,7 +206,10 @@ def load_settings(
         section, _, name = dotted.partition(".")
         parts[section][name] = value
     engine = EngineSettings(
-        **parts["engine"], learning=LearningConfig(**parts["learning"]), limits=Limits(**parts["limits"])
+        **parts["engine"],
+        learning=LearningConfig(**parts["learning"]),
+        serving=ServingConfig(**parts["serving"]),
+        limits=Limits(**parts["limits"]),
     )
     return Settings(engine, ServerSettings(**parts["server"]), models, tuple(files), tuple(warnings))
 

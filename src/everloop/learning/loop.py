@@ -231,13 +231,14 @@ class LearningLoop:
         learning: Mapping[str, Any],
         record: float,
         rollout: Mapping[str, Any] | None = None,
+        serving: Mapping[str, Any] | None = None,
         schema: Schema | None = None,
         target: Target | None = None,
     ) -> ModelRecord:
         """Register a model with the learner that it is to have (None: an artifact that only answers), and take it up at once.
 
         `learning`: what it overrides of the configuration; `rollout`: how its versions go out (`registry.rollouts.policy_of`), where
-        that is not as configured; `record`: share of its predictions to record, 0 to 1. The same name
+        that is not as configured; `serving`: how it is served, which the caller has checked; `record`: share of its predictions to record, 0 to 1. The same name
         with the same specification is the model that is there. Raises InvalidInput, Conflict, and Untrusted where only a pickle
         could hold the learner."""
         from everloop.learning.learners.make import describe
@@ -251,6 +252,7 @@ class LearningLoop:
             parameters=parameters,
             learning=learning,
             rollout=rollout,
+            serving=serving,
             record=record,
             schema=schema,
             target=target,

@@ -145,6 +145,7 @@ def import_model(
             parameters=model.parameters,
             learning=model.learning,
             rollout=model.rollout,
+            serving=model.serving,
             record=model.record,
             schema=model.schema,
             target=model.target,

@@ -27,7 +27,7 @@ from everloop.registry.changes import Changes, registered
 from everloop.registry.collection import Collected
 from everloop.registry.lineage import Lineage, lineage_of
 from everloop.registry.publishing import fix_schema, publish
-from everloop.registry.registration import check_fits, check_same, note_of, tags_of, wanted_record
+from everloop.registry.registration import check_fits, check_same, configure, note_of, tags_of, wanted_record
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, Manifest, ModelRecord, VersionRecord
 from everloop.stores.settling import check_versions
 
@@ -73,13 +73,15 @@ class Registry:
         parameters: Mapping[str, Any] | None = None,
         learning: Mapping[str, Any] | None = None,
         rollout: Mapping[str, Any] | None = None,
+        serving: Mapping[str, Any] | None = None,
         record: float = 1.0,
         schema: Schema | None = None,
         target: Target | None = None,
         template: bytes | None = None,
     ) -> ModelRecord:
         """A new model, or the one that is there already if it was registered in the same way: so a script can be run
-        again over its data folder. `parameters`, `learning` and `rollout` (`registry.rollouts.policy_of`) must be JSON-able.
+        again over its data folder. `parameters`, `learning`, `rollout` (`registry.rollouts.policy_of`) and `serving` must be JSON-able.
+        `serving`, where it is said, holds from now on; it is no part of what tells two models apart.
 
         The bytes of `template` are not compared, only whether there is one: serialisers write the same estimator
         differently each time; its `parameters` tell it apart. Raises InvalidInput, Conflict."""
@@ -92,17 +94,24 @@ class Registry:
             parameters=parameters,
             learning=learning,
             rollout=rollout,
+            serving=serving,
             record=record,
             schema=schema,
             target=target,
         )
+        made = self._register(wanted, template, now)
+        if serving is not None and made.serving != wanted.serving:
+            return self.configure(name, wanted.serving)
+        return made
+
+    def _register(self, wanted: ModelRecord, template: bytes | None, now: float) -> ModelRecord:
         with self.changes.alone():
             existing = self._existing(wanted, template)
             if existing is not None:
                 return existing
             if template is not None:
                 wanted = msgspec.structs.replace(wanted, template=self._artifacts.put(template))
-            event = Event(name, "registered", now, **registered(wanted))
+            event = Event(wanted.name, "registered", now, **registered(wanted))
             try:
                 self._catalog.create_model(wanted, event)
             except Conflict:  # another process was faster
@@ -112,6 +121,12 @@ class Registry:
                 return existing
         self.changes.tell([event])
         return wanted
+
+    def configure(self, name: str, serving: Mapping[str, Any], *, by: str = "") -> ModelRecord:
+        """How the model is served from now on, instead of what was said before: fields of `serving.config.ServingConfig`, which whoever
+        calls has checked. Raises ModelNotFound."""
+        with self.changes.on(name, by=by) as change:
+            return configure(change, serving)
 
     def unregister(self, name: str, *, versions: Sequence[int] | None = None, by: str = "") -> None:
         """Remove a model, its versions, examples and artifacts; its timeline stays. Raises ModelNotFound, and Conflict where it has other

@@ -10,6 +10,7 @@ import msgspec
 from everloop.core.errors import Conflict, InvalidInput
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Task
+from everloop.registry.changes import Change
 from everloop.registry.plans import policy_of
 from everloop.registry.references import check_model_name
 from everloop.stores.ports import Manifest, ModelRecord
@@ -30,6 +31,7 @@ def wanted_record(
     parameters: Mapping[str, Any] | None = None,
     learning: Mapping[str, Any] | None = None,
     rollout: Mapping[str, Any] | None = None,
+    serving: Mapping[str, Any] | None = None,
     record: float = 1.0,
     schema: Schema | None = None,
     target: Target | None = None,
@@ -47,6 +49,7 @@ def wanted_record(
         task=task or (target.task if target else None),
         learning=jsonable(learning, "learning"),
         rollout=jsonable(rollout, "rollout"),
+        serving=jsonable(serving, "serving"),
         record=float(record),
         schema=schema,
         target=target,
@@ -54,7 +57,8 @@ def wanted_record(
 
 
 def check_same(there: ModelRecord, wanted: ModelRecord, *, template: bool) -> None:
-    """Raises Conflict if the record of that name has another spec. `template`: whether one is wanted."""
+    """Raises Conflict if the record of that name has another spec. `template`: whether one is wanted. How it is served is no part of what
+    a model is: that may change at any time."""
     different = [
         f"{field} ({old!r}, not {new!r})"
         for field, old, new in (
@@ -103,6 +107,19 @@ def jsonable(values: Mapping[str, Any] | None, field: str) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{field}: expected values that JSON can hold: {error}", field=field) from error
     return plain
+
+
+def configure(change: Change, serving: Mapping[str, Any]) -> ModelRecord:
+    """How the model is served from now on. Raises InvalidInput."""
+    before, wanted = change.shelf.model, jsonable(serving, "serving")
+    if before.serving == wanted:
+        return before
+    after = msgspec.structs.replace(before, serving=wanted)
+    change.shelf.put_model(after)
+    told = ", ".join(f"{key} {value!r}" for key, value in sorted(wanted.items()))
+    message = f"served with {told}" if wanted else "served as the server's configuration says"
+    change.log("configured", message, data={"serving": wanted})
+    return after
 
 
 def tags_of(tags: Mapping[str, str] | None) -> dict[str, str]:

@@ -26,6 +26,7 @@ from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve, sampled
 from everloop.runtime.session import RowFunction, Session
 from everloop.serving.batcher import Batcher
+from everloop.serving.config import DEFAULT, ServingConfig
 from everloop.serving.counters import Counters
 from everloop.serving.recorder import Channel, Recorder, encode_matrix
 from everloop.serving.remote import RemoteSession
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 WARM_RUNS = 3
 WARM_SECONDS = 0.2
 """What measuring may take before the larger sizes are extrapolated instead: a lane should open promptly."""
-
-DEFAULT_RULES = BatchRules()
 
 UNUSUAL = (TypeError, ValueError, ArithmeticError)
 """What plain arithmetic raises on features that are not plain numbers."""
@@ -55,6 +54,8 @@ class Lane:
         runner: Runner,
         channel: Channel,
         costs: CostCurve,
+        *,
+        config: ServingConfig = DEFAULT,
     ) -> None:
         self.record = record
         self.model = model
@@ -63,6 +64,8 @@ class Lane:
         self.digest = record.digest
         self.key = channel.key
         self.runner = runner
+        self.config = config
+        """How it is served; `configure` changes it."""
         self.schema: Schema = runner.schema
         self.target: Target = runner.session.target
         self.classes: list[Any] | None = runner.session.classes
@@ -79,6 +82,15 @@ class Lane:
         self.compiled = self.answer is not self._slow
         """Whether it is our own arithmetic, which can neither hang nor hold up anybody."""
         self.retired = False
+
+    def configure(self, config: ServingConfig) -> None:
+        """Serve by this from now on."""
+        if config == self.config:
+            return
+        self.config = config
+        self.runner.rules = rules = config.rules
+        for batcher in list(self._batchers.values()):
+            batcher.rules = rules
 
     @property
     def session(self) -> Session:
@@ -199,20 +211,21 @@ def open_lane(
     registry: Registry,
     recorder: Recorder,
     *,
-    rules: BatchRules = DEFAULT_RULES,
+    config: ServingConfig = DEFAULT,
+    rules: BatchRules | None = None,
     samples: Sequence[Row] = (),
     remote: RemoteSession | None = None,
 ) -> Lane:
     """Verify, load, warm and measure one version; only then can anybody ask it.
 
-    `samples`: some rows that it should be able to answer, in schema order; made-up ones otherwise. `remote`: its trial has opened and
+    `rules`: what the batchers decide by, where that is not as `config` says. `samples`: some rows that it should be able to answer, in schema order; made-up ones otherwise. `remote`: its trial has opened and
     warmed it in a process, where it stays; measuring would wait for it here. Takes milliseconds to seconds: never call it on an event
     loop. Raises ArtifactCorrupt, Untrusted, NotSupported, MissingExtra."""
     session = registry.open_session(record) if remote is None else remote
-    runner = Runner(session, model.name, record.version, rules)
+    runner = Runner(session, model.name, record.version, rules or config.rules)
     costs = measure(runner, samples) if remote is None else UNMEASURED
     channel = recorder.channel(model.name, record.version, session.schema, model.record, session.classes)
-    return Lane(record, model, runner, channel, costs)
+    return Lane(record, model, runner, channel, costs, config=config)
 
 
 def measure(runner: Runner, samples: Sequence[Row] = ()) -> CostCurve:

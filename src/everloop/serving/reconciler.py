@@ -18,21 +18,22 @@ Rules.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import EverloopError, ModelFailed, ModelNotFound
+from everloop.core.errors import EverloopError, InvalidInput, ModelFailed, ModelNotFound
 from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
-from everloop.policy.batching import BatchRules
 from everloop.registry.deployment import Deployment, desired
 from everloop.serving.arranger import Arranger, same
+from everloop.serving.config import DEFAULT, ServingConfig, effective
 from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failure, Failures
-from everloop.serving.lane import DEFAULT_RULES, Lane, open_lane
+from everloop.serving.lane import Lane, open_lane
 from everloop.serving.recorder import Recorder
 from everloop.serving.remote import RUNTIMES, RemoteSession
 from everloop.serving.shadows import Shadows
@@ -58,18 +59,17 @@ class Reconciler:
         bus: EventBus,
         clock: Clock,
         *,
-        rules: BatchRules = DEFAULT_RULES,
+        config: ServingConfig = DEFAULT,
         rng: Random | None = None,
         trial: Trial | None = None,
     ) -> None:
-        """`trial`: how a challenger is tried before it is opened here; None opens it at once."""
-        rules.validate()
+        """`config`: how models are served that do not say otherwise. `trial`: how a challenger is tried before it is opened here; None opens it at once."""
         self._registry = registry
         self._table = table
         self._recorder = recorder
         self._bus = bus
         self._clock = clock
-        self._rules = rules
+        self._config = config
         self._trials = None if trial is None else Trials(trial, self._stir)
         self._stepping = threading.Lock()
         self._wake = threading.Event()
@@ -110,6 +110,7 @@ class Reconciler:
                     self._reach_champion(deployment)
                 for deployment in wanted.values():
                     self._reach_others(deployment)
+                    self._configure(deployment.model)
                 self.shadows.reach(wanted)
                 self._seen = revision
                 self.broken = None
@@ -327,14 +328,22 @@ class Reconciler:
 
     def _open(self, record: VersionRecord, model: ModelRecord, remote: RemoteSession | None = None) -> Lane:
         """Raises EverloopError, whatever a library raised."""
-        rules, recorder = self._rules, self._recorder
+        registry, recorder = self._registry, self._recorder
         try:
+            config = effective(self._config, model.serving)
             samples = () if remote is not None else self._samples(record)
-            return open_lane(record, model, self._registry, recorder, rules=rules, samples=samples, remote=remote)
+            return open_lane(record, model, registry, recorder, config=config, samples=samples, remote=remote)
         except EverloopError:
             raise
         except Exception as error:
             raise EverloopError(f"{type(error).__name__}: {error}") from error
+
+    def _configure(self, model: ModelRecord) -> None:
+        """Whatever is open of it is served as its record says now; by what no release of ours has written, as it was."""
+        with contextlib.suppress(InvalidInput):  # nothing new is opened with it either, and that is told
+            config = effective(self._config, model.serving)
+            for lane in self._table.current.versions(model.name).values():
+                lane.configure(config)
 
     def _samples(self, record: VersionRecord) -> Sequence[Row]:
         examples = self._recorder.journal.examples(record.model, limit=SAMPLES, latest=True)

@@ -17,6 +17,7 @@ from everloop.api import verbs, versions, wire
 from everloop.api.http import codec
 from everloop.api.http.bodies import check_depth, decode, read_json
 from everloop.api.http.endpoint import (
+    BY,
     MOST_ID,
     Api,
     boolean,
@@ -33,6 +34,7 @@ from everloop.core.errors import InvalidInput
 from everloop.core.hashing import body_digest
 
 _model_spec = msgspec.json.Decoder(wire.ModelSpec)
+_model_change = msgspec.json.Decoder(wire.ModelChange)
 _nothing = msgspec.json.Decoder(wire.Nothing)
 
 
@@ -99,6 +101,11 @@ async def list_models(api: Api, request: Request) -> Response:
 
 async def describe_model(api: Api, request: Request) -> Response:
     return json(await api.threads.run(verbs.describe_model, api.services, model_name(request)))
+
+
+async def change_model(api: Api, request: Request) -> Response:
+    asked = decode(_model_change, await read_json(request, api.services.limits.max_body))
+    return json(await api.threads.run(verbs.change_model, api.services, model_name(request), asked, by=BY))
 
 
 async def delete_model(api: Api, request: Request) -> Response:

@@ -89,6 +89,17 @@ _MODELS: tuple[Operation, ...] = (
         answer=wire.ModelInfo,
     ),
     Operation(
+        "change_model",
+        "PATCH",
+        "/v1/models/{model}",
+        "models",
+        "How a model is served from now on: batch sizes, latency target, queue, cache. In force at once here, and within moments on every "
+        "server of the same store.",
+        body=wire.ModelChange,
+        example={"serving": {"max_batch_size": 64, "target_latency_ms": 50}},
+        answer=wire.ModelInfo,
+    ),
+    Operation(
         "delete_model",
         "DELETE",
         "/v1/models/{model}",

@@ -103,6 +103,10 @@ def create(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="How what it learns goes out, e.g. strategy=canary; repeatable."),
     ] = None,
+    serving: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="How it is served, e.g. target_latency_ms=50; repeatable."),
+    ] = None,
     record: Annotated[float, typer.Option(help="Share of predictions to record.", min=0.0, max=1.0)] = 1.0,
     url: Url = None,
     json: Json = False,
@@ -117,6 +121,8 @@ def create(
         "rollout": _settings(rollout, "--rollout"),
         "record": record,
     }
+    if serving:
+        body["serving"] = _settings(serving, "--serving")
     with _connect(url) as client:
         made = client.call("POST", "/v1/models", body)
     if json:
@@ -126,6 +132,28 @@ def create(
     say(
         f"{made['name']}: {made['kind']}, {made['status']}; teach it with `everloop feedback {name} --features … --label …`"
     )
+
+
+@models.command(
+    "set", help="Change how a model is served, e.g. max_batch_size=64 target_latency_ms=50; KEY=null takes one back."
+)
+def set_serving(
+    model: Model,
+    settings: Annotated[list[str], typer.Argument(metavar="KEY=VALUE…", help="Options of the section [serving].")],
+    *,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.output import as_json, data, pairs, say
+    from everloop.app.client import model_path
+
+    with _connect(url) as client:
+        made = client.call("PATCH", model_path(model), {"serving": _settings(settings, "KEY=VALUE")})
+    if json:
+        data(as_json(made))
+        return
+    pairs(list(made["serving"].items()))
+    say(f"{model} is served by the server's [serving]" + (", but for these" if made["serving"] else ""))
 
 
 @models.command(help="Remove a model with its versions and its examples. Its timeline stays.")

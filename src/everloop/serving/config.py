@@ -1,0 +1,112 @@
+"""What a user can say about how a model is served: the section `[serving]`, and what each model overrides of it.
+
+A model's overrides are in its record (`stores.ports.ModelRecord.serving`), so every process that serves it sees them; the reconciler
+hands a change to the lanes that are open, which go on answering meanwhile.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import msgspec
+
+from everloop.core.errors import InvalidInput
+from everloop.policy.batching import BatchRules
+
+Isolation = Literal["auto", "thread", "process"]
+HOUR_MS = 3_600_000.0
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """How requests for a model are put together, bounded, cached and kept apart. Raises InvalidInput naming the field."""
+
+    max_batch_size: int = 256
+    """Most rows of one run of the model. A request with more rows than that is run in slices."""
+    window_ms: float = 0.0
+    """Most milliseconds that a request waits for others to join its batch. 0: nobody waits for a timer; what arrives together runs together,
+    and what arrives during a run is the next batch."""
+    target_latency_ms: float | None = None
+    """Milliseconds within which nearly all requests should be answered: batches are kept so small, and released so soon, that they are.
+    None, or 0: batches are as large as what waits."""
+    max_queue: int = 4096
+    """Most rows that wait for their run, and never fewer than `max_batch_size`; beyond it requests are refused (`overloaded`)."""
+    max_wait_ms: float | None = None
+    """Predicted milliseconds of waiting beyond which requests are refused (`overloaded`). None, or 0: as long as `max_queue` lets them."""
+    cache: bool = False
+    """Whether equal inputs are answered from memory, as long as the same version serves."""
+    cache_ttl_sec: float = 300.0
+    """Seconds for which an answer may be repeated."""
+    isolation: Isolation = "auto"
+    """Where the model runs: on a `thread` of the server, in a `process` of its own, or `auto`, as what is measured asks for."""
+    loaded: bool = True
+    """Whether the model is held ready to answer."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            try:
+                plain = msgspec.convert(value, _KINDS[each.name])
+            except msgspec.ValidationError:
+                raise InvalidInput(
+                    f"{each.name}: expected {_EXPECTED[each.name]}, got {value!r}", field=each.name
+                ) from None
+            if plain is not value:
+                object.__setattr__(self, each.name, plain)
+        checks: tuple[tuple[str, bool], ...] = (
+            ("max_batch_size", 1 <= self.max_batch_size <= 1 << 24),
+            ("window_ms", 0 <= self.window_ms <= HOUR_MS),
+            ("target_latency_ms", 0 <= (self.target_latency_ms or 0) <= HOUR_MS),
+            ("max_queue", 1 <= self.max_queue <= 1 << 30),
+            ("max_wait_ms", 0 <= (self.max_wait_ms or 0) <= HOUR_MS),
+            ("cache_ttl_sec", 0 < self.cache_ttl_sec <= 366 * 86_400),
+        )
+        for name, good in checks:
+            if not good:
+                raise InvalidInput(f"{name}: expected {_EXPECTED[name]}, got {getattr(self, name)!r}", field=name)
+
+    @property
+    def rules(self) -> BatchRules:
+        """What of this the batcher decides by."""
+        return BatchRules(max_rows=self.max_batch_size, queue_rows=max(self.max_queue, self.max_batch_size))
+
+
+_KINDS = typing.get_type_hints(ServingConfig)
+_EXPECTED = {
+    "max_batch_size": "a whole number of rows from 1 to 16,777,216",
+    "window_ms": "milliseconds from 0 to an hour",
+    "target_latency_ms": "milliseconds above 0 and at most an hour, or none",
+    "max_queue": "a whole number of rows from 1 on",
+    "max_wait_ms": "milliseconds above 0 and at most an hour, or none",
+    "cache": "true or false",
+    "cache_ttl_sec": "seconds above 0 and at most a year",
+    "isolation": "'auto', 'thread' or 'process'",
+    "loaded": "true or false",
+}
+
+DEFAULT = ServingConfig()
+
+
+def effective(config: ServingConfig, overrides: Mapping[str, Any]) -> ServingConfig:
+    """What holds for one model: the server's configuration with what the model overrides on top. Raises InvalidInput naming the field, as
+    `serving.FIELD`."""
+    if not overrides:
+        return config
+    for name in overrides:
+        if name not in _KINDS:
+            near = difflib.get_close_matches(str(name), _KINDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KINDS)}"
+            raise InvalidInput(f"serving.{name}: unknown; {hint}", field=f"serving.{name}")
+    try:
+        return replace(config, **overrides)
+    except InvalidInput as error:
+        raise InvalidInput(f"serving.{error.message}", field=f"serving.{error.field}") from None
+
+
+def merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` after a change of some: None takes one back (as RFC 7396 has it)."""
+    return {name: value for name, value in {**overrides, **changes}.items() if value is not None}
