@@ -17,14 +17,12 @@ from everloop.core.errors import EverloopError, Failure, ModelFailed
 from everloop.core.schema import Schema
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules, slices
-from everloop.runtime.session import Session
+from everloop.runtime.session import Session, plain_answers
 
 if TYPE_CHECKING:
     from everloop.serving.guard import Guard
 
 Matrix = npt.NDArray[Any]
-PLAIN = (int, float, str, bool)
-"""What a label is outside of NumPy."""
 GONE = ("crash", "timeout")
 """How a session fails that will answer nothing any more: the process that it ran in has ended."""
 
@@ -66,13 +64,8 @@ class Runner:
         try:
             with np.errstate(all="ignore"):  # what overflowed is told by its answer, not by a warning
                 Y = self.session.run(X)
-            if self.regression and Y.dtype.kind != "f":
-                Y = Y.astype(np.float64)
             if Y.shape == (len(X),):
-                values: list[Any] = Y.tolist()
-                if not self.regression and values and type(values[0]) not in PLAIN:
-                    values = [value.item() if hasattr(value, "item") else value for value in values]
-                return values
+                return plain_answers(Y, regression=self.regression)
             shape: object = Y.shape
         except EverloopError as error:
             if self.guard is not None and isinstance(error, ModelFailed) and error.how in GONE:
@@ -120,7 +113,7 @@ class Runner:
             for i, value in enumerate(values):
                 error = self.unsound(value)
                 if error is not None:
-                    raise _of_instance(i, error)
+                    raise of_instance(i, error)
         return values
 
     def _blame(self, X: Matrix) -> None:
@@ -136,7 +129,7 @@ class Runner:
         try:
             self.run(X[low:high])
         except ModelFailed as error:
-            raise _of_instance(low, error) from error
+            raise of_instance(low, error) from error
 
     def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
         return failure(self.model, self.version, what, how)
@@ -151,7 +144,7 @@ def failure(model: str, version: int, what: str, how: Failure) -> ModelFailed:
     return failed
 
 
-def _of_instance(i: int, error: ModelFailed) -> ModelFailed:
+def of_instance(i: int, error: ModelFailed) -> ModelFailed:
     named = ModelFailed(f"instances[{i}]: {error.message}", field=f"instances[{i}]")
     named.how = error.how
     return named
