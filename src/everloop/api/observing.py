@@ -179,6 +179,11 @@ class Observed:
         return self.request_id or self.prediction_id
 
     @property
+    def echo(self) -> bytes:
+        """A line of the answer's head, for a request that is traced."""
+        return b"traceresponse: %b\r\n" % self.trace.header.encode() if self.trace is not None else b""
+
+    @property
     def trace_id(self) -> str:
         return self.trace.id if self.trace is not None else ""
 
@@ -256,11 +261,18 @@ class ErrorLog:
         """For a request that came without one and fails: what its answer says and the log has."""
         return f"{self._prefix}-{next(self._numbers):x}"
 
-    def tell(self, operation: str, error: EverloopError, *, request_id: str, model: str = "") -> None:
-        """`request_id`: what the answer says, too."""
+    def heard(self, operation: str, error: EverloopError, *, request_id: str, model: str = "") -> str:
+        """Tell of it if it is worth that. Returns the id that the answer has to say: empty where the caller has one, or there is nothing to
+        be found in the log."""
+        if error.fault == "caller" or error.code in ("starting", "draining"):
+            return ""
+        made = "" if request_id else self.new_id()
         untold = self._admit()
-        if untold is None:
-            return
+        if untold is not None:
+            self._tell(operation, error, request_id or made, model, untold)
+        return made
+
+    def _tell(self, operation: str, error: EverloopError, request_id: str, model: str, untold: int) -> None:
         more = f" ({untold} more errors were not told)" if untold else ""
         errors.error(
             "%s%s: %s: %s [%s]%s",
@@ -295,9 +307,8 @@ class ErrorLog:
             return untold
 
 
-def told(error: EverloopError) -> bool:
-    """Whether a log should have it: what a caller did wrong is told to the caller, and that a server starts or ends is known."""
-    return error.fault != "caller" and error.code not in ("starting", "draining")
+def address_of(client: tuple[str, int] | None) -> str:
+    return f"{client[0]}:{client[1]}" if client else ""
 
 
 def checked_id(text: str | None) -> str:

@@ -21,11 +21,13 @@ from everloop.api.http import codec
 from everloop.api.http.connection import Connection, Shared
 from everloop.api.http.heads import Head, refusal_head
 from everloop.api.http.problems import problem
+from everloop.api.observing import address_of
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
+    from everloop.api.observing import Observer
     from everloop.api.services import Services
     from everloop.serving.batcher import Batcher
     from everloop.stores.ports import Appended
@@ -54,6 +56,8 @@ class FastLane(Connection):
     def process(self, known: Head, body: bytes) -> None:
         """Decode and submit. Must not raise: it may run inside the parser."""
         services = self.services
+        if services.observer is not None:
+            self._observe(services.observer, known)
         table = self._table.current
         lane = table.lanes.get(known.name)
         if lane is None or services.draining:
@@ -102,6 +106,16 @@ class FastLane(Connection):
             wire = batcher.wire = _Wire(batcher, self.services.limits.max_features)
         return wire
 
+    def _observe(self, observer: Observer, known: Head) -> None:
+        self.observed = observer.begin(
+            "POST",
+            known.url.decode("ascii"),
+            route=f"/v1/models/{{model}}/{known.verb}",
+            request_id=known.request_id,
+            client=address_of(self.client),
+            traceparent=known.traceparent,
+        )
+
     # -- out: a ticket's methods, on the loop's thread --
 
     def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
@@ -112,6 +126,8 @@ class FastLane(Connection):
         except (TypeError, ValueError) as error:
             self.fail(batcher.runner.failed(f"its answer cannot be written as JSON: {error}"))
             return
+        if self.observed is not None:
+            self.observed.settled(batcher, number, 1)
         self.write(200, self.shared.answers.of(self.server_state.default_headers)[0], body)
 
     def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
@@ -122,6 +138,8 @@ class FastLane(Connection):
         except (TypeError, ValueError) as error:
             self.fail(batcher.runner.failed(f"its answers cannot be written as JSON: {error}"))
             return
+        if self.observed is not None:
+            self.observed.settled(batcher, number, len(predictions))
         self.write(200, self.shared.answers.of(self.server_state.default_headers)[0], body)
 
     def committed(self, result: Appended | EverloopError) -> None:
@@ -138,9 +156,14 @@ class FastLane(Connection):
     def fail(self, error: EverloopError) -> None:
         if self.disconnected:
             return
-        assert self.head is not None
-        self.services.traffic.refuse(self.head.verb, error)
-        refused = problem(error)
+        known = self.head
+        assert known is not None
+        services = self.services
+        services.traffic.refuse(known.verb, error)
+        if self.observed is not None:
+            self.observed.code = error.code
+        made = services.errors.heard(known.verb, error, request_id=known.request_id, model=known.name)
+        refused = problem(error, request_id=made)
         head = refusal_head(refused, self.server_state.default_headers)
         self.write(refused.status, head, refused.body)
 

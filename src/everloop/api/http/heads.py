@@ -13,6 +13,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from everloop.api.http.problems import Refusal, refusal
+from everloop.api.observing import checked_id
 
 MOST_BODY = 256 << 10
 """Bytes of a body that the fast lane takes; larger ones are read with uvicorn's flow control."""
@@ -50,7 +51,7 @@ Headers = list[tuple[bytes, bytes]]
 class Head:
     """What a fast request's head says, once parsed."""
 
-    __slots__ = ("headers", "length", "name", "unit", "url", "verb")
+    __slots__ = ("echo", "headers", "length", "name", "request_id", "traceparent", "unit", "url", "verb")
 
     def __init__(
         self, url: bytes, name: str, verb: str, length: int, headers: Headers, *, unit: bytes | None = None
@@ -65,6 +66,12 @@ class Head:
         self.headers = headers
         self.unit = unit
         """Whom the request is for. Such heads are as many as units, so they are not remembered."""
+        self.request_id = ""
+        """The caller's own. Such heads are as many as requests."""
+        self.traceparent = ""
+        """As well."""
+        self.echo = b""
+        """A line of the answer's head, where the caller's id goes back."""
 
 
 class KnownHeads:
@@ -76,7 +83,7 @@ class KnownHeads:
         self.heads: dict[bytes, Head] = {}
 
     def remember(self, head: bytes, known: Head) -> None:
-        if len(head) <= LONGEST_HEAD and known.unit is None:
+        if len(head) <= LONGEST_HEAD and known.unit is None and not known.request_id and not known.traceparent:
             if len(self.heads) >= MOST_HEADS:
                 self.heads.clear()
             self.heads[head] = known
@@ -90,6 +97,7 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head 
     if route is None or not parser.should_keep_alive() or parser.should_upgrade():
         return None
     length, json, unit = -1, False, None
+    request_id = traceparent = None
     for name, value in headers:
         if name == b"content-length":
             length = int(value) if value.isdigit() and len(value) < 10 else -1
@@ -97,11 +105,21 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head 
             json = value.lower().partition(b";")[0].strip() == b"application/json"
         elif name == b"everloop-unit":
             unit = value if unit is None else unit
+        elif name == b"x-request-id":
+            request_id = value if request_id is None else request_id
+        elif name == b"traceparent":
+            traceparent = value if traceparent is None else traceparent
         elif name in NOT_FAST:
             return None
     if not json or not 0 <= length <= min(MOST_BODY, max_body):
         return None
-    return Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
+    known = Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
+    if request_id is not None:
+        known.request_id = checked_id(request_id.decode("latin-1"))
+        known.echo = b"x-request-id: %b\r\n" % known.request_id.encode() if known.request_id else b""
+    if traceparent is not None:
+        known.traceparent = traceparent.decode("latin-1")
+    return known
 
 
 class AnswerHeads:

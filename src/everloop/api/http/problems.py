@@ -13,6 +13,8 @@ from everloop.api.status import retry_after, status_of
 from everloop.core.errors import EverloopError
 
 MEDIA_TYPE = "application/problem+json"
+CHALLENGE = ("www-authenticate", 'Bearer realm="everloop"')
+"""RFC 6750, section 3."""
 MOST_DETAIL = 2000
 """Characters of a message that go out; a caller's own input may be in it."""
 
@@ -69,11 +71,18 @@ def refusal(
     return Refusal(status, (("content-type", MEDIA_TYPE), *headers), _encode(body))
 
 
-def problem(error: BaseException) -> Refusal:
-    """What is answered for `error`. Of an error that is not everloop's own, no word goes out: it is for the log."""
+def problem(error: BaseException, *, request_id: str = "") -> Refusal:
+    """What is answered for `error`. Of an error that is not everloop's own, no word goes out: it is for the log, which has it under
+    `request_id`, made here for a caller who gave none."""
     status = status_of(error)
     seconds = retry_after(error)
-    headers = (("retry-after", str(max(1, math.ceil(seconds)))),) if seconds is not None else ()
+    headers: tuple[tuple[str, str], ...] = ()
+    if seconds is not None:
+        headers = (("retry-after", str(max(1, math.ceil(seconds)))),)
+    if request_id:
+        headers = (*headers, ("x-request-id", request_id))
+    if status.http == 401:
+        headers = (*headers, CHALLENGE)
     if isinstance(error, EverloopError):
         return refusal(status.http, error.code, status.title, error.message, field=error.field, headers=headers)
     return refusal(500, "internal", status.title, "the server failed on this request; its log says why")
