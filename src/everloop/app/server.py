@@ -33,6 +33,7 @@ import uvicorn
 from everloop.api.override import OverrideKeys
 from everloop.app.interpreter import few_arenas, quick_switches
 from everloop.app.settings import ServerSettings
+from everloop.app.tracing import observing
 from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def run(
     few_arenas()
     with _second_signal_ends(), quick_switches(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
+        stack.enter_context(observing(engine.services, settings.observe))
         listener = stack.enter_context(bind(settings))
         server = Server(engine, listener, settings, prepare=prepare, on_ready=ready)
         server.run()
@@ -110,6 +112,7 @@ def serving(engine: Engine, settings: ServerSettings) -> Iterator[Address]:
     ready = threading.Event()
     with contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
+        stack.enter_context(observing(engine.services, settings.observe))
         listener = stack.enter_context(bind(settings))
         server = Server(engine, listener, settings, on_ready=lambda _: ready.set())
 

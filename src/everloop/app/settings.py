@@ -23,6 +23,7 @@ from typing import Any, Literal
 import msgspec
 
 from everloop.api.http.limits import Limits
+from everloop.api.observing import Observing
 from everloop.api.override import check_keys
 from everloop.core.errors import InvalidInput
 from everloop.learning.config import LearningConfig
@@ -99,6 +100,7 @@ class ServerSettings:
     override_keys: tuple[str, ...] = field(default=(), repr=False, metadata={"secret": True})
     """Keys whose holders may choose the version that answers them, by the headers `Everloop-Version` and `Everloop-Key`; at least 16
     characters each."""
+    observe: Observing = field(default_factory=Observing)
 
     def __post_init__(self) -> None:
         _expect("host", bool(self.host.strip()), "an address to listen on", self.host)
@@ -135,6 +137,7 @@ SECTIONS: dict[str, type[Any]] = {
     "learning": LearningConfig,
     "serving": ServingConfig,
     "limits": Limits,
+    "observe": Observing,
 }
 
 _SECRET = frozenset(
@@ -211,7 +214,8 @@ def load_settings(
         serving=ServingConfig(**parts["serving"]),
         limits=Limits(**parts["limits"]),
     )
-    return Settings(engine, ServerSettings(**parts["server"]), models, tuple(files), tuple(warnings))
+    server = ServerSettings(**parts["server"], observe=Observing(**parts["observe"]))
+    return Settings(engine, server, models, tuple(files), tuple(warnings))
 
 
 def _find_files(environ: Mapping[str, str], cwd: Path, config: Path | None) -> list[Path]:

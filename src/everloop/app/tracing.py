@@ -13,11 +13,24 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from everloop import __version__
+from everloop.api.observing import observer_of
 from everloop.api.tracing import Tracing
 from everloop.core.errors import MissingExtra
 
 if TYPE_CHECKING:
     from everloop.api.observing import Observing
+    from everloop.api.services import Services
+
+
+@contextlib.contextmanager
+def observing(services: Services, config: Observing) -> Iterator[None]:
+    """While it lasts, single requests are looked at as `config` says. Raises MissingExtra."""
+    with tracing(config) as spans:
+        services.observer = observer_of(config, spans)
+        try:
+            yield
+        finally:
+            services.observer = None
 
 
 @contextlib.contextmanager
