@@ -55,7 +55,7 @@ class AgainstAModel(RuleBasedStateMachine):
 
     @invariant()
     def they_hold_the_same(self) -> None:
-        assert self.lru.keys() == list(self.model)
+        assert self.lru.snapshot() == list(self.model)
         assert len(self.lru) == len(self.model)
         assert self.lru.size == sum(size for _, _, size in self.model.values()) <= MOST
 
@@ -67,7 +67,7 @@ def test_what_alone_is_too_large_is_not_kept() -> None:
     lru: Lru[bytes] = Lru(OVERHEAD + 10)
     assert lru.put(b"a", 1, 10, 1.0)
     assert not lru.put(b"b", 1, 11, 1.0)
-    assert lru.keys() == [b"a"]
+    assert lru.snapshot() == [b"a"]
 
 
 def test_threads_that_read_write_and_remove_at_once_keep_its_count_right() -> None:

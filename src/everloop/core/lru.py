@@ -82,7 +82,7 @@ class Lru(Generic[K]):
                 self.size -= self._entries.pop(key).size
         return len(gone)
 
-    def keys(self) -> list[K]:
+    def snapshot(self) -> list[K]:
         with self._lock:
             return list(self._entries)
 

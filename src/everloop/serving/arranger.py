@@ -93,6 +93,11 @@ class Arranger:
         for lane in before.difference((champion, *others)):
             lane.retire()
 
+    def refresh(self) -> None:
+        """Some lane's `answer` has changed: publish the same lanes with it."""
+        table = self._table.current
+        self._publish(Table.of(table.lanes, table.splits))
+
     def remove(self, name: str) -> None:
         """Nobody answers for this model any more."""
         lanes = self._table.current.versions(name)

@@ -44,6 +44,7 @@ from everloop.serving.tickets import SecondTry, Ticket
 from everloop.serving.worker import Worker
 
 if TYPE_CHECKING:
+    from everloop.serving.cache import VersionCache
     from everloop.serving.guard import Guard
     from everloop.serving.split import Arm
 
@@ -68,6 +69,7 @@ class Batcher:
         """The first half of the request ids of this batcher."""
         self.ran = (0.0, 0.0)
         """While tickets are answered: when their batch began to run, and for how many seconds it did."""
+        self.cached: VersionCache | None = None
         self.wire: Any = None
         """Whatever the protocol in front keeps for this batcher (constant parts of its answers); it dies with it."""
         self._record = Recording(recorder, runner, self.key, record)
@@ -132,6 +134,10 @@ class Batcher:
             self._schedule()
         elif self._rows >= self.rules.max_rows:
             self._flush()
+
+    def remember(self, cached: VersionCache | None) -> None:
+        """Answer from this part of the cache what was asked before. From any thread."""
+        self.cached = cached
 
     def abandon(self) -> None:
         """Some waiting ticket is `disconnected`: look for it before the next batch runs."""

@@ -26,8 +26,10 @@ from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve, sampled
 from everloop.runtime.session import RowFunction, Session
 from everloop.serving.batcher import Batcher
+from everloop.serving.cache import VersionCache
 from everloop.serving.config import DEFAULT, ServingConfig
 from everloop.serving.counters import Counters
+from everloop.serving.lane_cache import LaneCache
 from everloop.serving.recorder import Channel, Recorder, encode_matrix
 from everloop.serving.remote import RemoteSession
 from everloop.serving.runner import Runner
@@ -77,9 +79,13 @@ class Lane:
         self.tallies: list[Counters] = [self._slow.tally]
         """The live counts themselves: of in-process failures, and of each batcher. Who keeps the list has them when the lane
         is gone."""
-        self.answer: Callable[[Features], Prediction] = _fast(self._slow)
-        """One example in, its prediction out. Raises InvalidInput, ModelFailed."""
-        self.compiled = self.answer is not self._slow
+        self.own: Callable[[Features], Prediction] = _fast(self._slow)
+        """One example in, what the model makes of it out. Raises InvalidInput, ModelFailed."""
+        self.answer = self.own
+        """The same, or what is remembered of it (`remember`)."""
+        self.cached: VersionCache | None = None
+        self._memory: LaneCache | None = None
+        self.compiled = self.own is not self._slow
         """Whether it is our own arithmetic, which can neither hang nor hold up anybody."""
         self.retired = False
 
@@ -92,6 +98,18 @@ class Lane:
         for batcher in list(self._batchers.values()):
             batcher.rules = rules
 
+    def remember(self, cached: VersionCache | None) -> bool:
+        """Answer from this part of the cache what was asked before; None: always ask the model. True if `answer` is another one now."""
+        before = self.cached
+        if (before and (before.prefix, before.ttl)) == (cached and (cached.prefix, cached.ttl)):
+            return False
+        self.cached = cached
+        self._memory = None if cached is None else LaneCache(cached, self._channel, self.own, self._slow.many)
+        self.answer = self.own if self._memory is None else self._memory.answer
+        for batcher in list(self._batchers.values()):
+            batcher.remember(cached)
+        return True
+
     @property
     def session(self) -> Session:
         return self.runner.session
@@ -100,7 +118,11 @@ class Lane:
         """Many examples: a sequence of rows, a two-dimensional array, or a data frame. At least one row.
 
         Raises InvalidInput naming the instance and feature, ModelFailed naming the instance."""
-        return self.answer_checked(self.checked(rows))
+        memory = self._memory
+        checked = self.checked(rows)
+        if memory is None or self.runner.guard is not None:
+            return self.answer_checked(checked)
+        return memory.answer_rows(checked)
 
     def checked(self, rows: Any) -> list[Row]:
         """What `answer_rows` takes, as rows. Raises InvalidInput naming the instance and feature."""
@@ -114,12 +136,12 @@ class Lane:
         return guard.run(self.runner, self._slow.many, rows)
 
     def answer_guarded(self, features: Features) -> Prediction:
-        """`answer`, for a version that is not the champion: on a thread that can be given up, unless it cannot hang or runs in a process
-        that can be ended."""
+        """The model's own answer, for a version that is not the champion: on a thread that can be given up, unless it cannot hang or runs
+        in a process that can be ended."""
         guard = self.runner.guard
         if guard is None or self.compiled or self.remote:
-            return self.answer(features)
-        return guard.run(self.runner, self.answer, features)
+            return self.own(features)
+        return guard.run(self.runner, self.own, features)
 
     @property
     def lost(self) -> ModelFailed | None:
@@ -153,6 +175,7 @@ class Lane:
             self._slow.tally.add(gone.counters)
             self.tallies.remove(gone.counters)
         batcher = Batcher(self.runner, loop, self._recorder, record=self.model.record, costs=self._opening_costs)
+        batcher.remember(self.cached)
         self._batchers[loop] = batcher
         self.tallies.append(batcher.counters)
         if self.retired:

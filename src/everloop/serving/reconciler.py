@@ -30,6 +30,7 @@ from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.registry.deployment import Deployment, desired
 from everloop.serving.arranger import Arranger, same
+from everloop.serving.cache import AnswerCache, CacheConfig
 from everloop.serving.config import DEFAULT, ServingConfig, effective
 from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failure, Failures
@@ -60,16 +61,18 @@ class Reconciler:
         clock: Clock,
         *,
         config: ServingConfig = DEFAULT,
+        cache: AnswerCache | None = None,
         rng: Random | None = None,
         trial: Trial | None = None,
     ) -> None:
-        """`config`: how models are served that do not say otherwise. `trial`: how a challenger is tried before it is opened here; None opens it at once."""
+        """`config`: how models are served that do not say otherwise. `cache`: where answers are remembered; one of its own, if None. `trial`: how a challenger is tried before it is opened here; None opens it at once."""
         self._registry = registry
         self._table = table
         self._recorder = recorder
         self._bus = bus
         self._clock = clock
         self._config = config
+        self._cache = cache or AnswerCache(CacheConfig(), clock)
         self._trials = None if trial is None else Trials(trial, self._stir)
         self._stepping = threading.Lock()
         self._wake = threading.Event()
@@ -342,8 +345,13 @@ class Reconciler:
         """Whatever is open of it is served as its record says now; by what no release of ours has written, as it was."""
         with contextlib.suppress(InvalidInput):  # nothing new is opened with it either, and that is told
             config = effective(self._config, model.serving)
+            changed = False
             for lane in self._table.current.versions(model.name).values():
                 lane.configure(config)
+                cached = self._cache.version(lane.record, model, config.cache_ttl_sec) if config.cache else None
+                changed = lane.remember(cached) or changed
+            if changed:
+                self._arranger.refresh()
 
     def _samples(self, record: VersionRecord) -> Sequence[Row]:
         examples = self._recorder.journal.examples(record.model, limit=SAMPLES, latest=True)

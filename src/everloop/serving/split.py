@@ -51,8 +51,9 @@ class Arm:
         self.alone = alone
         """Its requests have no unit: each was drawn for itself."""
         self.answer: Callable[[Features], Prediction] = (
-            lane.answer if champion is None or lane.compiled else lane.answer_guarded
+            lane.own if champion is None or lane.compiled else lane.answer_guarded
         )
+        """Asks the model itself, in process: how long that takes is what a rollout weighs."""
 
     def assign(self) -> None:
         """A request was given to its lane's batcher, which will tell when it is settled."""

@@ -170,6 +170,8 @@ class ModelRecord(msgspec.Struct, frozen=True):
     """How versions that the learning loop makes go out: overrides of its policy, as `registry.rollouts.policy_of` reads it."""
     serving: dict[str, Any] = {}
     """How it is served: overrides of `serving.config.ServingConfig`."""
+    cleared: dict[str, int] = {}
+    """How often its cached answers were cleared: those of all versions under `*`, those of one under its number."""
 
 
 class VersionRecord(msgspec.Struct, frozen=True):
