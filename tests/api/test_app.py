@@ -53,7 +53,7 @@ def test_a_model_is_created_described_and_deleted(client: TestClient) -> None:
     refused(client.get("/v1/models/m"), 404, "model_not_found")
     assert client.get("/v1/models").json() == {"models": []}
     kinds = [e["kind"] for e in client.get("/v1/models/m/timeline").json()["events"]]
-    assert kinds == ["registered", "unregistered"]
+    assert kinds == ["registered", "audit", "unregistered", "audit"]
 
 
 def test_the_same_model_again_is_there_and_another_of_its_name_a_conflict(client: TestClient) -> None:

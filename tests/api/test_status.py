@@ -20,6 +20,7 @@ from everloop.core.errors import (
 )
 
 GRPC = {
+    "UNAUTHENTICATED",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "FAILED_PRECONDITION",

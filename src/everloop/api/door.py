@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from everloop.core.clock import Clock
     from everloop.stores.ports import KeyStore
 
-Need = Literal["open", "key", "predict", "feedback", "admin"]
-"""What an operation asks of its caller: nothing, any key, or a key with this scope."""
+Need = Literal["open", "own", "key", "predict", "feedback", "admin"]
+"""What an operation asks of its caller: nothing; any key, and it shows only the models of that key; any key; a key with this scope."""
 LOOK_SECONDS = 0.5
 """How soon a key that another process made or withdrew is seen."""
 USED_SECONDS = 60.0
@@ -140,12 +140,12 @@ class Door:
         if record is None:
             return
         caller.used = True
-        if need != "key" and not caller.has(need):
+        if need not in ("key", "own") and not caller.has(need):
             raise Forbidden(
                 f"the key {caller.name!r} is for {' and '.join(record.scopes)}, and this needs {need}",
                 field="Authorization",
             )
-        if caller.models is not None and (model is None or model not in caller.models):
+        if caller.models is not None and need != "own" and (model is None or model not in caller.models):
             raise Forbidden(
                 f"the key {caller.name!r} is only for the models {', '.join(sorted(caller.models))}"
                 + (", and this concerns all of them" if model is None else ""),

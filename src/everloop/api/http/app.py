@@ -1,13 +1,12 @@
 """The Starlette app: every route of `http.operations`, under any ASGI server.
 
-What surrounds an endpoint is here and in this order: a request that a foreign web page sent is refused, the endpoint runs, an
-error becomes a problem document, and while the server drains every answer asks its connection to close. The fast lane
-(`http.fastlane`) answers predictions before they get here, with the same bytes.
+What surrounds an endpoint, in this order: what is so of every answer (`http.envelope`), the door and the audit (`http.entrance`), the
+endpoint, and an error becomes a problem document. The fast lane (`http.fastlane`) answers predictions before they get here, with
+the same bytes.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -17,18 +16,18 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from everloop.api.http import endpoints, rollout_endpoints, version_endpoints
+from everloop.api.audit import DONE
+from everloop.api.http import endpoints, entrance, rollout_endpoints, version_endpoints
 from everloop.api.http.bodies import WrongMediaType
 from everloop.api.http.endpoint import Api, Endpoint
+from everloop.api.http.envelope import Envelope
+from everloop.api.http.observation import ROUTE, Observation, note, told_of
 from everloop.api.http.operation import Operation
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import Refusal, problem, refusal
 from everloop.api.services import Services
 from everloop.core.errors import EverloopError, TooLarge
-
-log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -41,12 +40,12 @@ def create_app(services: Services) -> Starlette:
     api = Api(services)
     by_path: dict[str, dict[str, Handler]] = {}
     for operation in OPERATIONS:
-        handler = _guarded(api, operation.id, endpoint_of(operation))
+        handler = _guarded(api, operation, endpoint_of(operation))
         by_path.setdefault(operation.path, {})[operation.method] = handler
     app = Starlette(
         routes=[_route(path, handlers) for path, handlers in by_path.items()],
         exception_handlers={HTTPException: _unrouted},
-        middleware=[Middleware(_Envelope, services=services)],
+        middleware=[Middleware(Observation, services=services), Middleware(Envelope, services=services)],
         lifespan=_lifespan(api),
     )
     app.router.redirect_slashes = False
@@ -73,32 +72,41 @@ def _route(path: str, handlers: dict[str, Handler]) -> Route:
     allowed = ["HEAD", *handlers] if "GET" in handlers else [*handlers]
 
     async def dispatch(request: Request) -> Response:
+        request.scope[ROUTE] = path
         return await handlers["GET" if request.method == "HEAD" else request.method](request)
 
     return Route(path, dispatch, methods=allowed)
 
 
-def _guarded(api: Api, operation: str, endpoint: Endpoint) -> Handler:
-    traffic = api.services.traffic
+def _guarded(api: Api, operation: Operation, endpoint: Endpoint) -> Handler:
+    services = api.services
+    traffic = services.traffic
+
+    async def answer(request: Request) -> tuple[Response, str]:
+        """And the outcome: `done`, or the code of what was wrong."""
+        try:
+            entrance.enter(services, operation, request)
+            return await endpoint(api, request), DONE
+        except EverloopError as error:
+            traffic.refuse(operation.id, error)
+            made = services.errors.heard(operation.id, error, **told_of(request))
+            return _refused(problem(error, request_id=made), close=isinstance(error, TooLarge)), error.code
+        except WrongMediaType as error:
+            told = refusal(415, "unsupported_media_type", "Unsupported media type", error.message, field=error.field)
+            return _refused(told), "unsupported_media_type"
+        except ClientDisconnect:
+            return Response(status_code=400), "disconnected"  # nobody reads it
+        except Exception as error:
+            traffic.refuse(operation.id, error)
+            made = services.errors.heard(operation.id, error, **told_of(request))
+            return _refused(problem(error, request_id=made)), "internal"
 
     async def handle(request: Request) -> Response:
-        try:
-            return await endpoint(api, request)
-        except EverloopError as error:
-            traffic.refuse(operation, error)
-            if error.fault != "caller" and error.code == "internal":
-                log.exception("%s %s failed", request.method, request.url.path)
-            return _refused(problem(error), close=isinstance(error, TooLarge))
-        except WrongMediaType as error:
-            return _refused(
-                refusal(415, "unsupported_media_type", "Unsupported media type", error.message, field=error.field)
-            )
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
-        except Exception as error:
-            traffic.refuse(operation, error)
-            log.exception("%s %s failed", request.method, request.url.path)
-            return _refused(problem(error))
+        if not entrance.there(services, operation, request):
+            return _refused(nothing_at(request.url.path))
+        response, outcome = await answer(request)
+        note(request, "" if outcome == DONE else outcome)
+        return entrance.leave(services, operation, request, response, outcome)
 
     return handle
 
@@ -109,6 +117,10 @@ def _refused(refused: Refusal, *, close: bool = False) -> Response:
     if close:
         headers["connection"] = "close"
     return Response(refused.body, refused.status, headers)
+
+
+def nothing_at(path: str) -> Refusal:
+    return refusal(404, "route_not_found", "Not found", f"there is nothing at {path[:200]}; see /docs")
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
@@ -128,58 +140,5 @@ async def _unrouted(request: Request, error: Exception) -> Response:
             )
         )
     if error.status_code == 404:
-        return _refused(refusal(404, "route_not_found", "Not found", f"there is nothing at {path}; see /docs"))
+        return _refused(nothing_at(path))
     return _refused(refusal(error.status_code, "http", "Refused", str(error.detail), headers=headers))
-
-
-class _Envelope:
-    """Around every request: refuses those of foreign web pages, and while draining asks connections to close.
-
-    A page of another site that the user of this machine has open can send requests to 127.0.0.1 without asking (reading the
-    answer it cannot); browsers mark them with `Origin`. Nothing that changes state is done for those."""
-
-    def __init__(self, app: ASGIApp, services: Services) -> None:
-        self._app = app
-        self._services = services
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if self._services.draining:
-            send = _closing(send)
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and foreign(scope):
-            refused = refusal(
-                403,
-                "foreign_origin",
-                "Foreign origin",
-                "requests that change something are not taken from other sites' pages",
-            )
-            await _refused(refused)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-def foreign(scope: Scope) -> bool:
-    """Whether a browser says that this request comes from a page of another origin than the server's own.
-
-    The rule of Go's `http.CrossOriginProtection`: what `Sec-Fetch-Site` says, which no page can forge and no proxy changes;
-    from older browsers, whether `Origin` names the host that was asked. Programs send neither."""
-    headers = dict(scope["headers"])
-    site = headers.get(b"sec-fetch-site")
-    if site is not None:
-        return site not in (b"same-origin", b"none")
-    origin = headers.get(b"origin")
-    if origin is None:
-        return False
-    return bool(origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower())
-
-
-def _closing(send: Send) -> Send:
-    async def closing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kept = [(k, v) for k, v in message.get("headers", ()) if k.lower() != b"connection"]
-            message = {**message, "headers": [*kept, (b"connection", b"close")]}
-        await send(message)
-
-    return closing

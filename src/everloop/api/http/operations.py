@@ -44,6 +44,7 @@ _MODELS: tuple[Operation, ...] = (
             ),
             Parameter(KEY_HEADER, "header", {"type": "string"}, "One of the server's `override_keys`."),
         ),
+        scope="predict",
     ),
     Operation(
         "feedback",
@@ -65,6 +66,7 @@ _MODELS: tuple[Operation, ...] = (
                 "Sent again with the same body, it counts once.",
             ),
         ),
+        scope="feedback",
     ),
     Operation(
         "create_model",
@@ -79,7 +81,7 @@ _MODELS: tuple[Operation, ...] = (
         refusals=("conflict", "not_supported", "untrusted"),
         also=((200, "It was there already, with the same specification."),),
     ),
-    Operation("list_models", "GET", "/v1/models", "models", "All models.", answer=wire.ModelList),
+    Operation("list_models", "GET", "/v1/models", "models", "All models.", answer=wire.ModelList, scope="own"),
     Operation(
         "describe_model",
         "GET",
@@ -178,7 +180,9 @@ _SERVER: tuple[Operation, ...] = (
         answer=wire.Health,
         also=((503, "Not healthy: a part has failed."),),
     ),
-    Operation("live", "GET", "/v2/health/live", "server", "Whether the process answers.", answer=wire.ServerLive),
+    Operation(
+        "live", "GET", "/v2/health/live", "server", "Whether the process answers.", answer=wire.ServerLive, scope="open"
+    ),
     Operation(
         "ready",
         "GET",
@@ -187,6 +191,7 @@ _SERVER: tuple[Operation, ...] = (
         "Whether to send traffic here.",
         answer=wire.ServerReady,
         also=((503, "Starting, draining, or a part has failed."),),
+        scope="open",
     ),
     Operation(
         "metrics",
@@ -196,9 +201,11 @@ _SERVER: tuple[Operation, ...] = (
         "Prometheus or OpenMetrics text where `Accept` asks for it, a JSON summary otherwise.",
         answer=wire.MetricsSummary,
     ),
-    Operation("openapi", "GET", "/openapi.json", "server", "This document.", media_type="application/json"),
-    Operation("docs", "GET", "/docs", "server", "This document as a page.", media_type="text/html"),
-    Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type=""),
+    Operation(
+        "openapi", "GET", "/openapi.json", "server", "This document.", media_type="application/json", scope="open"
+    ),
+    Operation("docs", "GET", "/docs", "server", "This document as a page.", media_type="text/html", scope="open"),
+    Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type="", scope="open"),
 )
 
 OPERATIONS = (*_MODELS, *VERSIONS, *ROLLOUTS, *_SERVER)

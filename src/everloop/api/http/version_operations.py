@@ -132,6 +132,7 @@ VERSIONS: tuple[Operation, ...] = (
         "The model with its versions, artifacts, names and timeline as one file.",
         media_type=FILE,
         refusals=("artifact_corrupt", "overloaded"),
+        scope="admin",
     ),
     Operation(
         "import_model",
