@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everloop.core.errors import EverloopError, InvalidInput
+from everloop.core.errors import EverloopError, InvalidInput, explain
 
 if TYPE_CHECKING:
     from everloop.api.tracing import Tracing
@@ -179,9 +179,9 @@ class Observed:
         return self.request_id or self.prediction_id
 
     @property
-    def echo(self) -> bytes:
-        """A line of the answer's head, for a request that is traced."""
-        return b"traceresponse: %b\r\n" % self.trace.header.encode() if self.trace is not None else b""
+    def traceresponse(self) -> str:
+        """A header of the answer: which span of ours the request became; empty if it is not traced."""
+        return self.trace.header if self.trace is not None else ""
 
     @property
     def trace_id(self) -> str:
@@ -229,7 +229,7 @@ class Observer:
                 status,
                 seen.total * 1000,
                 seen.id,
-                extra={"event_data": dict(_fields(seen))},
+                extra={"facts": dict(_fields(seen))},
             )
 
     def slow(self) -> list[SlowRequest]:
@@ -261,10 +261,10 @@ class ErrorLog:
         """For a request that came without one and fails: what its answer says and the log has."""
         return f"{self._prefix}-{next(self._numbers):x}"
 
-    def heard(self, operation: str, error: EverloopError, *, request_id: str, model: str = "") -> str:
-        """Tell of it if it is worth that. Returns the id that the answer has to say: empty where the caller has one, or there is nothing to
-        be found in the log."""
-        if error.fault == "caller" or error.code in ("starting", "draining"):
+    def heard(self, operation: str, error: BaseException, *, request_id: str, model: str = "") -> str:
+        """Tell of it if it is worth that; of a defect of ours with its trace. Returns the id that the answer has to say: empty where the
+        caller has one, or there is nothing to be found in the log. Called where `error` is handled."""
+        if isinstance(error, EverloopError) and (error.fault == "caller" or error.code in ("starting", "draining")):
             return ""
         made = "" if request_id else self.new_id()
         untold = self._admit()
@@ -272,21 +272,23 @@ class ErrorLog:
             self._tell(operation, error, request_id or made, model, untold)
         return made
 
-    def _tell(self, operation: str, error: EverloopError, request_id: str, model: str, untold: int) -> None:
+    def _tell(self, operation: str, error: BaseException, request_id: str, model: str, untold: int) -> None:
+        code = error.code if isinstance(error, EverloopError) else "internal"
         more = f" ({untold} more errors were not told)" if untold else ""
         errors.error(
             "%s%s: %s: %s [%s]%s",
             operation,
             f" of {model}" if model else "",
-            error.code,
-            error.message,
+            code,
+            explain(error),
             request_id,
             more,
+            exc_info=error if code == "internal" else None,
             extra={
-                "event_data": {
+                "facts": {
                     "operation": operation,
                     "model": model,
-                    "code": error.code,
+                    "code": code,
                     "request_id": request_id,
                     "untold": untold,
                 }

@@ -254,7 +254,9 @@ class Connection(HttpToolsProtocol):
         if self.access_log:
             self._log(status)
         assert self.head is not None
-        echo = self.head.echo if self.observed is None else self.head.echo + self.observed.echo
+        echo = self.head.echo
+        if self.observed is not None and (traceresponse := self.observed.traceresponse):
+            echo += b"traceresponse: %b\r\n" % traceresponse.encode()
         if self.keep_alive:
             self.transport.write(b"%b%d\r\n%b\r\n%b" % (head, len(body), echo, body))
             if self.observed is not None:
