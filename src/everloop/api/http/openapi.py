@@ -9,6 +9,7 @@ import ast
 import inspect
 import re
 import textwrap
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -104,7 +105,7 @@ def _responses(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
         if found:
             schema = found[0] if len(found) == 1 else {"anyOf": found}
             responses[str(status)]["content"] = {operation.media_type: {"schema": schema}}
-        elif operation.media_type:
+        elif operation.media_type and int(status) != HTTPStatus.NO_CONTENT:
             responses[str(status)]["content"] = {operation.media_type: {}}
     by_status: dict[int, list[str]] = {}
     for code in codes(operation):

@@ -44,6 +44,7 @@ VERSIONS: tuple[Operation, ...] = (
         "versions",
         "One version: metrics, lineage, libraries, share of the traffic.",
         answer=wire.VersionInfo,
+        refusals=("model_untrained",),
     ),
     Operation(
         "change_version",
@@ -63,6 +64,7 @@ VERSIONS: tuple[Operation, ...] = (
         "versions",
         "Where a version comes from: its parents, its examples, the alarm that asked for it.",
         answer=Lineage,
+        refusals=("model_untrained",),
     ),
     Operation(
         "promote",
