@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -86,12 +87,14 @@ class Counts:
 class VersionCache:
     """One version's part of the cache, until it is cleared. From any thread."""
 
-    __slots__ = ("_clock", "_entries", "_name", "_second", "counts", "prefix", "ttl")
+    __slots__ = ("_entries", "_name", "_second", "counts", "find", "now", "prefix", "ttl")
 
     def __init__(self, cache: AnswerCache, record: VersionRecord, prefix: bytes, ttl: float) -> None:
         self._entries = cache.entries
         self._second = cache.second
-        self._clock = cache.clock.monotonic
+        self.find: Callable[[bytes, float], Any] = cache.entries.get
+        """`get` in pieces, for the hot path: by the prefix and the key, and what `now` says."""
+        self.now = cache.clock.monotonic
         self._name = f"{KEY}:{record.model}:{record.version}:{prefix.hex()}:"
         self.prefix = prefix
         self.ttl = ttl
@@ -105,7 +108,7 @@ class VersionCache:
 
     def get(self, key: bytes) -> Answers | None:
         """What is remembered here."""
-        return self._entries.get(self.prefix + key, self._clock())  # type: ignore[no-any-return]
+        return self.find(self.prefix + key, self.now())  # type: ignore[no-any-return]
 
     def put(self, key: bytes, answers: Answers) -> None:
         """Keep what the version answered, here and where it is shared."""
@@ -132,9 +135,7 @@ class VersionCache:
         return answers
 
     def _keep(self, key: bytes, answers: Answers) -> None:
-        self._entries.put(
-            self.prefix + key, answers, PREFIX_BYTES + len(key) + size_of(answers), self._clock() + self.ttl
-        )
+        self._entries.put(self.prefix + key, answers, PREFIX_BYTES + len(key) + size_of(answers), self.now() + self.ttl)
 
     def _shared(self, key: bytes) -> str:
         return self._name + blake2b(key, digest_size=32).hexdigest()

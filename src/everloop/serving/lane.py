@@ -2,7 +2,7 @@
 
 `Lane.answer` is the hot path of a prediction in process. For a small model it is one closure: the check that the input is a
 list, the model's compiled row function, the check that its answer is sound, a number, one append for the recorder, the
-result. Whatever is unusual (another type, a wrong length, a failing or unsound answer) goes to `_Slow`, which validates by
+result. Whatever is unusual (another type, a wrong length, a failing or unsound answer) goes to `direct.Direct`, which validates by
 the schema and says what is wrong.
 
 Theory of retirement. There is no count of calls in flight, because counting costs a lock. The table holds the lane; a call in
@@ -21,18 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
-from everloop.core.schema import Schema, Target, pack_rows
+from everloop.core.schema import Schema, Target
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
-from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve, sampled
-from everloop.runtime.session import RowFunction, Session
+from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve
+from everloop.runtime.session import Session
+from everloop.serving.apart import ApartSession, belongs_apart
 from everloop.serving.batcher import Batcher
 from everloop.serving.cache import VersionCache
 from everloop.serving.config import DEFAULT, ServingConfig
 from everloop.serving.counters import Counters
+from everloop.serving.direct import Direct, fastest
 from everloop.serving.lane_cache import LaneCache
-from everloop.serving.recorder import Channel, Recorder, encode_matrix
+from everloop.serving.recorder import Channel, Recorder
 from everloop.serving.remote import RemoteSession
 from everloop.serving.runner import Runner
+from everloop.serving.tensor_work import TensorWork
 from everloop.stores.ports import ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
@@ -41,9 +44,6 @@ if TYPE_CHECKING:
 WARM_RUNS = 3
 WARM_SECONDS = 0.2
 """What measuring may take before the larger sizes are extrapolated instead: a lane should open promptly."""
-
-UNUSUAL = (TypeError, ValueError, ArithmeticError)
-"""What plain arithmetic raises on features that are not plain numbers."""
 
 
 class Lane:
@@ -75,17 +75,19 @@ class Lane:
         self._recorder = channel.recorder
         self._channel = channel
         self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
-        self._slow = _Slow(runner, channel)
-        self.tallies: list[Counters] = [self._slow.tally]
+        self.tensor_work = TensorWork(runner)
+        """How it answers tensors."""
+        self._direct = Direct(runner, channel)
+        self.tallies: list[Counters] = [self._direct.tally]
         """The live counts themselves: of in-process failures, and of each batcher. Who keeps the list has them when the lane
         is gone."""
-        self.own: Callable[[Features], Prediction] = _fast(self._slow)
+        self.own: Callable[[Features], Prediction] = fastest(self._direct)
         """One example in, what the model makes of it out. Raises InvalidInput, ModelFailed."""
         self.answer = self.own
         """The same, or what is remembered of it (`remember`)."""
         self.cached: VersionCache | None = None
         self._memory: LaneCache | None = None
-        self.compiled = self.own is not self._slow
+        self.compiled = self.own is not self._direct
         """Whether it is our own arithmetic, which can neither hang nor hold up anybody."""
         self.retired = False
 
@@ -104,7 +106,7 @@ class Lane:
         if (before and (before.prefix, before.ttl)) == (cached and (cached.prefix, cached.ttl)):
             return False
         self.cached = cached
-        self._memory = None if cached is None else LaneCache(cached, self._channel, self.own, self._slow.many)
+        self._memory = None if cached is None else LaneCache(cached, self._channel, self.own, self._direct.many)
         self.answer = self.own if self._memory is None else self._memory.answer
         for batcher in list(self._batchers.values()):
             batcher.remember(cached)
@@ -132,8 +134,8 @@ class Lane:
         """Rows that have been checked; under a guard, if there is one. Raises ModelFailed naming the instance."""
         guard = self.runner.guard
         if guard is None or self.remote:
-            return self._slow.many(rows)
-        return guard.run(self.runner, self._slow.many, rows)
+            return self._direct.many(rows)
+        return guard.run(self.runner, self._direct.many, rows)
 
     def answer_guarded(self, features: Features) -> Prediction:
         """The model's own answer, for a version that is not the champion: on a thread that can be given up, unless it cannot hang or runs
@@ -161,7 +163,7 @@ class Lane:
 
     def count_referred(self) -> None:
         """The champion answered a request in process on which this lane failed."""
-        self._slow.tally.referred += 1
+        self._direct.tally.referred += 1
 
     def batcher_for(self, loop: asyncio.AbstractEventLoop) -> Batcher:
         """This lane's batcher on `loop`; call it from that loop's thread."""
@@ -172,7 +174,7 @@ class Lane:
         for dead in [known for known in self._batchers if known.is_closed()]:
             gone = self._batchers.pop(dead)
             gone.retire()
-            self._slow.tally.add(gone.counters)
+            self._direct.tally.add(gone.counters)
             self.tallies.remove(gone.counters)
         batcher = Batcher(self.runner, loop, self._recorder, record=self.model.record, costs=self._opening_costs)
         batcher.remember(self.cached)
@@ -247,6 +249,8 @@ def open_lane(
     session = registry.open_session(record) if remote is None else remote
     runner = Runner(session, model.name, record.version, rules or config.rules)
     costs = measure(runner, samples) if remote is None else UNMEASURED
+    if remote is None and belongs_apart(config.isolation, record.manifest.runtime, costs):
+        runner = Runner(session := ApartSession(record, registry, samples), model.name, record.version, runner.rules)
     channel = recorder.channel(model.name, record.version, session.schema, model.record, session.classes)
     return Lane(record, model, runner, channel, costs, config=config)
 
@@ -278,56 +282,6 @@ def measure(runner: Runner, samples: Sequence[Row] = ()) -> CostCurve:
     return CostCurve(tuple(sizes), tuple(seconds))
 
 
-class _Slow:
-    """Answers with full validation; the hot path falls back on it."""
-
-    __slots__ = ("channel", "row_function", "runner", "tally")
-
-    def __init__(self, runner: Runner, channel: Channel) -> None:
-        self.runner = runner
-        self.channel = channel
-        self.tally = Counters()
-        compile_row = getattr(runner.session, "compile_row", None)
-        self.row_function: RowFunction | None = None if compile_row is None else compile_row()
-
-    def __call__(self, features: Features) -> Prediction:
-        runner, channel = self.runner, self.channel
-        row = runner.schema.row(features)
-        prediction = self._compiled(row) if self.row_function is not None else None
-        if prediction is None:
-            try:
-                prediction = runner.one(row)
-            except EverloopError:
-                self.tally.failed += 1
-                raise
-        number = next(channel.numbers)
-        if sampled(number, channel.passed):
-            channel.record(number, 1, pack_rows([row], runner.schema), [prediction])
-        return Prediction(prediction, runner.version, channel.key, number)
-
-    def _compiled(self, row: Row) -> Any:
-        """A mapping, tuple or array, now a checked list, is still a small model's row. None: let the session decide."""
-        assert self.row_function is not None
-        try:
-            y = self.row_function(row)
-        except (TypeError, ValueError, ArithmeticError):
-            return None
-        return None if self.runner.regression and (type(y) is not float or y - y != 0.0) else y
-
-    def many(self, rows: list[Row]) -> PredictionBatch:
-        runner, channel = self.runner, self.channel
-        X = runner.matrix(rows)
-        try:
-            predictions = runner.many(X)
-        except EverloopError:
-            self.tally.failed += 1
-            raise
-        number = next(channel.numbers)
-        if sampled(number, channel.passed):
-            channel.record(number, len(rows), encode_matrix(X, rows, runner.schema), predictions[:])
-        return PredictionBatch(predictions, runner.version, channel.key, number)
-
-
 def as_rows(instances: Any, schema: Schema) -> list[Row]:
     """Whatever holds several examples, as checked rows. Raises InvalidInput naming instance and feature."""
     if hasattr(instances, "to_dicts"):  # polars
@@ -354,90 +308,3 @@ def as_rows(instances: Any, schema: Schema) -> list[Row]:
     if not rows:
         raise InvalidInput("instances: expected at least one row", field="instances")
     return rows
-
-
-def _fast(slow: _Slow) -> Callable[[Features], Prediction]:
-    """The closure for a compiled session; `slow` itself for any other."""
-    row, session = slow.row_function, slow.runner.session
-    if row is None:
-        return slow
-    width = len(session.schema.fields)
-    share = slow.channel.share
-    if session.target.task == "regression":
-        return _regression(row, width, slow) if share >= 1.0 else _sampled_regression(row, width, slow)
-    kinds = {type(label) for label in session.classes or ()}
-    if len(kinds) != 1:
-        return slow
-    return _classification(row, width, kinds.pop(), slow)
-
-
-def _regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
-    """Everything recorded: the default, and the path that is measured against a bare dot product.
-
-    What computes with floats to a finite float is a number here; an object that only behaves so is answered, not recorded."""
-    channel = slow.channel
-    version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
-    entry, number_of = channel.entry, channel.numbers.__next__
-
-    def answer(features: Features) -> Prediction:
-        if type(features) is list and len(features) == width:
-            try:
-                y = row(features)
-                if type(y) is float and y - y == 0.0:
-                    number = number_of()
-                    append(entry(channel, number, y, *features))
-                    if ring.asleep:
-                        channel.wake()
-                    return Prediction(y, version, key, number)
-            except UNUSUAL:
-                return slow(features)
-        return slow(features)
-
-    return answer
-
-
-def _sampled_regression(row: RowFunction, width: int, slow: _Slow) -> Callable[[Features], Prediction]:
-    channel = slow.channel
-    version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
-    entry, number_of = channel.entry, channel.numbers.__next__
-
-    def answer(features: Features) -> Prediction:
-        if type(features) is list and len(features) == width:
-            try:
-                y = row(features)
-                if type(y) is float and y - y == 0.0:
-                    number = number_of()
-                    if (passed := channel.passed) and sampled(number, passed):
-                        append(entry(channel, number, y, *features))
-                        if ring.asleep:
-                            channel.wake()
-                    return Prediction(y, version, key, number)
-            except UNUSUAL:
-                return slow(features)
-        return slow(features)
-
-    return answer
-
-
-def _classification(row: RowFunction, width: int, kind: type, slow: _Slow) -> Callable[[Features], Prediction]:
-    channel = slow.channel
-    version, key, ring, append = slow.runner.version, channel.key, channel.ring, channel.ring.append
-    entry, number_of = channel.entry, channel.numbers.__next__
-    places = {label: place for place, label in enumerate(channel.labels or ())}
-
-    def answer(features: Features) -> Prediction:
-        if type(features) is list and len(features) == width:
-            try:
-                y = row(features)
-                if type(y) is kind:
-                    number = number_of()
-                    if (passed := channel.passed) and sampled(number, passed):
-                        append(entry(channel, number, places[y], *features))
-                        if ring.asleep:
-                            channel.wake()
-                    return Prediction(y, version, key, number)
-            except UNUSUAL:
-                return slow(features)
-        return slow(features)
-
-    return answer
