@@ -57,7 +57,8 @@ class TensorWork:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self.tensors = tensor_model(runner.session)
-        self._order = tuple(spec.name for spec in self.tensors.signature.outputs)
+        self.outputs: tuple[str, ...] = tuple(spec.name for spec in self.tensors.signature.outputs)
+        """All that it gives, in the model's order."""
         self._fixed = all(-1 not in spec.shape[1:] for spec in self.tensors.signature.inputs)
         self._alone = not self.tensors.batched
         """Each request has a run of its own; also found out, when the answer to several is not one a row."""
@@ -168,7 +169,7 @@ class TensorWork:
         if all(payload.outputs is first or payload.outputs == first for payload in payloads):
             return first if set(always) <= set(first) else (*always, *first)
         wanted = {name for payload in payloads for name in payload.outputs}.union(always)
-        return tuple(name for name in self._order if name in wanted)
+        return tuple(name for name in self.outputs if name in wanted)
 
     def _run(self, group: _Group, outputs: tuple[str, ...]) -> Tensors:
         found = self.tensors.infer(group.arrays, outputs)
