@@ -25,7 +25,7 @@ from everloop.core.schema import Schema, Target
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve
 from everloop.runtime.session import Session
-from everloop.serving.apart import ApartSession, belongs_apart
+from everloop.serving.apart import ApartSession, belongs_apart, misplaced, moved_apart
 from everloop.serving.batcher import Batcher
 from everloop.serving.cache import VersionCache
 from everloop.serving.config import DEFAULT, ServingConfig
@@ -155,6 +155,10 @@ class Lane:
         """Whether it runs in a process of its own: a champion never does."""
         return isinstance(self.runner.session, RemoteSession)
 
+    def misplaced(self, config: ServingConfig) -> bool:
+        """Whether `config` wants it on a thread where it has a process, or the other way round."""
+        return misplaced(config.isolation, self.record.manifest.runtime, isinstance(self.session, ApartSession))
+
     def unguard(self) -> None:
         """It is the champion now, or gone: an ordinary lane, whose runs nobody gives up."""
         guard, self.runner.guard = self.runner.guard, None
@@ -250,7 +254,8 @@ def open_lane(
     runner = Runner(session, model.name, record.version, rules or config.rules)
     costs = measure(runner, samples) if remote is None else UNMEASURED
     if remote is None and belongs_apart(config.isolation, record.manifest.runtime, costs):
-        runner = Runner(session := ApartSession(record, registry, samples), model.name, record.version, runner.rules)
+        session = moved_apart(session, config.isolation, record, registry, samples)
+        runner = Runner(session, model.name, record.version, runner.rules)
     channel = recorder.channel(model.name, record.version, session.schema, model.record, session.classes)
     return Lane(record, model, runner, channel, costs, config=config)
 

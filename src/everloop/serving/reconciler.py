@@ -30,7 +30,8 @@ from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.registry.deployment import Deployment, desired
 from everloop.serving.arranger import Arranger, same
-from everloop.serving.cache import AnswerCache, CacheConfig
+from everloop.serving.cache import AnswerCache
+from everloop.serving.cache_config import CacheConfig
 from everloop.serving.config import DEFAULT, ServingConfig, effective
 from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failure, Failures
@@ -231,7 +232,13 @@ class Reconciler:
         lane = there.get(record.version)
         before = self._table.current.lanes.get(name)
         start, opened = self._clock.monotonic(), False
-        if lane is None or lane.lost is not None or lane.remote or not same(lane.record, record):
+        if (
+            lane is None
+            or lane.lost is not None
+            or lane.remote
+            or self._elsewhere(lane, wanted.model)
+            or not same(lane.record, record)
+        ):
             lane = before
             if not self._champions.resting(name, record):
                 try:
@@ -340,6 +347,13 @@ class Reconciler:
             raise
         except Exception as error:
             raise EverloopError(f"{type(error).__name__}: {error}") from error
+
+    def _elsewhere(self, lane: Lane, model: ModelRecord) -> bool:
+        """Whether its model's record wants it on a thread or in a process, and it is not there."""
+        try:
+            return lane.misplaced(effective(self._config, model.serving))
+        except InvalidInput:
+            return False
 
     def _configure(self, model: ModelRecord) -> None:
         """Whatever is open of it is served as its record says now; by what no release of ours has written, as it was."""

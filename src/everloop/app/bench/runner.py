@@ -42,6 +42,8 @@ SUBJECTS: dict[str, Subject] = {
     "rollout_simulation": _in("rollout_simulation"),
     "bad_canaries": _in("bad_canaries"),
     "shadows": _in("shadows"),
+    "overload": _in("overload"),
+    "neighbours": _in("neighbours"),
     "parallel": _in("parallel"),
     "parallel_small": _in("parallel_small"),
     "parallel_memory": _in("parallel_long", "memory"),
