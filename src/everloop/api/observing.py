@@ -4,8 +4,8 @@
        └─ one test where nobody looks: `Services.observer` is None
 
 A request has one id in all of them: what its caller sent as `X-Request-Id`, else the request id of the prediction that it was answered
-with (the one that labels name and the journal has), else one made here. What a caller sends is bounded and printable before it is
-written anywhere.
+with (the one that labels name and the journal has); one that fails by the server's fault without either gets one. What a caller
+sends is bounded and printable before it is written anywhere.
 
 Seconds are of `time.perf_counter`, but for `at`, which is since the epoch.
 """
@@ -193,6 +193,7 @@ class Observer:
 
     def __init__(self, config: Observing, tracing: Tracing | None = None) -> None:
         self._access = config.access_log
+        self._slow_ms = config.slow_ms
         self._slow = float("inf") if config.slow_ms is None else config.slow_ms / 1000
         self._samples: deque[SlowRequest] = deque(maxlen=config.slow_kept)
         self._tracing = tracing
@@ -232,9 +233,9 @@ class Observer:
                 extra={"facts": dict(_fields(seen))},
             )
 
-    def slow(self) -> list[SlowRequest]:
-        """The newest first."""
-        return [*reversed(self._samples)]
+    def slow(self) -> SlowRequests:
+        """From any thread."""
+        return SlowRequests(self._slow_ms, self.seen_slow, [*reversed(self._samples.copy())])
 
 
 def observer_of(config: Observing, tracing: Tracing | None = None) -> Observer | None:

@@ -13,6 +13,8 @@ from everloop.serving.counters import LATENCY_BOUNDS, Counters
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+    from everloop.api.tracing import Tracing
+
 
 def answered(services: Services) -> Iterator[Metric]:
     """Of the versions that answer, and of the last ones that did."""
@@ -22,7 +24,7 @@ def answered(services: Services) -> Iterator[Metric]:
     ]
     yield from _requests(versions)
     yield from _batches(versions)
-    yield _durations(versions)
+    yield _durations(versions, services.observer.tracing if services.observer is not None else None)
 
 
 def _requests(versions: list[tuple[Labels, Counters]]) -> Iterator[Metric]:
@@ -50,14 +52,16 @@ def _batches(versions: list[tuple[Labels, Counters]]) -> Iterator[Metric]:
     yield counter("run_seconds", "Time in the model.", [(labels, c.run_seconds) for labels, c in versions])
 
 
-def _durations(versions: list[tuple[Labels, Counters]]) -> Metric:
+def _durations(versions: list[tuple[Labels, Counters]], tracing: Tracing | None) -> Metric:
+    """With a traced request of each bucket as its exemplar, where OpenMetrics is asked for."""
     total = histogram(
         "request_duration_seconds",
         "From a request's coming in until its answer was written.",
         ("model", "version"),
     )
     for labels, c in versions:
-        observed(total, labels, c.latencies, c.latency_seconds, bounds=LATENCY_BOUNDS)
+        exemplars = None if tracing is None else tracing.exemplars(labels["model"], labels["version"])
+        observed(total, labels, c.latencies, c.latency_seconds, bounds=LATENCY_BOUNDS, exemplars=exemplars)
     return total
 
 

@@ -30,6 +30,7 @@ from everloop.api.http.endpoint import (
 )
 from everloop.api.http.entrance import caller_of
 from everloop.api.http.events import EventStream
+from everloop.api.observing import SlowRequests
 from everloop.api.override import KEY_HEADER, VERSION_HEADER
 from everloop.core.errors import InvalidInput
 from everloop.core.hashing import body_digest
@@ -168,6 +169,11 @@ async def metrics(api: Api, request: Request) -> Response:
 
     body, content_type = await api.threads.run(exposition.render, api.services, request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type, "vary": "Accept"})
+
+
+async def slow(api: Api, request: Request) -> Response:
+    observer = api.services.observer
+    return json(SlowRequests(None, 0, []) if observer is None else observer.slow())
 
 
 async def openapi(api: Api, request: Request) -> Response:

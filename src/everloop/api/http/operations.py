@@ -10,6 +10,7 @@ from everloop.api.http import codec
 from everloop.api.http.operation import Operation, Parameter
 from everloop.api.http.rollout_operations import ROLLOUTS
 from everloop.api.http.version_operations import VERSIONS
+from everloop.api.observing import SlowRequests
 from everloop.api.override import KEY_HEADER, VERSION_HEADER
 from everloop.serving.split import LONGEST_UNIT
 
@@ -200,6 +201,15 @@ _SERVER: tuple[Operation, ...] = (
         "server",
         "Prometheus or OpenMetrics text where `Accept` asks for it, a JSON summary otherwise.",
         answer=wire.MetricsSummary,
+    ),
+    Operation(
+        "slow",
+        "GET",
+        "/v1/slow",
+        "server",
+        "The newest requests that took longer than `observe.slow_ms`, with the time of each stage.",
+        answer=SlowRequests,
+        scope="admin",
     ),
     Operation(
         "openapi", "GET", "/openapi.json", "server", "This document.", media_type="application/json", scope="open"
