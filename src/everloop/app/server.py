@@ -34,9 +34,11 @@ from everloop.api.override import OverrideKeys
 from everloop.app.interpreter import few_arenas, quick_switches
 from everloop.app.settings import ServerSettings
 from everloop.app.tracing import observing
-from everloop.core.errors import Conflict, InvalidInput, StoreUnavailable
+from everloop.core.errors import Conflict, InvalidInput, MissingExtra, StoreUnavailable
 
 if TYPE_CHECKING:
+    from everloop.api.grpc.server import GrpcServer
+    from everloop.api.http.threads import Threads
     from everloop.api.services import Services
 
 KEEP_ALIVE_SECONDS = 75.0
@@ -65,14 +67,23 @@ class Engine(Protocol):
 class Address(NamedTuple):
     host: str
     port: int
+    grpc_port: int | None = None
+    """On the same host; None: gRPC is not spoken."""
 
     @property
     def url(self) -> str:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @classmethod
-    def of(cls, listener: socket.socket) -> Address:
-        return cls(*listener.getsockname()[:2])
+    def of(cls, listener: socket.socket, grpc_port: int | None = None) -> Address:
+        host, port = listener.getsockname()[:2]
+        return cls(host, port, grpc_port)
+
+    @property
+    def grpc(self) -> str | None:
+        """As gRPC's clients take it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return None if self.grpc_port is None else f"{host}:{self.grpc_port}"
 
 
 def run(
@@ -129,7 +140,7 @@ def serving(engine: Engine, settings: ServerSettings) -> Iterator[Address]:
         try:
             ready.wait()
             if server.failure is None:
-                yield Address.of(listener)
+                yield server.address
         finally:
             server.stop()
             thread.join()
@@ -206,7 +217,9 @@ class Server(uvicorn.Server):
         self._services = engine.services
         self._services.preparing = True
         self._services.override_keys = OverrideKeys(settings.override_keys)
+        self._settings = settings
         self._listener = listener
+        self._grpc: GrpcServer | None = None
         self._grace = settings.grace
         self._notice = settings.notice
         self._prepare = prepare
@@ -217,7 +230,7 @@ class Server(uvicorn.Server):
         self._starter: threading.Thread | None = None
         self.failure: BaseException | None = None
         """What starting the engine, or `prepare`, raised."""
-        app = create_app(self._services)
+        self._app = app = create_app(self._services)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -233,6 +246,11 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             )
         )
+
+    @property
+    def address(self) -> Address:
+        """Once it has started."""
+        return Address.of(self._listener, None if self._grpc is None else self._grpc.port)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         super().run(sockets or [self._listener])
@@ -267,6 +285,9 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        if self._settings.grpc_port is not None:
+            self._grpc = grpc_server(self._services, self._app.state.api.threads, self._settings, self._listener)
+            await self._grpc.start()
         await super().startup(sockets)
         self.should_exit = False  # uvicorn would leave without its main loop; a signal this early drains there
         if self._signals:
@@ -287,7 +308,7 @@ class Server(uvicorn.Server):
                 self._prepare()
             self._services.preparing = False
             if self._on_ready is not None:
-                self._on_ready(Address.of(self._listener))
+                self._on_ready(self.address)
         except BaseException as error:
             if not self._services.draining:  # else it is a part that was closed under its hands
                 self.failure = error
@@ -312,6 +333,7 @@ class Server(uvicorn.Server):
             server.close()
         for listener in sockets or ():
             listener.close()
+        ending = None if self._grpc is None else asyncio.ensure_future(self._grpc.stop(self._grace))
         await asyncio.sleep(LINGER_SECONDS)
         for connection in list(self.server_state.connections):
             connection.shutdown()
@@ -328,11 +350,25 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 _abort(connection)
             await asyncio.sleep(TICK_SECONDS)
+        if ending is not None:
+            await ending
         await self.lifespan.shutdown()
 
     async def _finished(self) -> None:
         while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110  uvicorn keeps plain sets
             await asyncio.sleep(TICK_SECONDS)
+
+
+def grpc_server(services: Services, threads: Threads, settings: ServerSettings, listener: socket.socket) -> GrpcServer:
+    """On the running event loop, on the address of `listener`. Raises MissingExtra, InvalidInput, Conflict."""
+    # gRPC's C core would write to stderr what its exceptions say as well.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        from everloop.api.grpc.server import GrpcServer
+    except ImportError as error:
+        raise MissingExtra.of("grpc", "speaking gRPC (grpc_port)") from error
+    assert settings.grpc_port is not None
+    return GrpcServer(services, threads, host=listener.getsockname()[0], port=settings.grpc_port)
 
 
 def _abort(connection: Any) -> None:

@@ -5,14 +5,13 @@ become the sections `[learning]`, `[serving]` and `[limits]` by being there. Wha
 remembers) is declared here, as `ServerSettings` and `EngineSettings`.
 
 An option has one name everywhere: `learning.min_samples` is `min_samples` under `[learning]` in the file,
-`EVERLOOP_LEARNING_MIN_SAMPLES` in the environment and `--set learning.min_samples=50` on the command line. Those of `[server]`
-and `[engine]` need no section in the environment: `EVERLOOP_PORT`, `EVERLOOP_DATA_DIR`.
+`EVERLOOP_LEARNING_MIN_SAMPLES` in the environment and `--set learning.min_samples=50` on the command line. Those of `[server]`,
+`[engine]` and `[security]` need no section in the environment: `EVERLOOP_PORT`, `EVERLOOP_DATA_DIR`.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
@@ -25,13 +24,15 @@ import msgspec
 from everloop.api.http.limits import Limits
 from everloop.api.observing import Observing
 from everloop.api.override import check_keys
+from everloop.app.security import Security
 from everloop.core.errors import InvalidInput
 from everloop.learning.config import LearningConfig
+from everloop.serving.cache_config import CacheConfig
 from everloop.serving.config import ServingConfig
 
 FILE = "everloop.toml"
 PREFIX = "EVERLOOP_"
-OTHERS = frozenset({"EVERLOOP_URL", "EVERLOOP_CONFIG"})
+OTHERS = frozenset({"EVERLOOP_URL", "EVERLOOP_KEY", "EVERLOOP_CONFIG"})
 """Variables that are read elsewhere: by the client commands, and to find the file."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -56,6 +57,7 @@ class EngineSettings:
     """Size of the journal beyond which the oldest are forgotten; None never."""
     learning: LearningConfig = field(default_factory=LearningConfig)
     serving: ServingConfig = field(default_factory=ServingConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -88,8 +90,10 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 3000
     """0 takes any free port."""
+    grpc_port: int | None = None
+    """Where gRPC is spoken too, on the same address (0: any free port); None: nowhere. Needs the extra `grpc`."""
     insecure: bool = False
-    """Whether to listen on an address that other machines reach, although nothing asks callers who they are."""
+    """Whether to listen on an address that other machines reach, although nobody there is asked for a key."""
     notice: float = 1.0
     """Seconds after SIGTERM for which the port stays open while readiness fails, so that whoever balances load looks elsewhere.
     After Ctrl-C, when somebody waits at a terminal, a fifth of it."""
@@ -101,20 +105,20 @@ class ServerSettings:
     """Keys whose holders may choose the version that answers them, by the headers `Everloop-Version` and `Everloop-Key`; at least 16
     characters each."""
     observe: Observing = field(default_factory=Observing)
+    security: Security = field(default_factory=Security)
 
     def __post_init__(self) -> None:
         _expect("host", bool(self.host.strip()), "an address to listen on", self.host)
         _expect("port", 0 <= self.port <= 65_535, "between 0 and 65535", self.port)
+        taken = self.grpc_port is not None and self.grpc_port == self.port != 0
+        good = self.grpc_port is None or 0 <= self.grpc_port <= 65_535
+        _expect("grpc_port", good and not taken, "between 0 and 65535, and another one than port", self.grpc_port)
         _expect("notice", 0 <= self.notice <= 3600, "between 0 and 3600 seconds", self.notice)
         _expect("grace", 0 <= self.grace <= 3600, "between 0 and 3600 seconds", self.grace)
         check_keys(self.override_keys)
-        if not self.insecure and not is_local(self.host):
-            raise InvalidInput(
-                f"host: {self.host!r} can be reached from other machines, and this version has no keys to tell callers apart: "
-                "anyone could read, train and delete models. Put a proxy that authenticates in front and listen on 127.0.0.1, or "
-                "say insecure (--insecure) if everyone who can connect may do everything",
-                field="host",
-            )
+        admin = self.security.admin_port
+        taken = admin is not None and admin != 0 and admin in (self.port, self.grpc_port)
+        _expect("admin_port", not taken, "another one than port and grpc_port", admin)
 
 
 @dataclass(frozen=True)
@@ -136,8 +140,10 @@ SECTIONS: dict[str, type[Any]] = {
     "engine": EngineSettings,
     "learning": LearningConfig,
     "serving": ServingConfig,
+    "cache": CacheConfig,
     "limits": Limits,
     "observe": Observing,
+    "security": Security,
 }
 
 _SECRET = frozenset(
@@ -149,22 +155,12 @@ _SECRET = frozenset(
 """Options whose values no message may repeat."""
 
 
-def is_local(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def options() -> Iterator[tuple[str, Any, Any]]:
     """Every option as (`section.name`, type, default)."""
     for section, declared in SECTIONS.items():
         kinds = typing.get_type_hints(declared)
         for each in fields(declared):
-            if each.name in SECTIONS:
+            if kinds[each.name] in SECTIONS.values():
                 continue
             default = each.default if each.default is not MISSING else None
             yield f"{section}.{each.name}", kinds[each.name], default
@@ -212,6 +208,7 @@ def load_settings(
         **parts["engine"],
         learning=LearningConfig(**parts["learning"]),
         serving=ServingConfig(**parts["serving"]),
+        cache=CacheConfig(**parts["cache"]),
         limits=Limits(**parts["limits"]),
     )
     server = ServerSettings(**parts["server"], observe=Observing(**parts["observe"]))
@@ -266,7 +263,7 @@ def _read_environment(environ: Mapping[str, str], kinds: Mapping[str, Any]) -> t
     names = {}
     for dotted in kinds:
         section, _, name = dotted.partition(".")
-        short = name if section in ("server", "engine") else f"{section}_{name}"
+        short = name if section in ("server", "engine", "security") else f"{section}_{name}"
         names[PREFIX + short.upper()] = dotted
     values: dict[str, Any] = {}
     warnings = []

@@ -10,6 +10,7 @@ import typer
 from everloop.app.cli import quality, transfer, versions  # noqa: F401  they add their commands to the group `models`
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
 from everloop.app.cli.group import Group
+from everloop.app.cli.cache import cache
 from everloop.app.cli.models import models
 from everloop.app.cli.options import Database, Json, Model, Url
 from everloop.app.cli.rollout import rollout
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(models, name="models")
 app.add_typer(rollout, name="rollout")
+app.add_typer(cache, name="cache")
 
 
 def _print_version(wanted: bool) -> None:
@@ -79,6 +81,9 @@ def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.", show_default="3000")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port to speak gRPC on, too; 0 takes any free one.", show_default="none")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where models, predictions and labels are kept.", show_default="./everloop-data")
     ] = None,
@@ -125,6 +130,7 @@ def serve(
         {
             "server.host": host,
             "server.port": port,
+            "server.grpc_port": grpc_port,
             "server.insecure": insecure or None,
             "server.grace": grace,
             "server.log_level": log_level,
