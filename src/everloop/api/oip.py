@@ -52,6 +52,8 @@ EXTENSIONS = [
     "parameters",
     "statistics",
 ]
+BY = "oip"
+"""Who acts, in the timeline, where the protocol in front does not say."""
 SETTLE_SECONDS = 30.0
 """How long `load` waits until this process answers."""
 
@@ -91,7 +93,7 @@ def repository_index(services: Services, *, ready: bool = False) -> list[IndexEn
     return entries
 
 
-def load(services: Services, name: str, *, by: str) -> None:
+def load(services: Services, name: str, *, by: str = BY) -> None:
     """Answers once this process serves it. Raises ModelNotFound, ModelUntrained, StoreUnavailable, or why it cannot be opened."""
     model = _set_loaded(services, name, True, by=by)
     if model is None:
@@ -101,7 +103,7 @@ def load(services: Services, name: str, *, by: str) -> None:
         raise services.predictor.missing(name)
 
 
-def unload(services: Services, name: str, *, by: str) -> None:
+def unload(services: Services, name: str, *, by: str = BY) -> None:
     """Later requests are refused by the time this returns; those in flight finish. Raises ModelNotFound, StoreUnavailable."""
     _set_loaded(services, name, False, by=by)
 

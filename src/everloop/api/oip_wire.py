@@ -5,7 +5,7 @@ Source: the Open Inference Protocol, version 2; for the repository, statistics a
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -93,3 +93,18 @@ class ModelStatistics(msgspec.Struct):
 
 class Statistics(msgspec.Struct):
     model_stats: list[ModelStatistics]
+
+
+class IndexSpec(msgspec.Struct):
+    ready: bool = False
+    """Only what can be asked now."""
+
+
+class LoadSpec(msgspec.Struct):
+    """Nothing of it is needed. `parameters` that would load something else than what is registered are refused."""
+
+    parameters: dict[str, Any] = {}
+
+
+class Settled(msgspec.Struct):
+    """It is so now."""

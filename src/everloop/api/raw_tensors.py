@@ -18,6 +18,8 @@ from everloop.core.tensors import DATATYPES, Array
 
 MOST_AXES = 32
 """As many as every NumPy takes."""
+MOST_SIZE = 2**31 - 1
+"""Of one axis."""
 _LENGTH = struct.Struct("<I")
 _TYPES = {name: np.dtype(code) for name, code in DATATYPES.items()}
 
@@ -27,7 +29,8 @@ def dtype_of(datatype: str, field: str) -> np.dtype[Any]:
     found = _TYPES.get(datatype)
     if found is None:
         raise InvalidInput(
-            f"{field}: there is no datatype {datatype[:40]!r}; there are {', '.join(DATATYPES)}", field=f"{field}.datatype"
+            f"{field}: there is no datatype {datatype[:40]!r}; there are {', '.join(DATATYPES)}",
+            field=f"{field}.datatype",
         )
     return found
 
@@ -35,9 +38,11 @@ def dtype_of(datatype: str, field: str) -> np.dtype[Any]:
 def size_of(shape: Sequence[int], field: str) -> int:
     """The number of values. Raises InvalidInput for a shape that nothing can have."""
     if len(shape) > MOST_AXES:
-        raise InvalidInput(f"{field}: a shape of {len(shape)} axes, expected at most {MOST_AXES}", field=f"{field}.shape")
+        raise InvalidInput(
+            f"{field}: a shape of {len(shape)} axes, expected at most {MOST_AXES}", field=f"{field}.shape"
+        )
     for axis in shape:
-        if axis < 0:
+        if not 0 <= axis <= MOST_SIZE:
             raise InvalidInput(f"{field}: {list(shape)} is no shape: every axis has a size", field=f"{field}.shape")
     return math.prod(shape)
 
@@ -53,10 +58,18 @@ def read_raw(data: bytes | memoryview, datatype: str, shape: tuple[int, ...], fi
             f"{field}: {len(data)} bytes of data, expected {size * dtype.itemsize}: {size} {datatype} of {dtype.itemsize} each",
             field=field,
         )
-    array: Array = np.frombuffer(data, dtype).reshape(shape)
+    array = shaped(np.frombuffer(data, dtype), shape, field)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         array = array.view(np.uint8) != 0  # bytes that are no truth values would stay what they are
     return array
+
+
+def shaped(flat: Array, shape: tuple[int, ...], field: str) -> Array:
+    """Raises InvalidInput for axes beyond what an array can have, though one of them is 0."""
+    try:
+        return flat.reshape(shape)
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"{field}: {list(shape)} is no shape of an array", field=f"{field}.shape") from None
 
 
 def write_raw(array: Array, datatype: str) -> bytes:
@@ -85,4 +98,4 @@ def _read_bytes(data: bytes | memoryview, size: int, shape: tuple[int, ...], fie
         raise InvalidInput(f"{field}: its data holds another number of BYTES than {size}", field=field)
     array: Array = np.empty(size, object)
     array[:] = values
-    return array.reshape(shape)
+    return shaped(array, shape, field)

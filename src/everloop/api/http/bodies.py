@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import zlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 _JSON_LIKE = ("application/json", "application/x-www-form-urlencoded")
 _FORGIVEN = 8
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+"""Which of the two it is, zlib sees."""
 _AT = re.compile(r"^(.*) - at `(key in )?\$?\.?(.*)`$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(.*)`$", re.DOTALL)
 _STEP = re.compile(r"[A-Za-z_]\w*")
@@ -47,6 +50,33 @@ async def read_file(request: Request, most: int) -> bytes:
     if not payload:
         raise Malformed("the body is empty; expected the bytes of a file", field="body")
     return payload
+
+
+async def read_tensors(request: Request, most: int) -> bytes:
+    """JSON with or without bytes behind it; also compressed, as clients of the Open Inference Protocol may send it. Raises
+    WrongMediaType, TooLarge, Malformed."""
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media != "application/octet-stream":
+        check_media_type(media, "")
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("gzip", "deflate"):
+        check_encoding(encoding)
+    body = await _read(request, most, _FORGIVEN, "send fewer rows at a time")
+    return _inflated(body, most) if encoding in ("gzip", "deflate") else body
+
+
+def _inflated(body: bytes, most: int) -> bytes:
+    """Never more than `most` bytes are made of it."""
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        plain = inflater.decompress(body, most + 1)
+    except zlib.error as error:
+        raise Malformed(f"the body is not compressed as Content-Encoding says: {error}", field="body") from None
+    if len(plain) > most:
+        raise body_too_large(most, "it is its size when it is unpacked that counts")
+    if not inflater.eof or inflater.unused_data:
+        raise Malformed("the compressed body is cut off, or something follows it", field="body")
+    return plain
 
 
 async def _read(request: Request, most: int, forgiven: int, advice: str) -> bytes:

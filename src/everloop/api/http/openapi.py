@@ -22,10 +22,12 @@ from everloop.api.status import STATUSES
 
 _TAGS = {
     "predictions": "Ask models, and tell them what was true.",
+    "inference": "The Open Inference Protocol: tensors by name, as its clients send them.",
     "models": "What models there are.",
     "versions": "What they were trained into, what it is called, and which of it serves.",
     "rollouts": "How a version comes to serve everybody, part of them or only a shadow, and how it leaves again.",
     "learning": "How they change.",
+    "cache": "What is remembered of answers.",
     "server": "How the server is.",
 }
 _PATH_PARAMETERS = {

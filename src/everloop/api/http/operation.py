@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from everloop.api.door import Need
 
-Tag = Literal["predictions", "models", "versions", "rollouts", "learning", "keys", "server"]
+Tag = Literal["predictions", "inference", "models", "versions", "rollouts", "learning", "keys", "cache", "server"]
 JSON = "application/json"
 FILE = "application/octet-stream"
 

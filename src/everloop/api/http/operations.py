@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from everloop.api import wire
 from everloop.api.http import codec
+from everloop.api.http.cache_operations import CACHE
+from everloop.api.http.oip_operations import OIP
 from everloop.api.http.operation import Operation, Parameter
 from everloop.api.http.rollout_operations import ROLLOUTS
 from everloop.api.http.version_operations import VERSIONS
@@ -218,4 +220,4 @@ _SERVER: tuple[Operation, ...] = (
     Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type="", scope="open"),
 )
 
-OPERATIONS = (*_MODELS, *VERSIONS, *ROLLOUTS, *_SERVER)
+OPERATIONS = (*_MODELS, *OIP, *VERSIONS, *ROLLOUTS, *CACHE, *_SERVER)
