@@ -57,7 +57,9 @@ def test_every_public_name_of_the_parallel_engine_is_documented(name: str) -> No
     assert f"`{name}" in (DOCS / "python.md").read_text()
 
 
-@pytest.mark.parametrize("kind", [registry.ModelRegistry, registry.ModelInfo, serving.ModelRouter])
+@pytest.mark.parametrize(
+    "kind", [registry.ModelRegistry, registry.ModelInfo, serving.ModelRouter, serving.PredictionCache]
+)
 def test_every_method_of_registry_and_router_is_documented(kind: type) -> None:
     page = (DOCS / "python.md").read_text()
     methods = [name for name in vars(kind) if not name.startswith("_") and name not in ("plain", "state")]

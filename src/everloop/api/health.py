@@ -30,6 +30,7 @@ def components(services: Services) -> dict[str, Component]:
         "learner": _learner(services),
         "reconciler": _reconciler(services),
         "controller": _controller(services),
+        "cache": _cache(services),
     }
 
 
@@ -134,6 +135,17 @@ def _controller(services: Services) -> Component:
         told = "; ".join(f"{name!r}: {why}" for name, why in sorted(stuck.items())[:TOLD])
         return Component("degraded", f"rollouts that cannot be looked at: {told}")
     return Component("ok")
+
+
+def _cache(services: Services) -> Component:
+    """Without its second level it remembers in this process only: answers are the same, the models are asked more often."""
+    cache = services.cache
+    if cache.second is None:
+        return Component("ok", "in this process only")
+    trouble = cache.trouble
+    if trouble:
+        return Component("degraded", f"in this process only, not in {cache.second.name}: {trouble}")
+    return Component("ok", f"in this process and in {cache.second.name}")
 
 
 def _unopened(failures: Mapping[str, Failure]) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from everloop.learning.loop import LearningLoop
     from everloop.registry.catalog import Registry
     from everloop.runtime.artifact import Trust
+    from everloop.serving.cache import AnswerCache
     from everloop.serving.controller import Controller
     from everloop.serving.predictor import Predictor
     from everloop.serving.reconciler import Reconciler
@@ -48,6 +49,7 @@ class Services:
     controller: Controller
     bus: EventBus
     clock: Clock
+    cache: AnswerCache
     config: LearningConfig
     started_at: float
     """Seconds since the epoch, by `clock`."""

@@ -26,6 +26,7 @@ from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.serving.cache import open_cache
 from everloop.serving.config import effective
 from everloop.serving.controller import Controller
 from everloop.serving.predictor import Predictor
@@ -56,13 +57,21 @@ class Engine:
         # In memory, every artifact was made by this very process, so its pickles are its own. Files never are.
         trust = Trust(pickle=settings.trust_pickle or settings.in_memory, types=settings.trust_types)
         self._trust_files = Trust(pickle=settings.trust_pickle, types=settings.trust_types)
+        cache = open_cache(settings.cache, clock)
         journal, catalog, artifacts = open_stores(settings.database or settings.data_dir, clock=clock)
         bus = EventBus()
         registry = Registry(catalog, artifacts, journal, bus, clock, trust)
         table = TableRef()
         recorder = Recorder(journal, clock)
         reconciler = Reconciler(
-            registry, table, recorder, bus, clock, config=settings.serving, trial=ProcessTrial(registry, trust)
+            registry,
+            table,
+            recorder,
+            bus,
+            clock,
+            config=settings.serving,
+            cache=cache,
+            trial=ProcessTrial(registry, trust),
         )
         owner = reconciler.evidences.source
         controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
@@ -103,6 +112,7 @@ class Engine:
             clock=clock,
             config=settings.learning,
             serving=settings.serving,
+            cache=cache,
             started_at=clock.now(),
             limits=settings.limits,
             record=settings.record,
@@ -149,6 +159,7 @@ class Engine:
         services.controller.stop()
         services.reconciler.stop()
         services.recorder.stop()
+        services.cache.close()
         services.traffic.close()
         services.journal.close()
         self.catalog.close()

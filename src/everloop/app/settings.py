@@ -211,7 +211,9 @@ def load_settings(
         cache=CacheConfig(**parts["cache"]),
         limits=Limits(**parts["limits"]),
     )
-    server = ServerSettings(**parts["server"], observe=Observing(**parts["observe"]))
+    server = ServerSettings(
+        **parts["server"], observe=Observing(**parts["observe"]), security=Security(**parts["security"])
+    )
     return Settings(engine, server, models, tuple(files), tuple(warnings))
 
 

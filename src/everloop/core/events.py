@@ -35,6 +35,7 @@ EventKind = Literal[
     "shadow_failed",
     "traffic",
     "configured",
+    "cleared",
     "aliased",
     "tagged",
     "noted",

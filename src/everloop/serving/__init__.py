@@ -21,7 +21,10 @@ process does to itself.
 A version that answers nobody: `shadows` opens each `shadow`, whose `shadow_host` keeps a `shadow_process`; what it is shown comes by the
 recorder's `audience`, waits in a `backlog`, and is counted in a `comparison`.
 
-For programs that ask models themselves: `router`, the registry's split, and counts of what came of it.
+What was answered before: `cache` is a process's memory (`cache_config` its size, `answers` what is in it), `lane_cache` asks it in process,
+`flights` for a batcher. In process a row goes straight through the model by `direct`.
+
+For programs that ask models themselves: `router`, the registry's split, and counts of what came of it; `prediction_cache`.
 """
 
 from __future__ import annotations
@@ -29,15 +32,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everloop.serving.prediction_cache import PredictionCache
     from everloop.serving.router import ModelRouter
 
-__all__ = ["ModelRouter"]
+_HOMES = {
+    "ModelRouter": "everloop.serving.router",
+    "PredictionCache": "everloop.serving.prediction_cache",
+}
+
+__all__ = ["ModelRouter", "PredictionCache"]
 
 
 def __getattr__(name: str) -> Any:
     """Loaded when somebody first asks: importing one module of this room loads no other."""
-    if name != "ModelRouter":
+    home = _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module 'everloop.serving' has no attribute {name!r}")
-    from everloop.serving.router import ModelRouter
+    from importlib import import_module
 
-    return ModelRouter
+    return getattr(import_module(home), name)

@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Any
@@ -28,41 +27,15 @@ from typing import Any
 import msgspec
 
 from everloop.core.clock import Clock
-from everloop.core.errors import InvalidInput
 from everloop.core.lru import Lru
+from everloop.registry.clearing import clearings
 from everloop.serving.answers import Answers, freeze, pack_answers, size_of, unpack_answers
+from everloop.serving.cache_config import CacheConfig
 from everloop.serving.counters import value_of
 from everloop.stores.ports import AnswerStore, ModelRecord, VersionRecord
 
 KEY = "everloop:answers"
-EVERY_VERSION = "*"
 PREFIX_BYTES = 16
-
-
-@dataclass(frozen=True)
-class CacheConfig:
-    """How much a process remembers of its answers, and with whom it shares them. Which models are cached is said in `ServingConfig`.
-    Raises InvalidInput naming the field."""
-
-    bytes: int = 64 << 20
-    """Most memory that cached answers take in one process."""
-    redis_url: str | None = field(default=None, repr=False, metadata={"secret": True})
-    """The Redis server that processes share their answers in; may hold a password."""
-    redis_timeout_ms: float = 50.0
-    """Milliseconds after which an answer from there is not waited for any longer."""
-
-    def __post_init__(self) -> None:
-        if self.bytes < 0:
-            raise InvalidInput(f"bytes: expected 0 or more bytes, got {self.bytes!r}", field="bytes")
-        if not 1 <= self.redis_timeout_ms <= 60_000:
-            raise InvalidInput(
-                f"redis_timeout_ms: expected 1 to 60000 milliseconds, got {self.redis_timeout_ms!r}",
-                field="redis_timeout_ms",
-            )
-        if self.redis_url is not None:
-            from everloop.stores.redis.connecting import check_url
-
-            check_url(self.redis_url)
 
 
 class Counts:
@@ -167,7 +140,7 @@ class AnswerCache:
             manifest.schema,
             manifest.target,
             manifest.classes,
-            clearings(model.cleared, record.version),
+            clearings(model, record.version),
         ]
         prefix = blake2b(msgspec.msgpack.encode(told, enc_hook=str), digest_size=PREFIX_BYTES).digest()
         with self._lock:
@@ -207,7 +180,7 @@ class AnswerCache:
         """The same in the second level. Waits. Raises StoreUnavailable."""
         if self.second is None:
             return 0
-        return self.second.forget(f"{KEY}:{pattern}:{EVERY_VERSION if version is None else version}:*")
+        return self.second.forget(f"{KEY}:{pattern}:{'*' if version is None else version}:*")
 
     @property
     def trouble(self) -> str:
@@ -216,11 +189,6 @@ class AnswerCache:
     def close(self) -> None:
         if self.second is not None:
             self.second.close()
-
-
-def clearings(cleared: Mapping[str, int], version: int) -> tuple[int, int]:
-    """How often the model, and this version of it, were cleared, by its record."""
-    return cleared.get(EVERY_VERSION, 0), cleared.get(str(version), 0)
 
 
 def open_cache(config: CacheConfig, clock: Clock) -> AnswerCache:

@@ -4,8 +4,8 @@ Nothing is counted here: a scrape reads the plain counters that the lanes, the d
 Labels are the model, its version, a caller's key by its name and words of a fixed list, nothing that a request chooses; the series of
 a model go with it. A histogram has a fixed number of buckets.
 
-`server` owns the process and what guards it, `answers` what the lanes did, `changes` rollouts, shadows and what happened to models,
-`learning` labels, learner and journal.
+`server` owns the process, `guards` what stands before the models, `answers` what the lanes did, `caching` what they remembered,
+`changes` rollouts, shadows and what happened to models, `learning` labels, learner and journal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from everloop.api.exposition import answers, changes, learning, server
+from everloop.api.exposition import answers, caching, changes, guards, learning, server
 from everloop.api.services import Services
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 _FAMILIES: tuple[Callable[[Services], Iterator[Metric]], ...] = (
     server.process,
-    server.refused,
+    guards.refused,
+    guards.door,
     answers.answered,
     answers.lanes,
+    caching.cache,
     changes.rollouts,
     changes.shadows,
     changes.happened,

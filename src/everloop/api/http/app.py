@@ -18,7 +18,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from everloop.api.audit import DONE
-from everloop.api.http import cache_endpoints, endpoints, entrance, oip_endpoints, rollout_endpoints, version_endpoints
+from everloop.api.http import (
+    cache_endpoints,
+    endpoints,
+    entrance,
+    key_endpoints,
+    oip_endpoints,
+    rollout_endpoints,
+    version_endpoints,
+)
 from everloop.api.http.bodies import WrongMediaType
 from everloop.api.http.endpoint import Api, Endpoint
 from everloop.api.http.envelope import Envelope
@@ -31,7 +39,13 @@ from everloop.core.errors import EverloopError, TooLarge
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_MODULES = {"versions": version_endpoints, "rollouts": rollout_endpoints, "inference": oip_endpoints, "cache": cache_endpoints}
+_MODULES = {
+    "versions": version_endpoints,
+    "rollouts": rollout_endpoints,
+    "inference": oip_endpoints,
+    "cache": cache_endpoints,
+    "keys": key_endpoints,
+}
 """By tag, where not `endpoints`."""
 
 

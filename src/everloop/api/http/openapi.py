@@ -28,9 +28,19 @@ _TAGS = {
     "rollouts": "How a version comes to serve everybody, part of them or only a shadow, and how it leaves again.",
     "learning": "How they change.",
     "cache": "What is remembered of answers.",
+    "keys": "Who may call.",
     "server": "How the server is.",
 }
+_KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key, where the server asks for one: as soon as one was made, or it can be reached from other machines.",
+}
 _PATH_PARAMETERS = {
+    "key": (
+        {"type": "string", "minLength": 1, "maxLength": 128},
+        "The key's id, or a name that no other active key has.",
+    ),
     "model": ({"type": "string", "maxLength": 128}, "The model's name."),
     "version": (
         {"type": "string", "minLength": 1, "maxLength": 128},
@@ -63,7 +73,7 @@ def document(operations: tuple[Operation, ...] = OPERATIONS) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": {"key": _KEY_SCHEME}},
     }
 
 
@@ -80,6 +90,7 @@ def _operation(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
             ),
         ],
         "responses": _responses(operation, schemas),
+        "security": [{}] if operation.need == "open" else [{}, {"key": []}],
     }
     if operation.body is bytes:
         described["requestBody"] = {
@@ -121,7 +132,7 @@ def _responses(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
             "description": ", ".join(f"`{code}`" for code in refused),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        if status == 503:
+        if status in (429, 503):
             refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
         responses[str(status)] = refusal
     return responses
@@ -135,7 +146,7 @@ def _answers(operation: Operation) -> tuple[Any, ...]:
 
 def codes(operation: Operation) -> list[str]:
     """All codes of refusals that an operation can answer with."""
-    implied: list[str] = []
+    implied: list[str] = [] if operation.need == "open" else ["unauthenticated", "forbidden", "quota_exceeded"]
     if "{model}" in operation.path:
         implied += ["model_not_found", "starting"]
     if "{version}" in operation.path:

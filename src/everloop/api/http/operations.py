@@ -8,6 +8,7 @@ from __future__ import annotations
 from everloop.api import wire
 from everloop.api.http import codec
 from everloop.api.http.cache_operations import CACHE
+from everloop.api.http.key_operations import KEYS
 from everloop.api.http.oip_operations import OIP
 from everloop.api.http.operation import Operation, Parameter
 from everloop.api.http.rollout_operations import ROLLOUTS
@@ -220,4 +221,4 @@ _SERVER: tuple[Operation, ...] = (
     Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type="", scope="open"),
 )
 
-OPERATIONS = (*_MODELS, *OIP, *VERSIONS, *ROLLOUTS, *CACHE, *_SERVER)
+OPERATIONS = (*_MODELS, *OIP, *VERSIONS, *ROLLOUTS, *CACHE, *KEYS, *_SERVER)

@@ -9,8 +9,8 @@ import typer
 
 from everloop.app.cli import quality, transfer, versions  # noqa: F401  they add their commands to the group `models`
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
-from everloop.app.cli.group import Group
 from everloop.app.cli.cache import cache
+from everloop.app.cli.group import Group
 from everloop.app.cli.models import models
 from everloop.app.cli.options import Database, Json, Model, Url
 from everloop.app.cli.rollout import rollout
