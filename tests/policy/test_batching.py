@@ -84,7 +84,7 @@ def test_who_is_turned_away_is_told_a_positive_time(waiting: int) -> None:
 def test_requests_leave_in_order_and_whole(counts: list[int]) -> None:
     left, batches = list(counts), []
     while left:
-        taken = next_batch(left, RULES)
+        taken = next_batch(left, RULES.max_rows)
         assert taken >= 1
         batches.append(left[:taken])
         left = left[taken:]

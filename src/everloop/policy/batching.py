@@ -3,7 +3,7 @@
 Rules.
 
 1. Whatever one turn of the event loop brought is one batch, up to `max_rows`; a full batch leaves at once. Nobody waits for
-   a timer.
+   a timer, unless a window is asked for (`policy.pacing`).
 2. The rows of one request stay together. A request with more rows than `max_rows` runs alone, in slices.
 3. A batch whose estimated cost is above `inline_seconds` runs on a thread, and the next one collects meanwhile.
 4. At most `queue_rows` rows wait. Beyond that a request is turned away, unless nothing waits at all.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from everloop.core.errors import InvalidInput
 
@@ -34,6 +35,10 @@ class BatchRules:
     """Most rows that wait for their run."""
     inline_seconds: float = 0.001
     """What a batch may cost on the event loop itself; handing it to a thread and back costs about a tenth of that."""
+    window_seconds: float = 0.0
+    """For how long a request may wait for others although the model is free."""
+    target_seconds: float | None = None
+    """Within which nearly all requests should be answered."""
 
     def validate(self) -> None:
         """Raises InvalidInput naming the field."""
@@ -83,7 +88,14 @@ UNMEASURED = CostCurve((1,), (0.0001,))
 """Before anything is known: 0.1 ms a row, so that a large batch starts on the thread."""
 
 
-def runs_on_thread(curve: CostCurve, rows: int, rules: BatchRules) -> bool:
+class Costs(Protocol):
+    """What batches take: a `CostCurve`, or a `policy.pacing.Pace`."""
+
+    def estimate(self, rows: int) -> float:
+        """Seconds of a batch of so many rows."""
+
+
+def runs_on_thread(curve: Costs, rows: int, rules: BatchRules) -> bool:
     return rows > rules.max_rows or curve.estimate(rows) > rules.inline_seconds
 
 
@@ -92,17 +104,18 @@ def admits(waiting: int, rows: int, rules: BatchRules) -> bool:
     return waiting == 0 or waiting + rows <= rules.queue_rows
 
 
-def retry_after(waiting: int, curve: CostCurve, rules: BatchRules) -> float:
+def retry_after(waiting: int, curve: Costs, rules: BatchRules) -> float:
     """Seconds after which the queue should have room again."""
     batches = -(-max(waiting, 1) // rules.max_rows)
     return max(0.05, batches * curve.estimate(min(max(waiting, 1), rules.max_rows)))
 
 
-def next_batch(counts: Sequence[int], rules: BatchRules) -> int:
-    """How many of the waiting requests, with these numbers of rows, run next: in order, whole, at least one."""
+def next_batch(counts: Sequence[int], most: int) -> int:
+    """How many of the waiting requests, with these numbers of rows, run next: in order, whole, at least one, else no more than `most`
+    rows."""
     total = 0
     for taken, rows in enumerate(counts):
-        if taken and total + rows > rules.max_rows:
+        if taken and total + rows > most:
             return taken
         total += rows
     return len(counts)

@@ -1,87 +1,99 @@
-"""One batch: the requests that run together, their run, which of them made it fail, and how they are recorded."""
+"""One batch: the requests that run together, their run, and which of them made it fail."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from everloop.core.errors import EverloopError, ModelFailed
-from everloop.core.types import Row
-from everloop.policy.batching import sampled, sampled_runs
-from everloop.serving.recorder import Recorder, encode_matrix
-from everloop.serving.runner import Matrix, Runner
 from everloop.serving.tickets import Ticket
+from everloop.serving.work import Work
 
 if TYPE_CHECKING:
     from everloop.serving.evidence import Tally
     from everloop.serving.split import Arm
 
-Outcome: TypeAlias = "tuple[Matrix, list[Any]] | None"
+Outcome: TypeAlias = "tuple[Any, Any] | None"
 """What the model ran on and answered; None if the batch failed as a whole."""
+
+
+class Found(NamedTuple):
+    """One request's part of a run."""
+
+    inputs: Any
+    answers: Any
+    start: int
+    stop: int
 
 
 class Batch:
     """Requests on their way through the model: single rows first, then requests of several rows."""
 
-    __slots__ = ("arms", "counts", "detour", "rows", "since", "started", "tickets")
+    __slots__ = ("arms", "counts", "detour", "payloads", "rows", "started", "tickets", "times")
 
     def __init__(
         self,
         tickets: list[Ticket],
-        rows: list[Row],
+        payloads: list[Any],
         counts: list[int] | None,
         arms: list[Arm | None] | None,
-        since: float,
+        times: list[float],
     ) -> None:
         self.tickets = tickets
-        self.rows = rows
+        self.payloads = payloads
         self.counts = counts
         """Rows of each ticket, 0 for a single row; None if all are single rows."""
         self.arms = arms
         """What a split routed each ticket by; None if none was."""
-        self.since = since
-        """When the first of them came."""
-        self.started = since
+        self.times = times
+        """When each of them came."""
+        self.rows = len(tickets) if counts is None else sum(count or 1 for count in counts)
+        self.started = 0.0
         """When it began to run."""
         self.detour = 0.0
         """Seconds of its latency that are not weighed: the way to another process (`serving.remote`)."""
 
-    def run(self, runner: Runner) -> tuple[Outcome, float]:
+    @property
+    def since(self) -> float:
+        """When the first of them came."""
+        return min(self.times) if self.counts is not None else self.times[0]
+
+    def run(self, work: Work) -> tuple[Outcome, float]:
         """All at once, and the seconds that took."""
         start = self.started = perf_counter()
         try:
-            X = runner.matrix(self.rows)
-            values = runner.run(X)
-            outcome = (X, values) if runner.sound(values) else None
+            inputs = work.gather(self.payloads, self.counts)
+            answers = work.run(inputs)
+            outcome = (inputs, answers) if work.sound(answers) else None
         except EverloopError:
             outcome = None
         return outcome, perf_counter() - start
 
-    def search(self, runner: Runner) -> list[Any]:
-        """What each request of a failed batch answers: (matrix, values) or its error. Runs by halves."""
-        bounds = list(itertools.accumulate((count or 1 for count in self.each_count()), initial=0))
-        found: list[Any] = []
+    def search(self, work: Work) -> list[Found | EverloopError]:
+        """What each request of a failed batch answers, or its error. Runs by halves."""
+        bounds = self.bounds()
+        found: list[Found | EverloopError] = []
 
         def search(low: int, high: int) -> None:
-            rows = self.rows[bounds[low] : bounds[high]]
+            raised: EverloopError | None = None
+            counts = self.counts[low:high] if self.counts else None
             try:
-                X = runner.matrix(rows)
-                if high - low == 1 and self.counts and self.counts[low]:
-                    found.append((X, runner.many(X)))
+                inputs = work.gather(self.payloads[low:high], counts)
+                answers = work.run(inputs)
+                if work.sound(answers):
+                    first = bounds[low]
+                    found.extend(
+                        Found(inputs, answers, bounds[i] - first, bounds[i + 1] - first) for i in range(low, high)
+                    )
                     return
-                values = runner.run(X)
-                if runner.sound(values):
-                    for i in range(low, high):
-                        part = slice(bounds[i] - bounds[low], bounds[i + 1] - bounds[low])
-                        found.append((X[part], values[part]))
-                    return
-                error = runner.unsound(values[0])
-            except EverloopError as raised:
-                error = raised if isinstance(raised, ModelFailed) else runner.failed(raised.message)
+            except EverloopError as error:
+                raised = error if isinstance(error, ModelFailed) else work.failed(error.message)
             if high - low == 1:
-                found.append(error)
+                count = counts[0] if counts else 0
+                if raised is None or count:
+                    raised = work.blame(self.payloads[low], count) or raised
+                found.append(raised or work.failed("it failed on this input, and does no longer"))
                 return
             middle = (low + high) // 2
             search(low, middle)
@@ -89,6 +101,10 @@ class Batch:
 
         search(0, len(self.tickets))
         return found
+
+    def bounds(self) -> list[int]:
+        """Where the rows of each request begin, and where the last one's end."""
+        return list(itertools.accumulate((count or 1 for count in self.each_count()), initial=0))
 
     def each_count(self) -> list[int]:
         return self.counts or [0] * len(self.tickets)
@@ -101,39 +117,9 @@ class Batch:
         if self.arms is None:
             return
         latency -= self.detour
-        found: dict[Tally, int] = {}
+        tallies: dict[Tally, int] = {}
         for arm in self.arms:
             if arm is not None:
-                found[arm.tally] = found.get(arm.tally, 0) + 1
-        for tally, requests in found.items():
+                tallies[arm.tally] = tallies.get(arm.tally, 0) + 1
+        for tally, requests in tallies.items():
             tally.settled(requests, latency)
-
-
-class Recording:
-    """Where one batcher's answers are recorded."""
-
-    __slots__ = ("_recorder", "_runner", "_share", "_source")
-
-    def __init__(self, recorder: Recorder, runner: Runner, key: str, share: float) -> None:
-        self._recorder = recorder
-        self._runner = runner
-        self._share = share
-        self._source = (runner.model, runner.version, key)
-
-    def put(self, first: int, count: int, X: Matrix, values: list[Any], rows: Sequence[Row]) -> None:
-        """`count` 0: single rows, one request each; otherwise one request of `count` rows."""
-        recorder, schema = self._recorder, self._runner.schema
-        share = 1.0 if recorder.audience.watched(self._runner.model) else self._share
-        if share >= 1.0:
-            requests, each = (1, count) if count else (len(values), 1)
-            recorder.batch(self._source, (first, requests, each), encode_matrix(X, rows, schema), values)
-        elif share <= 0.0:
-            return
-        elif count:
-            if sampled(first, share):
-                recorder.batch(self._source, (first, 1, count), encode_matrix(X, rows, schema), values)
-        else:
-            for offset, length in sampled_runs(first, len(values), share):
-                part = slice(offset, offset + length)
-                encoded = encode_matrix(X[part], rows[part], schema)
-                recorder.batch(self._source, (first + offset, length, 1), encoded, values[part])

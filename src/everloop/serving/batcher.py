@@ -1,16 +1,18 @@
-"""Tick batching: what one turn of the event loop brings runs as one batch; nothing waits for a timer.
+"""Tick batching: what one turn of the event loop brings runs as one batch; nothing waits for a timer unless a window is asked for.
 
-    submit ──► waiting ──► flush (call_soon, or at once when full) ──► run inline ─────────────► settle
-                  ▲                                              └──► run on the lane's thread ──► settle ──► flush
-                  └───────────── collects while the thread runs ◄────────┘                          │ failed, under guard
-                                                                                    the champion's batcher ◄┘
+    submit ─► cache? ─► admission? ─► waiting ─► flush (call_soon, or at once when full) ──► run inline ─────────────► settle
+                                        ▲                                             └──► run on the batcher's thread ─► settle ─► flush
+                                        └────────── collects while the thread runs ◄───────┘                               │ failed, under guard
+                                                                                                 the champion's batcher ◄──┘
 
 Rules.
 
-1. A batcher belongs to one lane and one event loop, and is touched by that loop's thread only (`retire` aside). So a batch
-   never mixes versions, and there are no locks.
-2. Requests keep their order, and the rows of one request stay together.
-3. A ticket is answered exactly once: delivered or failed. A ticket whose client has gone is dropped before it runs.
+1. A batcher belongs to one lane, one form of requests (rows, tensors; `work`) and one event loop, and is touched by that loop's thread
+   only (`retire` and `remember` aside). So a batch never mixes versions, and there are no locks.
+2. Requests keep their order, and the rows of one request stay together. How many run together, and when a batch leaves that is not
+   full, `policy.pacing` decides by what batches have taken so far.
+3. A ticket is answered exactly once: delivered or failed. One whose client has gone is dropped before it runs; one whose deadline can
+   no longer be kept is told so (DeadlineExceeded), while another batch runs as well.
 4. A batch that fails is halved until the requests that make it fail are found; only those fail.
 5. A version under guard (`serving.guard`) always runs on the thread, watched by a timer. What it fails on goes to the batcher of
    the arm's champion, as does all that waits once it is lost.
@@ -24,120 +26,156 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from everloop.core.errors import EverloopError, Overloaded, explain
+from everloop.core.errors import DeadlineExceeded, EverloopError, Overloaded, explain
 from everloop.core.types import Row
-from everloop.policy.batching import (
-    BatchRules,
-    CostCurve,
-    admits,
-    next_batch,
-    retry_after,
-    runs_on_thread,
-)
-from everloop.serving.batch import Batch, Outcome, Recording
-from everloop.serving.counters import Counters
-from everloop.serving.recorder import Recorder
-from everloop.serving.runner import Matrix, Runner
-from everloop.serving.tickets import SecondTry, Ticket
+from everloop.policy.admission import remaining
+from everloop.policy.batching import BatchRules, CostCurve, admits, retry_after, runs_on_thread
+from everloop.policy.pacing import Pace, Reason, fastest_size, hopeless, release, size_within
+from everloop.serving.answering import Answering
+from everloop.serving.batch import Batch, Found, Outcome
+from everloop.serving.recording import Recording
+from everloop.serving.tickets import Ticket
+from everloop.serving.waiting import Waiting
+from everloop.serving.work import Work
 from everloop.serving.worker import Worker
 
 if TYPE_CHECKING:
+    from everloop.serving.admission import Admission
     from everloop.serving.cache import VersionCache
     from everloop.serving.guard import Guard
+    from everloop.serving.lane import Lane
     from everloop.serving.split import Arm
 
+REPLAN = 16
+"""Batches after which sizes are chosen anew."""
+TIMER = 0.0005
+"""Seconds that a timer cannot tell apart: what is due so soon is due now."""
 
-class Batcher:
+
+class Cache(Protocol):
+    """What is asked before a request waits: `serving.flights`."""
+
+    def take(
+        self,
+        batcher: Batcher,
+        ticket: Ticket,
+        payload: Any,
+        count: int,
+        deadline: float | None,
+    ) -> Ticket | None:
+        """None: it has been answered (`Batcher.answer_now`), or will be; otherwise who waits for the answer instead."""
+
+
+class Batcher(Answering):
     def __init__(
         self,
-        runner: Runner,
+        work: Work,
         loop: asyncio.AbstractEventLoop,
-        recorder: Recorder,
+        key: str,
         *,
-        record: float,
         costs: CostCurve,
+        recording: Recording | None = None,
+        beside: Callable[[Lane], Batcher] | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        self.runner = runner
-        self.loop = loop
-        self.rules: BatchRules = runner.rules
-        self.version = runner.version
-        self.costs = costs
-        self.counters = Counters()
-        self.key = recorder.new_key()
-        """The first half of the request ids of this batcher."""
-        self.ran = (0.0, 0.0)
-        """While tickets are answered: when their batch began to run, and for how many seconds it did."""
+        """As `Answering`. `costs`: as measured before anybody asked."""
+        super().__init__(work, loop, key, recording, beside)
+        self.rules: BatchRules = work.rules
+        self.costs = Pace(costs)
+        self.cache: Cache | None = None
+        self.admission = admission
         self.cached: VersionCache | None = None
-        self.wire: Any = None
-        """Whatever the protocol in front keeps for this batcher (constant parts of its answers); it dies with it."""
-        self._record = Recording(recorder, runner, self.key, record)
-        self._next = 1
-        self._tickets: list[Ticket] = []
-        self._payloads: list[Any] = []
-        self._counts: list[int] = []
-        self._arms: list[Arm | None] = []
-        self._routed = False
-        """Whether any of those that wait has an arm."""
-        self._rows = 0
-        self._several = 0
-        """Waiting requests of several rows; where there is none, a batch is built without looking at each."""
+        self.size = self.rules.max_rows
+        """Rows of a batch that is full."""
+        self._room = 0
+        """Waiting rows below which a single row is let in without further questions."""
+        self._queue = Waiting()
         self._gone = False
-        self._since = 0.0
         self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiry: tuple[float, asyncio.TimerHandle] | None = None
+        """The first deadline of those that wait behind a run, and what wakes us then."""
+        self._ripe = 0
+        """Batches until the next plan."""
         self._running: Batch | None = None
         """What the thread runs."""
+        self._began = 0.0
+        """Since when."""
         self._lag = 0.0
         """By how much sooner the thread would have been free without a way to another process."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._retired = False
         self._worker: Worker | None = None
+        self._plan()
 
     # -- in --
 
-    def submit(self, ticket: Ticket, row: Row, arm: Arm | None = None) -> None:
-        """One checked row; `arm`: what routed it here. Raises Overloaded."""
-        waiting = self._rows
-        if arm is not None:
-            arm.assign()
-            self._routed = True
-        if waiting >= self.rules.queue_rows:
-            self._turn_away(ticket, [row], 0, arm)
+    def submit(self, ticket: Ticket, row: Row, arm: Arm | None = None, deadline: float | None = None) -> None:
+        """One checked row; `arm`: what routed it here; `deadline`: until when the answer is wanted (`time.perf_counter`). Raises
+        Overloaded, DeadlineExceeded."""
+        queue = self._queue
+        waiting = queue.rows
+        if queue.mixed or waiting >= self._room or self.cache is not None or arm is not None or deadline is not None:
+            self.submit_payload(ticket, row, 0, arm, deadline)
             return
-        self._tickets.append(ticket)
-        self._payloads.append(row)
-        self._counts.append(0)
-        self._arms.append(arm)
-        self._rows = waiting + 1
+        queue.tickets.append(ticket)
+        queue.payloads.append(row)
+        queue.times.append(perf_counter())
+        queue.rows = waiting + 1
         if not self._scheduled:
             self._schedule()
-        elif waiting + 1 >= self.rules.max_rows:
+        elif waiting + 1 >= self.size:
             self._flush()
 
-    def submit_rows(self, ticket: Ticket, rows: list[Row], arm: Arm | None = None) -> None:
-        """One request of several checked rows, at least one. Raises Overloaded."""
-        count = len(rows)
+    def submit_rows(
+        self, ticket: Ticket, rows: list[Row], arm: Arm | None = None, deadline: float | None = None
+    ) -> None:
+        """One request of several checked rows, at least one. As `submit`."""
+        self.submit_payload(ticket, rows, len(rows), arm, deadline)
+
+    def submit_payload(
+        self, ticket: Ticket, payload: Any, count: int, arm: Arm | None = None, deadline: float | None = None
+    ) -> None:
+        """One request in the form of `work`: a single row (`count` 0) or `count` rows. As `submit`."""
         if arm is not None:
             arm.assign()
-            self._routed = True
-        if not admits(self._rows, count, self.rules):
-            self._turn_away(ticket, rows, count, arm)
-            return
-        self._tickets.append(ticket)
-        self._payloads.append(rows)
-        self._counts.append(count)
-        self._arms.append(arm)
-        self._rows += count
-        self._several += 1
+        if self.cache is not None:
+            kept = self.cache.take(self, ticket, payload, count, deadline)
+            if kept is None:
+                if arm is not None:
+                    arm.tally.settled(1, 0.0)
+                return
+            ticket = kept
+        self.enter(ticket, payload, count, arm, deadline)
+
+    def enter(
+        self, ticket: Ticket, payload: Any, count: int, arm: Arm | None = None, deadline: float | None = None
+    ) -> None:
+        """Into the queue, without a look into the cache. Raises Overloaded, DeadlineExceeded."""
+        queue, now = self._queue, perf_counter()
+        if queue.rows >= self._room or count or deadline is not None:
+            refused = self._refusal(ticket, count or 1, deadline, now)
+            if refused is not None:
+                self._turn_away(ticket, payload, count, arm, refused)
+                return
+        queue.add(ticket, payload, count, arm, deadline, now)
+        if deadline is not None:
+            self._heed(deadline, now)
         if not self._scheduled:
             self._schedule()
-        elif self._rows >= self.rules.max_rows:
+        elif queue.rows >= self.size:
             self._flush()
 
     def remember(self, cached: VersionCache | None) -> None:
         """Answer from this part of the cache what was asked before. From any thread."""
         self.cached = cached
+
+    def configure(self, rules: BatchRules) -> None:
+        """Decide by these from now on. From any thread."""
+        self.rules = rules
+        self._plan()
 
     def abandon(self) -> None:
         """Some waiting ticket is `disconnected`: look for it before the next batch runs."""
@@ -146,11 +184,11 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Rows that wait for their run."""
-        return self._rows
+        return self._queue.rows
 
     @property
     def idle(self) -> bool:
-        return not self._tickets and self._running is None
+        return not self._queue.tickets and self._running is None
 
     def retire(self) -> None:
         """The lane answers no more: finish what there is. From any thread."""
@@ -159,84 +197,215 @@ class Batcher:
             self.loop.call_soon_threadsafe(self._rest)
         except RuntimeError:  # the loop is closed: nobody is left who could submit or be answered
             self._running = None
-            self._tickets = []
+            self._queue = Waiting()
             self._rest()
 
-    def _schedule(self) -> None:
-        """Run what this turn of the loop brings at its end; while the thread is busy, its end does that."""
-        self._scheduled = True
-        self._since = perf_counter()
-        if self._running is None:
-            self.loop.call_soon(self._tick)
+    # -- who may wait --
 
-    def _tick(self) -> None:
-        self._scheduled = False
-        self._flush()
+    def _left(self, now: float) -> float:
+        """Seconds that the run under way still takes."""
+        batch = self._running
+        return 0.0 if batch is None else remaining(self.costs.estimate(batch.rows), now - self._began)
 
-    def _turn_away(self, ticket: Ticket, rows: list[Row], count: int, arm: Arm | None) -> None:
-        """There is no room here; the champion may have some. Raises Overloaded."""
+    def _refusal(self, ticket: Ticket, rows: int, deadline: float | None, now: float) -> EverloopError | None:
+        """Why a request of so many rows may not wait."""
+        queue = self._queue
+        if not admits(queue.rows, rows, self.rules):
+            return Overloaded(
+                f"model {self.model!r} has {queue.rows} rows waiting, at most {self.rules.queue_rows} may; "
+                f"the {rows} of this request were not accepted",
+                retry_after=retry_after(queue.rows, self.costs, self.rules),
+            )
+        if self.admission is not None:
+            return self.admission.check(
+                getattr(ticket, "caller", None),
+                rows,
+                size=self.size,
+                left=self._left(now),
+                waiting=queue.rows,
+                curve=self.costs,
+                time_left=None if deadline is None else deadline - now,
+                tickets=queue.tickets,
+                counts=queue.counts or [0] * len(queue.tickets),
+            )
+        if deadline is not None and hopeless(deadline, now, self.costs):
+            return self._too_late()
+        return None
+
+    def _turn_away(self, ticket: Ticket, payload: Any, count: int, arm: Arm | None, error: EverloopError) -> None:
+        """The champion may have room. Raises `error` if there is none to be asked."""
         self.counters.refused += 1
-        error = Overloaded(
-            f"model {self.runner.model!r} has {self._rows} rows waiting, at most {self.rules.queue_rows} may; "
-            f"the {len(rows)} of this request were not accepted",
-            retry_after=retry_after(self._rows, self.costs, self.rules),
-        )
         if arm is not None:
             arm.tally.settled(1, None)
             arm.tally.failed(error)
         if arm is None or arm.champion is None:
             raise error
-        self._refer(ticket, rows, count, arm, error)
+        self._refer(ticket, payload, count, arm, error)
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"model {self.model!r} cannot answer before the deadline of this request; it was not run"
+        )
+
+    def _heed(self, deadline: float, now: float) -> None:
+        """Somebody waits who wants an answer until then: behind a run we wake up for him, and a window is thought over."""
+        if self._running is not None:
+            if self._expiry is None or deadline < self._expiry[0]:
+                self._forget_expiry()
+                self._expiry = deadline, self.loop.call_later(max(0.0, deadline - now), self._expire)
+        elif self._timer is not None:
+            self._forget_timer()
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._drop_late()
+        first = self._queue.first_deadline
+        if first is not None:
+            self._heed(first, perf_counter())
+
+    def _drop_late(self) -> None:
+        """Whoever's deadline cannot be kept any more is told."""
+        now = perf_counter()
+        late = self._queue.drop(lambda _, at: at is not None and hopeless(at, now, self.costs))
+        if late.tickets:
+            self.counters.expired += len(late.tickets)
+            self._left_queue(late)
+            for ticket, arm in zip(late.tickets, late.each_arm(), strict=True):
+                if arm is not None:
+                    arm.tally.settled(1, None)
+                self._hand(ticket.fail, self._too_late())
+
+    def _drop_gone(self) -> None:
+        self._gone = False
+        gone = self._queue.drop(lambda ticket, _: ticket.disconnected)
+        self.counters.abandoned += len(gone.tickets)
+        self._left_queue(gone)
+
+    def _left_queue(self, batch: Batch) -> None:
+        if self.admission is not None:
+            self.admission.left(batch.tickets, batch.each_count(), self._queue.rows)
+
+    # -- when, and how many --
+
+    def _plan(self) -> None:
+        """Choose the size of a batch, and up to how many rows nobody is asked who he is."""
+        rules = self.rules
+        self._ripe = REPLAN
+        self.size = rules.max_rows
+        if rules.target_seconds is not None:
+            self.size = size_within(rules.target_seconds, self.costs, rules.max_rows)
+        self._room = rules.queue_rows
+        if self.admission is not None:
+            left = self._left(perf_counter())
+            self._room = min(self._room, self.admission.easy(self.size, left, self.costs))
+
+    def _schedule(self) -> None:
+        """Run what this turn of the loop brings at its end; while the thread is busy, its end does that."""
+        self._scheduled = True
+        if self._running is None:
+            self.loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._scheduled, self._timer = False, None
+        self._flush()
+
+    def _due(self) -> tuple[float, Reason]:
+        """Seconds until what waits should run, and why then."""
+        queue = self._queue
+        if queue.rows >= self.size:
+            return 0.0, "full" if self.size >= self.rules.max_rows else "target"
+        if not self.rules.window_seconds:
+            return 0.0, "idle"
+        at, why = release(queue.times[0], self.costs.likely(queue.rows), queue.first_deadline, self.rules)
+        return at - perf_counter(), why
+
+    def _most(self) -> int:
+        """Rows of the next batch: where the oldest request is too late for the target anyway, as many as go through fastest."""
+        target, most = self.rules.target_seconds, self.size
+        if target is None or self._queue.rows <= most:
+            return most
+        late = perf_counter() - self._queue.times[0] + self.costs.estimate(most) > target
+        return max(most, fastest_size(self.costs, self.rules.max_rows)) if late else most
 
     # -- through the model --
 
     def _flush(self) -> None:
-        if self._running is not None or not self._tickets:
+        if self._running is not None or not self._queue.tickets:
             return  # the thread's end comes back here; a full batch may have left before its turn
-        guard = self.runner.guard
+        guard = self.work.guard
         if guard is not None and guard.error is not None:
             self._refer_waiting(guard.error)
             return
-        batch = self._take()
-        if not batch.tickets:
+        if self._gone:
+            self._drop_gone()
+        if self._queue.deadlines is not None:
+            self._drop_late()
+        if not self._queue.tickets:
             return
-        if guard is not None or runs_on_thread(self.costs, len(batch.rows), self.rules):
-            self._running = batch
-            batch.detour = min(self._lag, perf_counter() - batch.since)
-            if guard is not None:
-                self._watchdog = self.loop.call_later(guard.timeout, self._overrun, batch, guard)
-            if self._worker is None:
-                self._worker = Worker(f"everloop-batch-{self.runner.model[:32]}")
-            self._worker.submit(partial(self._work, batch))
+        seconds, why = self._due()
+        if seconds > TIMER:
+            self._scheduled, self._timer = True, self.loop.call_later(seconds, self._tick)
             return
-        outcome, seconds = batch.run(self.runner)
-        self._settle(batch, outcome, seconds)
-        if self._tickets and not self._scheduled:
+        if self._timer is not None:
+            self._forget_timer()
+        batch = self._queue.take(self._most())
+        if self.admission is not None:
+            self._left_queue(batch)
+        if guard is not None or runs_on_thread(self.costs, batch.rows, self.rules):
+            self._send(batch, why, guard)
+            return
+        outcome, seconds = batch.run(self.work)
+        self._learn(batch, outcome, seconds)
+        self._settle(batch, outcome, seconds, why)
+        if self._queue.tickets and not self._scheduled:
             self._schedule()  # what did not fit: the loop may breathe first
 
-    def _work(self, batch: Batch) -> None:
-        """On the lane's thread."""
+    def _learn(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
+        if outcome is not None:
+            self.costs.observe(batch.rows, seconds)
+        self._ripe -= 1
+        if self._ripe <= 0:
+            self._plan()
+
+    def _send(self, batch: Batch, why: Reason, guard: Guard | None) -> None:
+        """To the thread."""
+        self._running, self._began = batch, perf_counter()
+        batch.detour = min(self._lag, self._began - batch.since)
+        if guard is not None:
+            self._watchdog = self.loop.call_later(guard.timeout, self._overrun, batch, guard)
+        if self._worker is None:
+            self._worker = Worker(f"everloop-batch-{self.model[:32]}")
+        self._worker.submit(partial(self._work, batch, why))
+        if self.admission is not None:
+            self._plan()  # who comes now waits for this run
+        first = self._queue.first_deadline
+        if first is not None:
+            self._heed(first, self._began)
+
+    def _work(self, batch: Batch, why: Reason) -> None:
+        """On the batcher's thread."""
         outcome: Outcome = None
-        seconds, found = 0.0, None
+        seconds = 0.0
+        found: list[Found | EverloopError] | None = None
         try:
-            outcome, seconds = batch.run(self.runner)
-            found = batch.search(self.runner) if outcome is None else None
-            batch.detour += self.runner.take_detour()
+            outcome, seconds = batch.run(self.work)
+            found = batch.search(self.work) if outcome is None else None
+            batch.detour += self.work.take_detour()
         except Exception as error:  # a defect of ours: those who wait must be told
-            outcome, found = None, [self.runner.failed(explain(error))] * len(batch.tickets)
+            outcome, found = None, [self.work.failed(explain(error)) for _ in batch.tickets]
         try:
-            self.loop.call_soon_threadsafe(self._done, batch, outcome, seconds, found)
+            self.loop.call_soon_threadsafe(self._done, batch, why, outcome, seconds, found)
         except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
             self._running = None
 
-    def _done(self, batch: Batch, outcome: Outcome, seconds: float, found: list[Any] | None) -> None:
+    def _done(
+        self, batch: Batch, why: Reason, outcome: Outcome, seconds: float, found: list[Found | EverloopError] | None
+    ) -> None:
         if self._running is not batch:
             return  # it was given up, and its requests have been answered
-        self._running, self._scheduled = None, False
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-        self._settle(batch, outcome, seconds, found)
+        self._free()
+        self._learn(batch, outcome, seconds)
+        self._settle(batch, outcome, seconds, why, found)
         self._lag = batch.detour
         self._flush()
         self._lag = 0.0
@@ -247,174 +416,42 @@ class Batcher:
         """The run hangs. Its thread is left behind; what waits behind it goes to the champion, too."""
         if self._running is not batch:
             return
-        self._running, self._scheduled, self._watchdog = None, False, None
+        self._free()
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
-        errors = [guard.lose(self.runner) for _ in batch.tickets]
-        self._settle(batch, None, guard.timeout, errors)
+        errors = [guard.lose(self.work) for _ in batch.tickets]
+        self._settle(batch, None, guard.timeout, "idle", list(errors))
         self._refer_waiting(errors[0])
         if self._retired:
             self._rest()
 
-    def _take(self) -> Batch:
-        """The next batch, in order, without those whose client has gone."""
-        if self._gone:
-            self._drop_gone()
-        tickets, payloads, since = self._tickets, self._payloads, self._since
-        arms = self._arms if self._routed else None
-        if self._rows <= self.rules.max_rows and not self._several:
-            self._tickets, self._payloads, self._counts, self._arms, self._rows = [], [], [], [], 0
-            self._routed = False
-            return Batch(tickets, payloads, None, arms, since)
-        sizes = [count or 1 for count in self._counts]
-        taken = next_batch(sizes, self.rules)
-        counts = self._counts[:taken]
-        self._tickets, self._payloads, self._counts = tickets[taken:], payloads[taken:], self._counts[taken:]
-        self._arms = self._arms[taken:]
-        self._rows -= sum(sizes[:taken])
-        self._several -= sum(1 for count in counts if count)
-        if not any(counts):
-            return Batch(tickets[:taken], payloads[:taken], None, arms and arms[:taken], since)
-        # Single rows first: consecutive rows of the matrix are then one record of the journal.
-        order = sorted(range(taken), key=lambda i: counts[i] > 0)
-        rows: list[Row] = []
-        for i in order:
-            if counts[i]:
-                rows += payloads[i]
-            else:
-                rows.append(payloads[i])
-        arms = arms and [arms[i] for i in order]
-        return Batch([tickets[i] for i in order], rows, [counts[i] for i in order], arms, since)
-
-    def _drop_gone(self) -> None:
-        self._gone = False
-        kept = [i for i, ticket in enumerate(self._tickets) if not ticket.disconnected]
-        self.counters.abandoned += len(self._tickets) - len(kept)
-        self._tickets = [self._tickets[i] for i in kept]
-        self._payloads = [self._payloads[i] for i in kept]
-        self._counts = [self._counts[i] for i in kept]
-        self._arms = [self._arms[i] for i in kept]
-        self._rows = sum(count or 1 for count in self._counts)
-        self._several = sum(1 for count in self._counts if count)
-
-    # -- out --
-
-    def _settle(self, batch: Batch, outcome: Outcome, seconds: float, found: list[Any] | None = None) -> None:
-        """Number, record, then answer: a label that follows its answer at once finds the record."""
-        self.ran = (batch.started, seconds)
-        tickets, rows = batch.tickets, len(batch.rows)
-        first = self._next
-        self._next = first + len(tickets)
-        if outcome is None:
-            self._settle_each(batch, found if found is not None else batch.search(self.runner), first)
-        else:
-            self.costs = self.costs.observed(rows, seconds)
-            X, values = outcome
-            if batch.counts is None:
-                self._record.put(first, 0, X, values, batch.rows)
-                number = first
-                for ticket, value in zip(tickets, values, strict=True):
-                    try:
-                        ticket.deliver(value, self, number)
-                    except Exception as error:  # whoever waits next must get an answer
-                        self._complain(error)
-                    number += 1
-            else:
-                self._settle_mixed(batch, batch.counts, X, values, first)
-        latency = perf_counter() - batch.since
-        self.counters.batch(len(tickets), rows, seconds, latency)
-        batch.count(latency)
-
-    def _settle_mixed(self, batch: Batch, counts: list[int], X: Matrix, values: list[Any], first: int) -> None:
-        singles = counts.index(next(count for count in counts if count))
-        if singles:
-            self._record.put(first, 0, X[:singles], values[:singles], batch.rows[:singles])
-        start = 0
-        for number, (ticket, count) in enumerate(zip(batch.tickets, counts, strict=True), first):
-            stop = start + (count or 1)
-            if count:
-                self._record.put(number, count, X[start:stop], values[start:stop], batch.rows[start:stop])
-            self._answer(ticket, count, values[start:stop], number)
-            start = stop
-
-    def _settle_each(self, batch: Batch, found: list[Any], first: int) -> None:
-        counts = batch.each_count()
-        arms = batch.each_arm()
-        start = 0
-        for number, (ticket, count, arm, answer) in enumerate(
-            zip(batch.tickets, counts, arms, found, strict=True), first
-        ):
-            stop = start + (count or 1)
-            if isinstance(answer, EverloopError):
-                self.counters.failed += 1
-                if arm is not None:
-                    arm.tally.failed(answer)
-                self._fail(ticket, batch.rows[start:stop], count, arm, answer)
-            else:
-                X, values = answer
-                self._record.put(number, count, X, values, batch.rows[start:stop])
-                self._answer(ticket, count, values[:], number)
-            start = stop
-
-    def _fail(
-        self, ticket: Ticket, rows: list[Row], count: int, arm: Arm | None, error: EverloopError, *, tried: bool = True
-    ) -> None:
-        """The champion answers, if this is not its lane; otherwise the client is told."""
-        if arm is not None and arm.champion is not None:
-            self.counters.referred += 1
-            self._refer(ticket, rows, count, arm, error, tried=tried)
-        else:
-            self._hand(ticket.fail, error)
-
-    def _refer(
-        self, ticket: Ticket, rows: list[Row], count: int, arm: Arm, error: EverloopError, *, tried: bool = True
-    ) -> None:
-        champion = arm.champion
-        assert champion is not None
-        second = SecondTry(ticket, arm.tally if tried else None, error)
-        try:
-            if champion.schema != self.runner.schema:
-                rows = champion.schema.rows(rows)
-            batcher = champion.batcher_for(self.loop)
-            if count:
-                batcher.submit_rows(second, rows)
-            else:
-                batcher.submit(second, rows[0])
-        except EverloopError as refused:
-            second.fail(refused)
+    def _free(self) -> None:
+        self._running, self._scheduled = None, False
+        self._forget_expiry()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
 
     def _refer_waiting(self, error: EverloopError) -> None:
-        """This version is lost: what waits here was never tried, so it is no failure of the model."""
+        """This version is lost."""
         self._scheduled = False
-        while self._tickets:
-            batch = self._take()
-            counts = batch.each_count()
-            arms = batch.each_arm()
-            start = 0
-            for ticket, count, arm in zip(batch.tickets, counts, arms, strict=True):
-                stop = start + (count or 1)
-                if arm is not None:
-                    arm.tally.settled(1, None)
-                self._fail(ticket, batch.rows[start:stop], count, arm, error, tried=False)
-                start = stop
-            self.counters.requests += len(batch.tickets)
-            self.counters.failed += len(batch.tickets)
+        while self._queue.tickets:
+            if self._gone:
+                self._drop_gone()
+            batch = self._queue.take(self._queue.rows)
+            self._left_queue(batch)
+            self._refuse_all(batch, error)
 
-    def _answer(self, ticket: Ticket, count: int, values: list[Any], number: int) -> None:
-        if count:
-            self._hand(ticket.deliver_rows, values, self, number)
-        else:
-            self._hand(ticket.deliver, values[0], self, number)
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._scheduled = None, False
 
-    def _hand(self, receive: Callable[..., None], *answer: Any) -> None:
-        try:
-            receive(*answer)
-        except Exception as error:  # whoever waits next must get an answer
-            self._complain(error)
-
-    def _complain(self, error: BaseException) -> None:
-        self.loop.call_exception_handler({"message": "an answer could not be delivered", "exception": error})
+    def _forget_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry[1].cancel()
+            self._expiry = None
 
     def _rest(self) -> None:
         """Let go of the thread, once retired and idle."""

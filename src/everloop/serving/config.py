@@ -36,13 +36,15 @@ class ServingConfig:
     max_queue: int = 4096
     """Most rows that wait for their run, and never fewer than `max_batch_size`; beyond it requests are refused (`overloaded`)."""
     max_wait_ms: float | None = None
-    """Predicted milliseconds of waiting beyond which requests are refused (`overloaded`). None, or 0: as long as `max_queue` lets them."""
+    """Milliseconds for which others may hold up a request; one that would have to wait longer is refused at once (`overloaded`). None, or 0:
+    ten times what the model takes for one row, and at least a second."""
     cache: bool = False
     """Whether equal inputs are answered from memory, as long as the same version serves."""
     cache_ttl_sec: float = 300.0
     """Seconds for which an answer may be repeated."""
     isolation: Isolation = "auto"
-    """Where the model runs: on a `thread` of the server, in a `process` of its own, or `auto`, as what is measured asks for."""
+    """Where a version that is Python code (scikit-learn, River) runs: on a `thread` of the server, in a `process` of its own, or `auto`: in a process
+    if it takes longer than 20 ms for one row, for it would hold up all other models. Other runtimes are on a thread."""
     loaded: bool = True
     """Whether the model is held ready to answer."""
 
@@ -72,7 +74,12 @@ class ServingConfig:
     @property
     def rules(self) -> BatchRules:
         """What of this the batcher decides by."""
-        return BatchRules(max_rows=self.max_batch_size, queue_rows=max(self.max_queue, self.max_batch_size))
+        return BatchRules(
+            max_rows=self.max_batch_size,
+            queue_rows=max(self.max_queue, self.max_batch_size),
+            window_seconds=self.window_ms / 1e3,
+            target_seconds=self.target_latency_ms / 1e3 if self.target_latency_ms else None,
+        )
 
 
 _KINDS = typing.get_type_hints(ServingConfig)

@@ -5,6 +5,12 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from everloop.policy.pacing import REASONS, Reason
+
+if TYPE_CHECKING:
+    from everloop.serving.batch import Batch
 
 LATENCY_BOUNDS = (
     0.0001,
@@ -24,6 +30,15 @@ LATENCY_BOUNDS = (
     5.0,
 )
 """Upper bounds in seconds, as a Prometheus histogram wants them; one more bucket holds the rest."""
+SIZE_BOUNDS = tuple(1 << i for i in range(11))
+"""Upper bounds of a batch's rows; one more bucket holds the rest."""
+COARSE = 0.001
+"""Seconds below which the requests of one batch are not told apart."""
+_PLACES = {why: place for place, why in enumerate(REASONS)}
+
+
+def _buckets() -> list[int]:
+    return [0] * (len(LATENCY_BOUNDS) + 1)
 
 
 @dataclass(slots=True)
@@ -40,23 +55,57 @@ class Counters:
     """Requests turned away because the queue was full."""
     abandoned: int = 0
     """Requests whose client went before they ran."""
+    expired: int = 0
+    """Requests whose deadline could no longer be kept when they would have run."""
     largest: int = 0
     """Rows of the largest batch."""
     run_seconds: float = 0.0
     """Time in the model."""
     latency_seconds: float = 0.0
-    """Sum over requests of the time from the first of its batch coming in until its answer was written."""
-    latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
+    """Sum over requests of the time from coming in until the answer was written."""
+    latencies: list[int] = field(default_factory=_buckets)
     """Requests by that time, not cumulated."""
+    queued_seconds: float = 0.0
+    """Sum over requests of the time until their batch began to run."""
+    queued: list[int] = field(default_factory=_buckets)
+    """Requests by that time."""
+    ran_seconds: float = 0.0
+    """Sum over requests of the time that their batch ran."""
+    ran: list[int] = field(default_factory=_buckets)
+    """Requests by that time."""
+    sizes: list[int] = field(default_factory=lambda: [0] * (len(SIZE_BOUNDS) + 1))
+    """Batches by their rows."""
+    released: list[int] = field(default_factory=lambda: [0] * len(REASONS))
+    """Batches by why they left, in the order of `policy.pacing.REASONS`."""
 
-    def batch(self, requests: int, rows: int, run_seconds: float, latency: float) -> None:
+    def batch(self, batch: Batch, why: Reason, run_seconds: float, latency: float) -> None:
+        """One that has been answered, `latency` seconds after the first of its requests came.
+
+        Below `COARSE` seconds all its requests count as its first one; beyond, each as it came."""
+        requests, rows = len(batch.tickets), batch.rows
         self.requests += requests
         self.rows += rows
         self.batches += 1
         self.largest = max(self.largest, rows)
+        self.sizes[min((rows - 1).bit_length(), len(SIZE_BOUNDS))] += 1
+        self.released[_PLACES[why]] += 1
         self.run_seconds += run_seconds
-        self.latency_seconds += latency * requests
-        self.latencies[bisect_left(LATENCY_BOUNDS, latency)] += requests
+        self.ran_seconds += run_seconds * requests
+        self.ran[bisect_left(LATENCY_BOUNDS, run_seconds)] += requests
+        queued = batch.started - batch.since
+        if latency < COARSE or requests == 1:
+            self.latency_seconds += latency * requests
+            self.latencies[bisect_left(LATENCY_BOUNDS, latency)] += requests
+            self.queued_seconds += queued * requests
+            self.queued[bisect_left(LATENCY_BOUNDS, queued)] += requests
+            return
+        answered = batch.since + latency
+        for came in batch.times:
+            latency, queued = answered - came, batch.started - came
+            self.latency_seconds += latency
+            self.latencies[bisect_left(LATENCY_BOUNDS, latency)] += 1
+            self.queued_seconds += queued
+            self.queued[bisect_left(LATENCY_BOUNDS, queued)] += 1
 
     def add(self, other: Counters) -> None:
         """For readers: `other` on top of this one."""
@@ -70,7 +119,11 @@ class Counters:
         self.largest = max(self.largest, other.largest)
         self.run_seconds += other.run_seconds
         self.latency_seconds += other.latency_seconds
-        self.latencies = [a + b for a, b in zip(self.latencies, other.latencies, strict=True)]
+        self.expired += other.expired
+        self.queued_seconds += other.queued_seconds
+        self.ran_seconds += other.ran_seconds
+        for name in ("latencies", "queued", "ran", "sizes", "released"):
+            setattr(self, name, [a + b for a, b in zip(getattr(self, name), getattr(other, name), strict=True)])
 
 
 def value_of(counter: itertools.count[int]) -> int:

@@ -12,19 +12,20 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from everloop.core.errors import ModelFailed
+from everloop.core.errors import Failure, ModelFailed
 from everloop.serving.worker import Worker
-
-if TYPE_CHECKING:
-    from everloop.serving.runner import Runner
 
 T = TypeVar("T")
 
 
+class Version(Protocol):
+    def failed(self, what: str, how: Failure = "raised") -> ModelFailed: ...
+
+
 class Guard:
-    """Of one runner, while its version is not the champion. Every method may be called from any thread."""
+    """Of one version, while it is not the champion. Every method may be called from any thread."""
 
     __slots__ = ("_closed", "_end", "_idle", "_lock", "_name", "_on_lost", "error", "timeout")
 
@@ -46,9 +47,9 @@ class Guard:
         self._lock = threading.Lock()
         self._closed = False
 
-    def lose(self, runner: Runner, error: ModelFailed | None = None) -> ModelFailed:
+    def lose(self, version: Version, error: ModelFailed | None = None) -> ModelFailed:
         """A run took too long, or `error` tells what else ended it. Returns the error of its requests, a new one for each caller."""
-        error = error or runner.failed(f"it took longer than {self.timeout:g} s and was given up", "timeout")
+        error = error or version.failed(f"it took longer than {self.timeout:g} s and was given up", "timeout")
         with self._lock:
             first, self.error = self.error is None, self.error or error
         if first:
@@ -58,18 +59,18 @@ class Guard:
             self._on_lost(error)
         return error
 
-    def run(self, runner: Runner, call: Callable[[Any], T], argument: Any) -> T:
+    def run(self, version: Version, call: Callable[[Any], T], argument: Any) -> T:
         """`call(argument)` on a thread of its own, for a caller who waits for it. Raises what it raises; ModelFailed after `timeout`
         seconds, or at once where the version is lost."""
         if (lost := self.error) is not None:
             why = "an earlier run ended its process" if lost.how == "crash" else "an earlier run hangs"
-            raise runner.failed(f"it was given up because {why}", lost.how)
+            raise version.failed(f"it was given up because {why}", lost.how)
         worker = self._worker()
         job = _Job(partial(call, argument))
         worker.submit(job.run)
         if not job.done.acquire(timeout=self.timeout):
             worker.stop()
-            raise self.lose(runner)
+            raise self.lose(version)
         self._give_back(worker)
         error, value = job.error, job.value
         del job

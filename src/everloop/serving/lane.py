@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve
+from everloop.policy.pacing import Pace
 from everloop.runtime.session import Session
 from everloop.serving.apart import ApartSession, belongs_apart, misplaced, moved_apart
 from everloop.serving.batcher import Batcher
@@ -33,6 +35,7 @@ from everloop.serving.counters import Counters
 from everloop.serving.direct import Direct, fastest
 from everloop.serving.lane_cache import LaneCache
 from everloop.serving.recorder import Channel, Recorder
+from everloop.serving.recording import RowRecording, TensorRecording
 from everloop.serving.remote import RemoteSession
 from everloop.serving.runner import Runner
 from everloop.serving.tensor_work import TensorWork
@@ -75,6 +78,7 @@ class Lane:
         self._recorder = channel.recorder
         self._channel = channel
         self._batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
+        self._tensor_batchers: dict[asyncio.AbstractEventLoop, Batcher] = {}
         self.tensor_work = TensorWork(runner)
         """How it answers tensors."""
         self._direct = Direct(runner, channel)
@@ -97,8 +101,8 @@ class Lane:
             return
         self.config = config
         self.runner.rules = rules = config.rules
-        for batcher in list(self._batchers.values()):
-            batcher.rules = rules
+        for batcher in self.batchers:
+            batcher.configure(rules)
 
     def remember(self, cached: VersionCache | None) -> bool:
         """Answer from this part of the cache what was asked before; None: always ask the model. True if `answer` is another one now."""
@@ -108,7 +112,7 @@ class Lane:
         self.cached = cached
         self._memory = None if cached is None else LaneCache(cached, self._channel, self.own, self._direct.many)
         self.answer = self.own if self._memory is None else self._memory.answer
-        for batcher in list(self._batchers.values()):
+        for batcher in self.batchers:
             batcher.remember(cached)
         return True
 
@@ -170,48 +174,79 @@ class Lane:
         self._direct.tally.referred += 1
 
     def batcher_for(self, loop: asyncio.AbstractEventLoop) -> Batcher:
-        """This lane's batcher on `loop`; call it from that loop's thread."""
+        """This lane's batcher of rows on `loop`; call it from that loop's thread."""
         batcher = self._batchers.get(loop)
-        return batcher if batcher is not None else self._new_batcher(loop)
+        if batcher is None:
+            key = self._recorder.new_key()
+            recording = RowRecording(self._recorder, self.runner, key, self.model.record)
+            batcher = Batcher(
+                self.runner,
+                loop,
+                key,
+                costs=self._opening_costs,
+                recording=recording,
+                beside=partial(Lane.batcher_for, loop=loop),
+            )
+            self._add_batcher(self._batchers, batcher)
+        return batcher
 
-    def _new_batcher(self, loop: asyncio.AbstractEventLoop) -> Batcher:
-        for dead in [known for known in self._batchers if known.is_closed()]:
-            gone = self._batchers.pop(dead)
+    def tensors_for(self, loop: asyncio.AbstractEventLoop) -> Batcher:
+        """This lane's batcher of tensors on `loop`; call it from that loop's thread."""
+        batcher = self._tensor_batchers.get(loop)
+        if batcher is None:
+            key, work = self._recorder.new_key(), self.tensor_work
+            recording = TensorRecording(self._recorder, work, key, self.model.record)
+            batcher = Batcher(
+                work,
+                loop,
+                key,
+                costs=self._opening_costs,
+                recording=recording,
+                beside=partial(Lane.tensors_for, loop=loop),
+            )
+            self._add_batcher(self._tensor_batchers, batcher)
+        return batcher
+
+    @property
+    def batchers(self) -> list[Batcher]:
+        """All that it has, of rows and of tensors."""
+        return [*self._batchers.values(), *self._tensor_batchers.values()]
+
+    def _add_batcher(self, batchers: dict[asyncio.AbstractEventLoop, Batcher], batcher: Batcher) -> None:
+        for dead in [known for known in batchers if known.is_closed()]:
+            gone = batchers.pop(dead)
             gone.retire()
             self._direct.tally.add(gone.counters)
             self.tallies.remove(gone.counters)
-        batcher = Batcher(self.runner, loop, self._recorder, record=self.model.record, costs=self._opening_costs)
         batcher.remember(self.cached)
-        self._batchers[loop] = batcher
+        batchers[batcher.loop] = batcher
         self.tallies.append(batcher.counters)
         if self.retired:
             batcher.retire()
-        return batcher
 
     def retire(self) -> None:
         """Out of the table: what was submitted before finishes here, then threads end and the session closes."""
         self.retired = True
         if self.runner.guard is not None:
             self.runner.guard.close()
-        for batcher in list(self._batchers.values()):
+        for batcher in self.batchers:
             batcher.retire()
 
     @property
     def closed(self) -> bool:
         """Retired, and nothing on its way through a batcher."""
-        return self.retired and all(batcher.idle for batcher in list(self._batchers.values()))
+        return self.retired and all(batcher.idle for batcher in self.batchers)
 
     @property
-    def costs(self) -> CostCurve:
+    def costs(self) -> CostCurve | Pace:
         """Seconds a batch of so many rows takes: measured at opening, then learned from the batches themselves."""
-        for batcher in list(self._batchers.values()):
-            return batcher.costs
-        return self._opening_costs
+        busiest = max(self.batchers, key=lambda batcher: batcher.counters.batches, default=None)
+        return self._opening_costs if busiest is None else busiest.costs
 
     @property
     def waiting(self) -> int:
         """Rows in the queues of its batchers."""
-        return sum(batcher.waiting for batcher in list(self._batchers.values()))
+        return sum(batcher.waiting for batcher in self.batchers)
 
     @property
     def predictions(self) -> int:

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.core.errors import EverloopError, Failure, ModelFailed
-from everloop.core.schema import Schema
+from everloop.core.schema import Schema, pack_rows
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules, slices
 from everloop.runtime.session import Session, plain_answers
 
 if TYPE_CHECKING:
     from everloop.serving.guard import Guard
+    from everloop.serving.work import Work
 
 Matrix = npt.NDArray[Any]
 GONE = ("crash", "timeout")
@@ -92,6 +93,42 @@ class Runner:
         if self.regression and value - value != 0.0:
             return self.failed(f"it answered {value!r}, not a finite number", "not_finite")
         return None
+
+    # -- as a `serving.work.Work` of rows --
+
+    def gather(self, payloads: Sequence[Any], counts: Sequence[int] | None) -> Matrix:
+        if counts is None:
+            return self.matrix(payloads)
+        rows: list[Row] = []
+        for payload, count in zip(payloads, counts, strict=True):
+            if count:
+                rows += payload
+            else:
+                rows.append(payload)
+        return self.matrix(rows)
+
+    def part(self, answers: list[Any], start: int, stop: int) -> list[Any]:
+        return answers[start:stop]
+
+    def blame(self, payload: Any, count: int) -> ModelFailed | None:
+        try:
+            if count:
+                self.many(self.matrix(payload))
+            else:
+                self.one(payload)
+        except EverloopError as error:
+            return error if isinstance(error, ModelFailed) else self.failed(error.message)
+        return None
+
+    def adopt(self, payload: Any, count: int, other: Work) -> Any:
+        if isinstance(other, Runner) and other.schema == self.schema:
+            return payload
+        return self.schema.rows(payload) if count else self.schema.rows([payload])[0]
+
+    def key(self, payload: Any, count: int) -> bytes | None:
+        return pack_rows(payload if count else [payload], self.schema)[1]
+
+    # -- one request --
 
     def one(self, row: Row) -> Any:
         """One checked row -> its prediction. Raises ModelFailed."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from everloop.core.errors import EverloopError, ModelFailed
+from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed
 from everloop.core.tensors import Array, Tensors
 from everloop.runtime.tensors import Answered, tensor_model
 from everloop.serving.runner import GONE, Runner, of_instance
@@ -21,6 +21,7 @@ from everloop.serving.runner import GONE, Runner, of_instance
 if TYPE_CHECKING:
     from everloop.policy.batching import BatchRules
     from everloop.serving.guard import Guard
+    from everloop.serving.work import Work
 
 
 class TensorsAsked(NamedTuple):
@@ -136,6 +137,9 @@ class TensorWork:
         arrays = group.arrays if group.requests == 1 else [array[first:last] for array in group.arrays]
         return self.tensors.answered(arrays, self.part(answers, start, stop))
 
+    def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
+        return self.runner.failed(what, how)
+
     def blame(self, payload: TensorsAsked, count: int) -> EverloopError | None:
         try:
             answers = self.run(self.gather([payload], [count]))
@@ -149,6 +153,16 @@ class TensorWork:
             if unsound is not None:
                 return of_instance(i, unsound) if len(values) > 1 else unsound
         return None
+
+    def adopt(self, payload: TensorsAsked, count: int, other: Work) -> TensorsAsked:  # noqa: ARG002  as `Work`
+        if isinstance(other, TensorWork) and other.tensors.signature == self.tensors.signature:
+            return payload
+        raise InvalidInput(
+            f"version {self.version} of model {self.model!r} takes other tensors than version {other.version}"
+        )
+
+    def take_detour(self) -> float:
+        return self.runner.take_detour()
 
     def key(self, payload: TensorsAsked, count: int) -> bytes | None:  # noqa: ARG002  the arrays tell
         """All of the inputs, and which outputs were asked for."""

@@ -1,7 +1,7 @@
 """What a batcher runs: the contract between the queue and whatever answers it.
 
 A batcher knows requests, counts and deadlines; a `Work` knows what is in them. There are three: rows of features (`runner`), tensors
-(`tensor_work`), and the frames of a program that batches without a server (`batch_predictor`).
+(`tensor_work`), and the frames of a program that batches without a server (`frame_work`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from everloop.core.errors import EverloopError
+    from everloop.core.errors import EverloopError, Failure, ModelFailed
     from everloop.policy.batching import BatchRules
     from everloop.serving.guard import Guard
 
@@ -42,8 +42,17 @@ class Work(Protocol):
     def part(self, answers: Any, start: int, stop: int) -> Any:
         """The answers to rows `start` to `stop`."""
 
+    def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
+        """What this version could not answer, and why."""
+
     def blame(self, payload: Any, count: int) -> EverloopError | None:
         """The error of a request that failed alone, naming the instance where one is to blame; None: it answers when it is alone."""
+
+    def adopt(self, payload: Any, count: int, other: Work) -> Any:
+        """A request that was checked for `other`, another version's work of this form, as one of this version. Raises InvalidInput."""
+
+    def take_detour(self) -> float:
+        """Seconds that runs of this thread have waited for another process, beyond what the model took, since it was last asked."""
 
     def key(self, payload: Any, count: int) -> bytes | None:
         """What the answer depends on besides the version, so that no two inputs share it; None: never the same twice."""
