@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import inspect
 import json
 import re
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -755,7 +757,8 @@ def test_idle_connections_are_closed_and_busy_ones_are_not(serve: Any, gate: Gat
         assert gate.inside.wait(20)
         assert idle.closed()
         assert ordinary.closed()
-        assert half.closed(), "a request that stalls"
+        assert half.answer()[0] == 408, "a request that stalls"
+        assert half.closed()
         gate.go.set()
         assert busy.answer()[0] == 200
 
@@ -766,8 +769,31 @@ def test_connections_that_stall_before_their_first_answer_are_closed(serve: Any)
         head.send(request(ROW)[:30])
         body.send(request(ROW)[:-3])
         ordinary.send(request(ROW, "/v1/models/sum/predict?x")[:-3])
+        assert [head.answer()[0], body.answer()[0]] == [408, 408]
         for client in (silent, head, body, ordinary):
             assert client.closed()
+
+
+def test_a_request_that_comes_drop_by_drop_is_given_up_however_long_the_connection_may_idle(
+    serve: Any, services: Any
+) -> None:
+    services.limits = dataclasses.replace(services.limits, head_sec=1, body_sec=1)
+    server = serve(timeout_keep_alive=60)
+    with server.connect() as head, server.connect() as body, server.connect() as ordinary, server.connect() as well:
+        head.send(b"POST /v1/models/sum/predict HTTP/1.1\r\nX: ")
+        for client, path in ((body, "sum/predict"), (ordinary, "sum/train")):
+            client.send(request(b"", f"/v1/models/{path}", headers={"Content-Length": "100000"}))
+        slow, answered = {head, body, ordinary}, 0
+        while slow:
+            for client in list(slow):
+                if select.select([client.socket], [], [], 0.02)[0]:
+                    slow.discard(client)
+                else:
+                    client.send(b"a")
+            answered += well.ask(ROW)[0] == 200
+        assert [head.answer()[0], body.answer()[0]] == [408, 408]
+        assert all(client.closed() for client in (head, body, ordinary))
+        assert answered > 3
 
 
 def test_a_head_without_end_is_refused(serve: Any) -> None:

@@ -19,7 +19,8 @@ import pytest
 
 from everloop.app import server
 from everloop.app.build import Engine, build_engine
-from everloop.app.server import Address, bind, run, serving
+from everloop.app.listening import Address, bind
+from everloop.app.server import run, serving
 from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import Conflict, EverloopError, InvalidInput
 from everloop.learning.config import LearningConfig

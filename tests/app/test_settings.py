@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from everloop.app.settings import SECTIONS, EngineSettings, ServerSettings, is_local, load_settings, options
+from everloop.app.security import is_local
+from everloop.app.settings import SECTIONS, EngineSettings, ServerSettings, load_settings, options
 from everloop.core.errors import InvalidInput
 
 

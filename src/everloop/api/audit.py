@@ -46,7 +46,7 @@ def audit(
     message = (
         f"{operation} by {caller.name}{f' ({caller.id})' if caller.id else ''} from {address or 'here'}: {outcome}"
     )
-    log.info("%s: %s", model or "server", message, extra={"audit": {**data, "model": model}})
+    log.info("%s: %s", model or "server", message, extra={"facts": {**data, "model": model}})
     if outcome != DONE:
         return
     event = Event(model, "audit", services.clock.now(), message, data=data)

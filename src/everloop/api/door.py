@@ -44,7 +44,7 @@ log = logging.getLogger("everloop.door")
 class Caller:
     """Whoever has a key. Its text is not here."""
 
-    __slots__ = ("bucket", "expires_at", "id", "live", "models", "name", "record", "scopes", "used")
+    __slots__ = ("bucket", "expires_at", "id", "limited", "live", "models", "name", "record", "scopes", "used")
 
     def __init__(self, record: KeyRecord | None, *, key_id: str, name: str, bucket: Bucket | None = None) -> None:
         self.id = key_id
@@ -57,6 +57,8 @@ class Caller:
         """The only models it may touch; None: all."""
         self.expires_at = None if record is None else record.expires_at
         self.bucket = bucket
+        self.limited = 0
+        """Requests that came too early."""
         self.live = True
         """False once the key is not what it was; see `Door.stands`."""
         self.used = False
@@ -65,7 +67,7 @@ class Caller:
     def __repr__(self) -> str:
         return f"<Caller {self.id or 'anybody'} {self.name!r}>"
 
-    def has(self, scope: Scope) -> bool:
+    def has(self, scope: Need) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
     def reaches(self, model: str) -> bool:
@@ -87,7 +89,7 @@ class Door:
         given: Iterable[str] = (),
         required: bool = False,
     ) -> None:
-        self._store = store
+        self.store = store
         self._clock: Clock = clock or SystemClock()
         self._counting = threading.Lock()
         self._reading = threading.Lock()  # held while the store is asked; nobody who calls waits for it
@@ -161,6 +163,7 @@ class Door:
             return
         with self._counting:
             wait = bucket.take(self._clock.monotonic())
+            caller.limited += wait > 0.0
         if wait > 0.0:
             raise QuotaExceeded(
                 f"the key {caller.name!r} may make {bucket.rate:g} requests a second (up to {bucket.capacity} at once); "
@@ -183,18 +186,23 @@ class Door:
         )
         self.closed = self.closed or bool(self._given)
 
+    def active(self) -> list[Caller]:
+        """Holders of keys of the store that could come now."""
+        now = self._clock.now()
+        return [
+            caller
+            for caller in list(self._callers.values())
+            if caller.record is not None and caller.record.state(now) == "active"
+        ]
+
     @property
     def has_keys(self) -> bool:
         """Whether there is a key that somebody could use now."""
-        now = self._clock.now()
-        return bool(self._given) or any(
-            caller.record is not None and caller.record.state(now) == "active"
-            for caller in list(self._callers.values())
-        )
+        return bool(self._given) or bool(self.active())
 
     def refresh(self) -> None:
         """Read the keys anew. Raises StoreUnavailable."""
-        store = self._store
+        store = self.store
         if store is None:
             return
         with self._reading:
@@ -212,6 +220,7 @@ class Door:
                     made.bucket = Bucket(record.rate, record.capacity, now)
                 if before is not None:
                     before.live = False
+                    made.limited = before.limited
                     if made.bucket is not None and before.bucket is not None:  # a change is no pause
                         made.bucket.tokens = min(float(made.bucket.capacity), before.bucket.tokens)
             for gone in self._callers.keys() - callers.keys():
@@ -222,7 +231,7 @@ class Door:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Follow the store, on a thread, for the time of a `with` block."""
-        if self._store is None:
+        if self.store is None:
             yield
             return
         stopping = threading.Event()
@@ -236,7 +245,7 @@ class Door:
 
     def look(self) -> None:
         """What the watching thread does each time: see what changed, and tell the store now and then who came."""
-        store = self._store
+        store = self.store
         assert store is not None
         try:
             if store.revision() != self._revision:
@@ -254,10 +263,10 @@ class Door:
         """Tell the store which keys were used. Raises StoreUnavailable."""
         self._told = self._clock.monotonic()
         used = [caller for caller in list(self._callers.values()) if caller.used]
-        if used and self._store is not None:
+        if used and self.store is not None:
             for caller in used:
                 caller.used = False
-            self._store.touch_keys([caller.id for caller in used], self._clock.now())
+            self.store.touch_keys([caller.id for caller in used], self._clock.now())
 
     def _watch(self, stopping: threading.Event) -> None:
         while not stopping.wait(LOOK_SECONDS):

@@ -19,19 +19,19 @@ VERSION_HEADER = "Everloop-Version"
 KEY_HEADER = "Everloop-Key"
 
 
-def check_keys(keys: Iterable[str]) -> None:
+def check_keys(keys: Iterable[str], option: str = "override_keys") -> None:
     """Raises InvalidInput, which does not repeat the key."""
     for number, key in enumerate(keys, 1):
         if len(key) < LEAST_KEY:
             raise InvalidInput(
-                f"override_keys: key {number} has {len(key)} characters, expected at least {LEAST_KEY}; "
+                f"{option}: key {number} has {len(key)} characters, expected at least {LEAST_KEY}; "
                 "for instance what `openssl rand -hex 16` prints",
-                field="override_keys",
+                field=option,
             )
         if not (key.isascii() and key.isprintable()) or key != key.strip():
             raise InvalidInput(
-                f"override_keys: key {number} has characters that a header cannot carry; use printable ASCII",
-                field="override_keys",
+                f"{option}: key {number} has characters that a header cannot carry; use printable ASCII",
+                field=option,
             )
 
 

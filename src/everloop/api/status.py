@@ -34,6 +34,7 @@ STATUSES: dict[str, Status] = {
     "model_not_found": Status(404, "NOT_FOUND", "Model not found"),
     "version_not_found": Status(404, "NOT_FOUND", "Version not found"),
     "rollout_not_found": Status(404, "NOT_FOUND", "Rollout not found"),
+    "key_not_found": Status(404, "NOT_FOUND", "Key not found"),
     "prediction_not_found": Status(404, "NOT_FOUND", "Prediction not found"),
     "conflict": Status(409, "FAILED_PRECONDITION", "Conflict"),
     "model_untrained": Status(409, "FAILED_PRECONDITION", "Model untrained"),

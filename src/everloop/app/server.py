@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -25,28 +24,33 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
 
+from everloop.api.http.front import HSTS
 from everloop.api.override import OverrideKeys
-from everloop.app.interpreter import few_arenas, quick_switches
+from everloop.app.interpreter import few_arenas, many_files, quick_switches
+from everloop.app.listening import BACKLOG, Address, bind, bind_admin
+from everloop.app.security import Certificates, Security, check_public, front_of
 from everloop.app.settings import ServerSettings
 from everloop.app.tracing import observing
-from everloop.core.errors import Conflict, InvalidInput, MissingExtra, StoreUnavailable
+from everloop.core.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from everloop.api.grpc.server import GrpcServer
+    from everloop.api.grpc.server import Certificate, GrpcServer
     from everloop.api.http.threads import Threads
     from everloop.api.services import Services
 
 KEEP_ALIVE_SECONDS = 75.0
 """Longer than the 60 s after which common proxies let go of an idle connection, so that it is they who close it."""
-BACKLOG = 2048
 LINGER_SECONDS = 0.05
 """What a connection accepted just before the port closed gets to send its first request."""
 TICK_SECONDS = 0.01
+OTHER_FILES = 512
+"""What stores, models and processes may need besides connections."""
 
 log = logging.getLogger(__name__)
 
@@ -62,28 +66,6 @@ class Engine(Protocol):
 
     def stop(self) -> None:
         """Finish and close everything. Safe to call twice."""
-
-
-class Address(NamedTuple):
-    host: str
-    port: int
-    grpc_port: int | None = None
-    """On the same host; None: gRPC is not spoken."""
-
-    @property
-    def url(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
-    @classmethod
-    def of(cls, listener: socket.socket, grpc_port: int | None = None) -> Address:
-        host, port = listener.getsockname()[:2]
-        return cls(host, port, grpc_port)
-
-    @property
-    def grpc(self) -> str | None:
-        """As gRPC's clients take it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return None if self.grpc_port is None else f"{host}:{self.grpc_port}"
 
 
 def run(
@@ -105,11 +87,12 @@ def run(
             on_ready(address)
 
     few_arenas()
+    _bound_connections(engine.services)
     with _second_signal_ends(), quick_switches(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         stack.enter_context(observing(engine.services, settings.observe))
         listener = stack.enter_context(bind(settings))
-        server = Server(engine, listener, settings, prepare=prepare, on_ready=ready)
+        server = Server(engine, listener, settings, admin=_admin(stack, settings), prepare=prepare, on_ready=ready)
         server.run()
         server.started_up(settings.grace)
     if server.failure is not None:
@@ -125,7 +108,7 @@ def serving(engine: Engine, settings: ServerSettings) -> Iterator[Address]:
         stack.callback(engine.stop)
         stack.enter_context(observing(engine.services, settings.observe))
         listener = stack.enter_context(bind(settings))
-        server = Server(engine, listener, settings, on_ready=lambda _: ready.set())
+        server = Server(engine, listener, settings, admin=_admin(stack, settings), on_ready=lambda _: ready.set())
 
         def work() -> None:
             try:
@@ -149,6 +132,21 @@ def serving(engine: Engine, settings: ServerSettings) -> Iterator[Address]:
         raise server.failure
 
 
+def _admin(stack: contextlib.ExitStack, settings: ServerSettings) -> socket.socket | None:
+    listener = bind_admin(settings)
+    return None if listener is None else stack.enter_context(listener)
+
+
+def _bound_connections(services: Services) -> None:
+    """No more connections than the system lets this process have files: what could not be accepted could not be refused either."""
+    wanted = services.limits.max_connections
+    files = many_files(wanted + OTHER_FILES)
+    if files is not None and files - OTHER_FILES < wanted:
+        most = max(1, files - OTHER_FILES)
+        log.warning("the system lets this process open %d files, so at most %d connections (ulimit -n)", files, most)
+        services.limits = replace(services.limits, max_connections=most)
+
+
 @contextlib.contextmanager
 def _second_signal_ends() -> Iterator[None]:
     """While the server runs, its own handlers are in force; when it has ended and the engine still stops, these are again."""
@@ -167,37 +165,6 @@ def _second_signal_ends() -> Iterator[None]:
             signal.signal(sig, handler)
 
 
-def bind(settings: ServerSettings) -> socket.socket:
-    """A listening socket. Raises InvalidInput, Conflict, StoreUnavailable as `run` does."""
-    host, port = settings.host, settings.port
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, OverflowError) as error:
-        raise InvalidInput(f"host: cannot listen on {host!r}: {error}", field="host") from error
-    # `localhost` may be both; clients try IPv4 too.
-    family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":  # elsewhere it would let two servers share the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"port {port} on {host} is taken by another program; choose another (--port), or 0 for any free one",
-                field="port",
-            ) from error
-        if error.errno == errno.EACCES:
-            raise InvalidInput(
-                f"port: this user may not listen on port {port}; choose one above 1023", field="port"
-            ) from error
-        raise StoreUnavailable(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return listener
-
-
 class Server(uvicorn.Server):
     """uvicorn's server with our protocol class and our way to end. Its connections are uvicorn's, and so is its parser."""
 
@@ -207,9 +174,11 @@ class Server(uvicorn.Server):
         listener: socket.socket,
         settings: ServerSettings,
         *,
+        admin: socket.socket | None = None,
         prepare: Callable[[], None] | None = None,
         on_ready: Callable[[Address], None] | None = None,
     ) -> None:
+        """Raises InvalidInput: an address that other machines reach and no key, a certificate that cannot be used."""
         from everloop.api.http.app import create_app
         from everloop.api.http.fastlane import make_protocol
 
@@ -217,6 +186,13 @@ class Server(uvicorn.Server):
         self._services = engine.services
         self._services.preparing = True
         self._services.override_keys = OverrideKeys(settings.override_keys)
+        security, door = settings.security, self._services.door
+        check_public(security, settings.host, door, insecure=settings.insecure)
+        self._certificates = Certificates(security) if security.tls_cert is not None else None
+        self._admin = admin
+        self._services.front = front_of(
+            security, settings.host, door, None if admin is None else admin.getsockname()[1]
+        )
         self._settings = settings
         self._listener = listener
         self._grpc: GrpcServer | None = None
@@ -244,16 +220,27 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
+                **self._tls(),
             )
         )
 
     @property
     def address(self) -> Address:
         """Once it has started."""
-        return Address.of(self._listener, None if self._grpc is None else self._grpc.port)
+        grpc_port = None if self._grpc is None else self._grpc.port
+        return Address.of(self._listener, grpc_port, tls=self._certificates is not None, admin=self._admin)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        super().run(sockets or [self._listener])
+        own = [self._listener] if self._admin is None else [self._listener, self._admin]
+        with self._services.door.watching():
+            super().run(sockets or own)
+
+    def _tls(self) -> dict[str, Any]:
+        """Of uvicorn's options."""
+        if self._certificates is None:
+            return {}
+        context = self._certificates.context
+        return {"ssl_context_factory": lambda *_: context, "headers": [HSTS]}
 
     def stop(self) -> None:
         """Drain and end, as a signal would. From any thread."""
@@ -319,6 +306,8 @@ class Server(uvicorn.Server):
         assert self._stopping is not None
         while not self._stopping.is_set():
             await self.on_tick(0)
+            if self._certificates is not None:
+                self._certificates.look()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), 1.0)
 
@@ -368,7 +357,24 @@ def grpc_server(services: Services, threads: Threads, settings: ServerSettings, 
     except ImportError as error:
         raise MissingExtra.of("grpc", "speaking gRPC (grpc_port)") from error
     assert settings.grpc_port is not None
-    return GrpcServer(services, threads, host=listener.getsockname()[0], port=settings.grpc_port)
+    return GrpcServer(
+        services,
+        threads,
+        host=listener.getsockname()[0],
+        port=settings.grpc_port,
+        certificate=_certificate(settings.security),
+    )
+
+
+def _certificate(security: Security) -> Certificate | None:
+    """For gRPC, which wants the bytes. They have just been looked at by `Certificates`."""
+    from everloop.api.grpc.server import Certificate
+
+    if security.tls_cert is None:
+        return None
+    chain = security.tls_cert.read_bytes()
+    key = chain if security.tls_key is None else security.tls_key.read_bytes()
+    return Certificate(chain, key, None if security.tls_client_ca is None else security.tls_client_ca.read_bytes())
 
 
 def _abort(connection: Any) -> None:

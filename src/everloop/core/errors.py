@@ -84,6 +84,13 @@ class RolloutNotFound(EverloopError, KeyError):
     fault = "caller"
 
 
+class KeyNotFound(EverloopError, KeyError):
+    """There is no key of that id or name."""
+
+    code = "key_not_found"
+    fault = "caller"
+
+
 class PredictionNotFound(EverloopError, KeyError):
     """A label names a request id that is not in the journal: never made, not sampled, or past retention."""
 

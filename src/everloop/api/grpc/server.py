@@ -40,10 +40,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Certificate:
-    """PEM, both. The key is in no repr."""
+    """PEM, all of them. The key is in no repr."""
 
     chain: bytes
     key: bytes
+    client_ca: bytes | None = None
+    """What has to have signed the certificate of every client; None: clients need none."""
 
     def __repr__(self) -> str:
         return "<Certificate>"
@@ -91,7 +93,9 @@ class GrpcServer:
         try:
             if certificate is None:
                 return int(self._server.add_insecure_port(address))
-            credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+            credentials = grpc.ssl_server_credentials(
+                [(certificate.key, certificate.chain)], certificate.client_ca, certificate.client_ca is not None
+            )
             return int(self._server.add_secure_port(address, credentials))
         except RuntimeError as error:  # all that gRPC says is that it could not
             raise _why(host, port) from error

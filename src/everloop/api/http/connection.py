@@ -25,52 +25,26 @@ from __future__ import annotations
 import asyncio
 import weakref
 from asyncio import AbstractEventLoop, TimerHandle
-from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from everloop.api.http import framing, heads
+from everloop.api.http.entrance import CALLER
 from everloop.api.http.flow import Flow, NobodyWaits
-from everloop.api.http.heads import END_OF_HEAD, AnswerHeads, Head, KnownHeads, recognise
+from everloop.api.http.heads import END_OF_HEAD, Head, recognise
+from everloop.api.http.shared import Shared
 from everloop.api.observing import CLIENT_GONE
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
+    from everloop.api.http.problems import Refusal
     from everloop.api.observing import Observed
     from everloop.api.services import Services
     from everloop.serving.batcher import Batcher
-
-
-class Shared:
-    """What all connections of one server share. Touched by the event loop's thread only, but for `call_soon`."""
-
-    def __init__(self, loop: AbstractEventLoop) -> None:
-        self.known = KnownHeads()
-        self.answers = AnswerHeads()
-        self._loop = loop
-        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._waking = False
-
-    def call_soon(self, callback: Callable[[Any], None], result: Any) -> None:
-        """From any thread: the loop calls `callback(result)`, and one wake-up serves all that have come until then."""
-        self._calls.append((callback, result))
-        if not self._waking:
-            self._waking = True
-            try:
-                self._loop.call_soon_threadsafe(self._call)
-            except RuntimeError:  # the loop is closed, and with it every connection
-                self._calls.clear()
-
-    def _call(self) -> None:
-        self._waking = False
-        while self._calls:
-            callback, result = self._calls.popleft()
-            callback(result)
 
 
 class Connection(HttpToolsProtocol):
@@ -113,14 +87,24 @@ class Connection(HttpToolsProtocol):
         self._body = b""
         self._chunk = b""
         self.batcher: Batcher | None = None
+        self._running: RequestResponseCycle | None = None
+        """What the app answers, or has answered last."""
         self.observed: Observed | None = None
         """The request in flight, where somebody looks at it."""
         self._idle_since = 0.0
         self._idle_timer: TimerHandle | None = None
+        self._begun = 0.0
+        """When the first part came of a request that comes in several; 0 before that."""
+        self._came = 0
+        """Bytes of it since."""
 
     # -- in --
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        most = self.services.limits.max_connections
+        if len(self.connections) >= most:
+            self.shared.crowd.turn_away(transport, most, self.server_state.default_headers)
+            return
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline)
         self._watch()
@@ -160,12 +144,13 @@ class Connection(HttpToolsProtocol):
         except (httptools.HttpParserError, framing.NotHttp):
             if not self.transport.is_closing():
                 self.transport.write(heads.last_answer(framing.NOT_HTTP, self.server_state.default_headers))
-                self.transport.close()
+                self._hang_up()
 
     def on_message_begin(self) -> None:
         # What a scope costs is paid only by those who need one.
         self._between = self._reading = False
         self._head_size = 0
+        self._begun = 0.0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -177,7 +162,9 @@ class Connection(HttpToolsProtocol):
         framing.check_host(self.parser.get_http_version(), self.headers)
         cycle = self.cycle
         if self._possible and (cycle is None or cycle.response_complete):
-            known = recognise(self.parser, self.url, self.headers, self.services.limits.max_body)
+            known = recognise(
+                self.parser, self.url, self.headers, self.services.limits.max_body, self.services.front.hosts
+            )
             if known is not None:
                 self.head, self._reading, self._body = known, True, b""
                 self.cycle = cast("RequestResponseCycle", self)
@@ -227,6 +214,8 @@ class Connection(HttpToolsProtocol):
         path = known.url.decode("ascii")
         self.url = known.url
         self.headers.extend(known.headers)
+        if known.caller is not None:
+            self.scope[CALLER] = known.caller  # type: ignore[literal-required]  # ours, beside those of ASGI
         self.scope.update({"method": "POST", "path": path, "raw_path": known.url, "query_string": b""})
         cycle = RequestResponseCycle(
             scope=self.scope,
@@ -254,7 +243,9 @@ class Connection(HttpToolsProtocol):
         if self.access_log:
             self._log(status)
         assert self.head is not None
-        echo = self.head.echo
+        echo, caller = self.head.echo, self.head.caller
+        if caller is not None and caller.bucket is not None:
+            echo += heads.quota_lines(caller)
         if self.observed is not None and (traceresponse := self.observed.traceresponse):
             echo += b"traceresponse: %b\r\n" % traceresponse.encode()
         if self.keep_alive:
@@ -308,33 +299,77 @@ class Connection(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_idle)
 
     def _wait_for_rest(self, size: int) -> None:
-        """A chunk ended inside a request. The whole head has to come in time, and each further piece of the body."""
+        """A chunk ended inside a request. The whole head has to come in time, and the body at some pace."""
+        now = self.loop.time()
+        if self._begun == 0.0:
+            self._begun, self._came = now, 0
+        self._came += size
+        self._idle_since = now
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._idle_timer = self.loop.call_later(self._due() - now, self._look_idle)
         if self._head_size < 0:
             self._bodyless += size if self._bodyless >= 0 else 1
-            self._watch()
             if self._bodyless > heads.MOST_HEAD:
-                self.transport.close()
+                self._hang_up()
             return
         if self._head_size == 0:
             self._head_size = 1
-            self._watch()
             return
         self._head_size += size
-        if self._head_size > heads.MOST_HEAD and not self.transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.write(heads.last_answer(heads.HEAD_TOO_LARGE, self.server_state.default_headers))
-            self.transport.close()
+        if self._head_size > heads.MOST_HEAD:
+            self._dismiss(heads.HEAD_TOO_LARGE)
+
+    def _due(self) -> float:
+        """Until when the client has to send something, or the rest of what it has begun to send."""
+        due = self._idle_since + self.timeout_keep_alive
+        if self._between:
+            return due
+        limits = self.services.limits
+        within = limits.head_sec if self._head_size >= 0 else limits.body_sec + self._came / heads.LEAST_PACE
+        return min(due, self._begun + within)
 
     def _look_idle(self) -> None:
         self._idle_timer = None
         cycle = self.cycle
         if self.transport.is_closing() or (self._between and not (cycle is None or cycle.response_complete)):
             return  # busy: armed again by the next answer
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        now = self.loop.time()
+        if not self._between and self.flow.read_paused:
+            self._idle_since = self._begun = now  # it is not the client who is slow
+        left = self._due() - now
         if left > 0:
             self._idle_timer = self.loop.call_later(left, self._look_idle)
-        else:
+        elif self._between:
             self.timeout_keep_alive_handler()
+        else:
+            self._dismiss(heads.TOO_SLOW)
+
+    def _dismiss(self, refused: Refusal) -> None:
+        """Close on a client that will not finish its request; with an answer, where none is on its way."""
+        if self.transport.is_closing():
+            return
+        if self._reading or self.cycle is None or self.cycle.response_complete:
+            self.transport.write(heads.last_answer(refused, self.server_state.default_headers))
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close, although somebody may still be answering."""
+        self.transport.close()
+        self._stop_answering()
+
+    def _stop_answering(self) -> None:
+        """What is written from now on goes nowhere. uvicorn tells its newest cycle alone, not the one that runs before it."""
+        self.disconnected = True
+        for cycle in (self.cycle, self._running):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self._running = None
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -346,7 +381,7 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.disconnected = True
+        self._stop_answering()
         if self.observed is not None:
             self.seen(CLIENT_GONE)
         if self.batcher is not None:

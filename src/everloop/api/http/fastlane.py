@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from everloop.api.http import codec
-from everloop.api.http.connection import Connection, Shared
+from everloop.api.http.connection import Connection
 from everloop.api.http.heads import Head, refusal_head
 from everloop.api.http.problems import problem
 from everloop.api.observing import address_of
@@ -27,6 +27,7 @@ from everloop.core.errors import EverloopError, InvalidInput, Malformed
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
+    from everloop.api.http.shared import Shared
     from everloop.api.observing import Observer
     from everloop.api.services import Services
     from everloop.serving.batcher import Batcher
@@ -58,6 +59,8 @@ class FastLane(Connection):
         services = self.services
         if services.observer is not None:
             self._observe(services.observer, known)
+        if services.door.closed and not self._let_in(known):
+            return
         table = self._table.current
         lane = table.lanes.get(known.name)
         if lane is None or services.draining:
@@ -94,6 +97,19 @@ class FastLane(Connection):
         except Exception:
             # A defect: the app meets it again, logs it and answers 500.
             self.hand_over(known, body)
+
+    def _let_in(self, known: Head) -> bool:
+        """Whether the caller may, who is known with the head. If not, the answer has been written."""
+        door = self.services.door
+        try:
+            if known.caller is None or not door.stands(known.caller):
+                known.caller = None
+                known.caller = door.enter(known.credential)
+            door.allow(known.caller, "feedback" if known.verb == "feedback" else "predict", known.name)
+        except EverloopError as error:
+            self.fail(error)
+            return False
+        return True
 
     def _label(self, known: Head, body: bytes) -> None:
         services = self.services

@@ -8,11 +8,16 @@ needs no parser. Content-Length is part of the head; a chunk whose body has anot
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from everloop.api.http.front import SECURITY_HEADERS, quota_headers
 from everloop.api.http.problems import Refusal, refusal
+
+if TYPE_CHECKING:
+    from everloop.api.door import Caller
+    from everloop.api.http.front import Hosts
 from everloop.api.observing import checked_id
 
 MOST_BODY = 256 << 10
@@ -21,6 +26,8 @@ MOST_HEADS = 1024
 """Known heads of one server, less than 1 kB each. When full, they are forgotten and learned again."""
 LONGEST_HEAD = 2048
 END_OF_HEAD = b"\r\n\r\n"
+LEAST_PACE = 1000
+"""Bytes a second that a body has to come with, beyond `limits.body_sec` seconds."""
 MOST_HEAD = 64 << 10
 """Bytes of a head that comes in several chunks, known or not."""
 HEAD_TOO_LARGE = refusal(
@@ -28,6 +35,13 @@ HEAD_TOO_LARGE = refusal(
     "head_too_large",
     "Head too large",
     f"the request's line and headers are larger than {MOST_HEAD:,} bytes; send data in the body",
+)
+
+TOO_SLOW = refusal(
+    408,
+    "request_timeout",
+    "Request timeout",
+    "the request did not come in time; send it whole and at once (options limits.head_sec and limits.body_sec)",
 )
 
 ROUTE = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(predict|feedback)")
@@ -51,7 +65,19 @@ Headers = list[tuple[bytes, bytes]]
 class Head:
     """What a fast request's head says, once parsed."""
 
-    __slots__ = ("echo", "headers", "length", "name", "request_id", "traceparent", "unit", "url", "verb")
+    __slots__ = (
+        "caller",
+        "credential",
+        "echo",
+        "headers",
+        "length",
+        "name",
+        "request_id",
+        "traceparent",
+        "unit",
+        "url",
+        "verb",
+    )
 
     def __init__(
         self, url: bytes, name: str, verb: str, length: int, headers: Headers, *, unit: bytes | None = None
@@ -66,6 +92,10 @@ class Head:
         self.headers = headers
         self.unit = unit
         """Whom the request is for. Such heads are as many as units, so they are not remembered."""
+        self.credential: str | None = None
+        """The header `Authorization`."""
+        self.caller: Caller | None = None
+        """Whose it is, once the door has said so; None where it is open."""
         self.request_id = ""
         """The caller's own. Such heads are as many as requests."""
         self.traceparent = ""
@@ -89,7 +119,7 @@ class KnownHeads:
             self.heads[head] = known
 
 
-def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head | None:
+def recognise(parser: Any, url: bytes, headers: Headers, max_body: int, hosts: Hosts | None = None) -> Head | None:
     """The head, if it is one of a fast request: called by the parser when it has read one."""
     if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
         return None
@@ -97,12 +127,17 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head 
     if route is None or not parser.should_keep_alive() or parser.should_upgrade():
         return None
     length, json, unit = -1, False, None
-    request_id = traceparent = None
+    request_id = traceparent = credential = None
     for name, value in headers:
         if name == b"content-length":
             length = int(value) if value.isdigit() and len(value) < 10 else -1
         elif name == b"content-type":
             json = value.lower().partition(b";")[0].strip() == b"application/json"
+        elif name == b"authorization":
+            credential = value if credential is None else credential
+        elif name == b"host":
+            if hosts is not None and not hosts.admits(value.decode("latin-1")):
+                return None
         elif name == b"everloop-unit":
             unit = value if unit is None else unit
         elif name == b"x-request-id":
@@ -114,6 +149,8 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int) -> Head 
     if not json or not 0 <= length <= min(MOST_BODY, max_body):
         return None
     known = Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
+    if credential is not None:
+        known.credential = credential.decode("latin-1")
     if request_id is not None:
         known.request_id = checked_id(request_id.decode("latin-1"))
         known.echo = b"x-request-id: %b\r\n" % known.request_id.encode() if known.request_id else b""
@@ -135,7 +172,7 @@ class AnswerHeads:
         """For a prediction (200) and for labels (202). uvicorn renews its default headers, the date among them, once a second."""
         if defaults is not self._defaults:
             self._defaults = defaults
-            rest = _lines(defaults) + b"content-type: application/json\r\ncontent-length: "
+            rest = _lines(defaults) + SECURITY + b"content-type: application/json\r\ncontent-length: "
             self._heads = (STATUS_LINE[200] + rest, STATUS_LINE[202] + rest)
         return self._heads
 
@@ -143,7 +180,7 @@ class AnswerHeads:
 def refusal_head(refused: Refusal, defaults: Headers) -> bytes:
     """Up to where the content length follows."""
     own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in refused.headers]
-    return STATUS_LINE[refused.status] + _lines([*defaults, *own]) + b"content-length: "
+    return STATUS_LINE[refused.status] + _lines([*defaults, *own]) + SECURITY + b"content-length: "
 
 
 def last_answer(refused: Refusal, defaults: Headers) -> bytes:
@@ -152,5 +189,13 @@ def last_answer(refused: Refusal, defaults: Headers) -> bytes:
     return b"%b%d\r\nconnection: close\r\n\r\n%b" % (head, len(body), body)
 
 
+def quota_lines(caller: Caller) -> bytes:
+    """Of the answer's head; none where the caller has no quota."""
+    return _lines([(name.encode(), value.encode()) for name, value in quota_headers(caller)])
+
+
 def _lines(headers: Headers) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+SECURITY = _lines([(name.encode(), value.encode()) for name, value in SECURITY_HEADERS])

@@ -27,6 +27,14 @@ class Limits:
     """Characters of a model's name."""
     max_key: int = 255
     """Characters of an Idempotency-Key."""
+    head_sec: int = 10
+    """Seconds in which a request's line and headers have to come."""
+    body_sec: int = 20
+    """Seconds in which its body has to come, and one more for each 1,000 bytes of it."""
+    max_connections: int = 8192
+    """Connections open at once, and never more than the system lets the process have; one too many is told so (503) and closed."""
+    max_waiting: int = 512 << 20
+    """Bytes of decoded input that wait for their runs, of all models together; one model alone gets four fifths."""
     max_page: int = 1000
     """Entries of one page: of a timeline, of an event replay."""
     max_streams: int = 64

@@ -328,7 +328,7 @@ def file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str:
 
 def address(host: str, port: int) -> Iterator[Finding]:
     """Whether a server could listen there now, or everloop does already."""
-    from everloop.app.settings import is_local
+    from everloop.app.security import is_local
 
     where = f"{host}:{port}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
