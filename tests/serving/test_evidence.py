@@ -60,7 +60,7 @@ def test_no_count_is_lost_between_threads() -> None:
 def test_the_split_is_judged_by_what_it_drew_not_by_who_is_faster() -> None:
     """A version that takes 20 ms has answered nobody while the other one has answered hundreds."""
     fast, slow = Tally(set()), Tally(set())
-    lane: Any = SimpleNamespace(answer=None, compiled=True)
+    lane: Any = SimpleNamespace(own=None, compiled=True)
     for i in range(1_000):
         arm = Arm(lane, None, slow if i % 10 == 0 else fast)
         arm.assign()

@@ -56,16 +56,18 @@ class Answering:
         """What runs the rows, for who knows that it is rows."""
         return self.work
 
-    def answer_now(self, ticket: Ticket, payload: Any, count: int, inputs: Any, answers: Any) -> None:
+    def answer_now(  # noqa: PLR0917  what was asked, of what, and what is known of it
+        self, ticket: Ticket, payload: Any, count: int, inputs: Any, answers: Any, came: float
+    ) -> None:
         """What is known already, as if it had run: numbered, recorded, counted. `inputs` and `answers`: as `Work.gather` and `Work.run`
-        give them for this request alone."""
+        give them for this request alone, which came at `came`."""
         number, rows = self._next, count or 1
         self._next += 1
         if self._recording is not None:
             self._recording.put(number, count, inputs, answers, 0, rows, [payload])
-        self.ran = (perf_counter(), 0.0)
-        self.counters.requests += 1
-        self.counters.rows += rows
+        now = perf_counter()
+        self.ran = (now, 0.0)
+        self.counters.known(rows, now - came)
         self._answer(ticket, count, self.work.part(answers, 0, rows), number)
 
     def _settle(

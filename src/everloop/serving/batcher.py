@@ -26,7 +26,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import DeadlineExceeded, EverloopError, Overloaded, explain
 from everloop.core.types import Row
@@ -35,6 +35,7 @@ from everloop.policy.batching import BatchRules, CostCurve, admits, retry_after,
 from everloop.policy.pacing import Pace, Reason, fastest_size, hopeless, release, size_within
 from everloop.serving.answering import Answering
 from everloop.serving.batch import Batch, Found, Outcome
+from everloop.serving.flights import Flights, asked
 from everloop.serving.recording import Recording
 from everloop.serving.tickets import Ticket
 from everloop.serving.waiting import Waiting
@@ -54,20 +55,6 @@ TIMER = 0.0005
 """Seconds that a timer cannot tell apart: what is due so soon is due now."""
 
 
-class Cache(Protocol):
-    """What is asked before a request waits: `serving.flights`."""
-
-    def take(
-        self,
-        batcher: Batcher,
-        ticket: Ticket,
-        payload: Any,
-        count: int,
-        deadline: float | None,
-    ) -> Ticket | None:
-        """None: it has been answered (`Batcher.answer_now`), or will be; otherwise who waits for the answer instead."""
-
-
 class Batcher(Answering):
     def __init__(
         self,
@@ -84,9 +71,8 @@ class Batcher(Answering):
         super().__init__(work, loop, key, recording, beside)
         self.rules: BatchRules = work.rules
         self.costs = Pace(costs)
-        self.cache: Cache | None = None
+        self.cache: Flights | None = None
         self.admission = admission
-        self.cached: VersionCache | None = None
         self.size = self.rules.max_rows
         """Rows of a batch that is full."""
         self._room = 0
@@ -142,12 +128,8 @@ class Batcher(Answering):
         if arm is not None:
             arm.assign()
         if self.cache is not None:
-            kept = self.cache.take(self, ticket, payload, count, deadline)
-            if kept is None:
-                if arm is not None:
-                    arm.tally.settled(1, 0.0)
-                return
-            ticket = kept
+            self.cache.submit(asked(ticket, payload, count, arm, deadline))
+            return
         self.enter(ticket, payload, count, arm, deadline)
 
     def enter(
@@ -170,7 +152,7 @@ class Batcher(Answering):
 
     def remember(self, cached: VersionCache | None) -> None:
         """Answer from this part of the cache what was asked before. From any thread."""
-        self.cached = cached
+        self.cache = None if cached is None else Flights(self, cached)
 
     def configure(self, rules: BatchRules) -> None:
         """Decide by these from now on. From any thread."""
@@ -188,7 +170,7 @@ class Batcher(Answering):
 
     @property
     def idle(self) -> bool:
-        return not self._queue.tickets and self._running is None
+        return not self._queue.tickets and self._running is None and not self.cache
 
     def retire(self) -> None:
         """The lane answers no more: finish what there is. From any thread."""

@@ -57,6 +57,8 @@ class Counters:
     """Requests whose client went before they ran."""
     expired: int = 0
     """Requests whose deadline could no longer be kept when they would have run."""
+    repeated: int = 0
+    """Of the rows, those that no batch was run for: they were known."""
     largest: int = 0
     """Rows of the largest batch."""
     run_seconds: float = 0.0
@@ -107,6 +109,16 @@ class Counters:
             self.queued_seconds += queued
             self.queued[bisect_left(LATENCY_BOUNDS, queued)] += 1
 
+    def known(self, rows: int, latency: float) -> None:
+        """One request that was answered without a run of its own."""
+        self.requests += 1
+        self.rows += rows
+        self.latency_seconds += latency
+        self.latencies[bisect_left(LATENCY_BOUNDS, latency)] += 1
+        self.queued_seconds += latency
+        self.queued[bisect_left(LATENCY_BOUNDS, latency)] += 1
+        self.ran[0] += 1
+
     def add(self, other: Counters) -> None:
         """For readers: `other` on top of this one."""
         self.requests += other.requests
@@ -120,6 +132,7 @@ class Counters:
         self.run_seconds += other.run_seconds
         self.latency_seconds += other.latency_seconds
         self.expired += other.expired
+        self.repeated += other.repeated
         self.queued_seconds += other.queued_seconds
         self.ran_seconds += other.ran_seconds
         for name in ("latencies", "queued", "ran", "sizes", "released"):
