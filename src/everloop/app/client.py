@@ -27,9 +27,11 @@ _CLASSES = {
 
 
 class Client:
-    """`timeout` is in seconds, for connecting and for each wait on the socket. Raises InvalidInput for a bad `url`."""
+    """`timeout` is in seconds, for connecting and for each wait on the socket. `key`: for a server that asks for one. Over `https` the
+    server's certificate must be signed by one that the system trusts, or by one in the file that `SSL_CERT_FILE` names. Raises
+    InvalidInput for a bad `url` or `key`."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 30.0, key: str | None = None) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
             port = parts.port
@@ -42,6 +44,9 @@ class Client:
         self._prefix = parts.path.rstrip("/")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, port, timeout=timeout)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise InvalidInput("key: has characters that a header cannot carry", field="key")
+        self._always = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._used = False
 
     def __enter__(self) -> Client:
@@ -118,7 +123,7 @@ class Client:
         retry = self._used and again
         while True:
             try:
-                self._connection.request(method, self._prefix + path, payload, dict(head))
+                self._connection.request(method, self._prefix + path, payload, {**self._always, **head})
                 response = self._connection.getresponse()
                 content = response.read()
                 break
@@ -133,7 +138,7 @@ class Client:
     def text(self, path: str) -> str:
         """The body of a GET as it is, for what is not JSON."""
         try:
-            self._connection.request("GET", self._prefix + path)
+            self._connection.request("GET", self._prefix + path, headers=self._always)
             response = self._connection.getresponse()
             return response.read().decode(errors="replace")
         except (http.client.HTTPException, OSError) as error:
@@ -143,7 +148,7 @@ class Client:
     def events(self, *, model: str | None = None, after: int | None = None) -> Iterator[dict[str, Any]]:
         """Server-sent events as they happen, until the server ends the stream; occupies this client's connection."""
         query = f"?model={quote(model, safe='')}" if model else ""
-        headers = {"Accept": "text/event-stream"}
+        headers = {**self._always, "Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = str(after)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ CHUNK = 1000
 """Rows in one request; longer input is sent in several."""
 
 
+KEY_VARIABLE = "EVERLOOP_KEY"
+"""What is sent to servers that ask for a key. Not an option: those of a command line are seen by every user of the machine."""
+
+
 def connect(url: str | None, *, timeout: float = 60.0) -> Client:
     try:
-        return Client(url or DEFAULT_URL, timeout=timeout)
+        return Client(url or DEFAULT_URL, timeout=timeout, key=os.environ.get(KEY_VARIABLE, "").strip() or None)
     except InvalidInput as error:
         raise UsageError(error.message) from error
 

@@ -355,7 +355,7 @@ def address(host: str, port: int) -> Iterator[Finding]:
             "port",
             "note",
             f"{where} is free",
-            "other machines reach it, and nobody is asked for a key: needs --insecure",
+            "other machines reach it: needs keys (`everloop keys create`), or --insecure",
         )
 
 
@@ -369,7 +369,10 @@ def is_everloop(host: str, port: int) -> bool:
         return False
     finally:
         connection.close()
-    return isinstance(found, dict) and {"status", "uptime", "models", "components"} <= found.keys()
+    if not isinstance(found, dict):
+        return False
+    wants_a_key = str(found.get("type", "")).startswith("urn:everloop:error:")
+    return wants_a_key or {"status", "uptime", "models", "components"} <= found.keys()
 
 
 def requirements() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from everloop.app.cli import quality, transfer, versions  # noqa: F401  they add
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
 from everloop.app.cli.cache import cache
 from everloop.app.cli.group import Group
+from everloop.app.cli.keys import keys
 from everloop.app.cli.models import models
 from everloop.app.cli.options import Database, Json, Model, Url
 from everloop.app.cli.rollout import rollout
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(models, name="models")
 app.add_typer(rollout, name="rollout")
+app.add_typer(keys, name="keys")
 app.add_typer(cache, name="cache")
 
 
@@ -97,7 +99,7 @@ def serve(
     ] = None,
     insecure: Annotated[
         bool,
-        typer.Option("--insecure", help="Allow an address that other machines reach, without asking who they are."),
+        typer.Option("--insecure", help="Allow an address that other machines reach, although there are no keys."),
     ] = False,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load pickled models. They run whatever code is in them.")

@@ -20,6 +20,7 @@ from everloop.core.errors import EverloopError, InvalidInput
 
 if TYPE_CHECKING:
     from everloop.app.build import Engine
+    from everloop.app.listening import Address
     from everloop.app.settings import EngineSettings, Settings
     from everloop.core.events import Event
     from everloop.core.schema import Schema
@@ -81,16 +82,24 @@ def serve(
 def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
     from everloop.app.build import build_engine
     from everloop.app.logs import configure
+    from everloop.app.security import check_public
     from everloop.app.server import run
 
     configure(settings.server.log_level, as_json=settings.server.json_logs)
     engine = build_engine(settings.engine)
+    try:
+        check_public(
+            settings.server.security, settings.server.host, engine.services.door, insecure=settings.server.insecure
+        )
+    except InvalidInput as error:
+        engine.stop()
+        raise UsageError(error.message) from error
     engine.services.bus.subscribe(log_event)
     run(
         engine,
         settings.server,
         prepare=lambda: register_all(engine, wanted),
-        on_ready=lambda address: announce(engine, address.url),
+        on_ready=lambda address: announce(engine, address),
     )
 
 
@@ -168,27 +177,33 @@ def register_file(
     return {"name": name, "version": made.version, "status": made.status, "where": where}
 
 
-def announce(engine: Engine, url: str) -> None:
+def announce(engine: Engine, address: Address) -> None:
     """What a person needs next, on stderr."""
-    records = engine.services.registry.list()
+    records, url = engine.services.registry.list(), address.url
+    admin_url, closed = address.admin_url or url, engine.services.door.closed
     lines = [f"everloop serves at {url}"]
     lines += [f"  {line}" for line in _model_lines(engine, records)]
     lines.append(f"  data      {'in memory only: gone when this ends' if engine.settings.in_memory else engine.place}")
-    lines.append(f"  try       {example(records, url)}")
+    if closed:
+        lines.append("  keys      every caller needs one, as `Authorization: Bearer KEY`; `everloop keys list`")
+    if address.admin is not None:
+        lines.append(f"  admin     {admin_url}")
+    lines.append(f"  try       {example(records, url, admin_url, key=closed)}")
     lines.append(f"  docs      {url}/docs")
     lines.append("Ctrl-C ends it.")
     for line in lines:
         say(line)
 
 
-def example(records: list[ModelRecord], url: str) -> str:
+def example(records: list[ModelRecord], url: str, admin_url: str, *, key: bool) -> str:
     """A line to paste: a prediction by the first model that can answer, or how to make one."""
+    who = '-H "Authorization: Bearer $EVERLOOP_KEY" ' if key else ""
     for record in records:
         if record.live_version is not None and record.schema is not None:
             body = json.dumps({"features": sample(record.schema)})
-            return f"curl -s {url}/v1/models/{record.name}/predict -d '{body}'"
+            return f"curl -s {who}{url}/v1/models/{record.name}/predict -d '{body}'"
     body = json.dumps({"name": "first", "kind": "linear"})
-    return f"curl -s {url}/v1/models -d '{body}'"
+    return f"curl -s {who}{admin_url}/v1/models -d '{body}'"
 
 
 def sample(schema: Schema) -> list[Any] | dict[str, Any]:
