@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from everloop.api.http.metrics import wants_text
 from everloop.api.services import Services
 from everloop.api.traffic import KEPT_VERSIONS, Traffic, quantile
 from everloop.core.events import Event, EventBus
-from everloop.serving.counters import Counters
+from everloop.serving.counters import LATENCY_BOUNDS, Counters
 from everloop.serving.table import Table, TableRef
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def test_a_shadow_has_series_of_its_own(
 
 def test_every_name_follows_the_rules(client: TestClient, trained: Callable[..., str]) -> None:
     ask(client, trained(), 1)
-    bounded = {"model", "version", "outcome", "component", "le", "python", "metric", "window"}
+    bounded = {"model", "version", "outcome", "component", "le", "python", "metric", "window", "result", "reason"}
+    bounded |= {"ground", "key", "name"}
     for name, labels in scrape(client):
         assert name.startswith("everloop_")
         assert {key for key, _ in labels} <= bounded, name
@@ -250,9 +252,9 @@ def test_a_models_traffic_goes_on_counting_after_a_swap(
 def test_quantiles_interpolate_inside_a_bucket() -> None:
     counts = Counters()
     assert quantile(counts, 0.5) is None
-    counts.batch(10, 10, 0.0, 0.0007)  # between 0.5 and 1 ms
+    counts.latencies[bisect_left(LATENCY_BOUNDS, 0.0007)] += 10  # between 0.5 and 1 ms
     assert quantile(counts, 0.5) == pytest.approx(0.00075)
-    counts.batch(1000, 10, 0.0, 99.0)
+    counts.latencies[-1] += 1000
     assert quantile(counts, 0.99) == 5.0
 
 
@@ -265,3 +267,21 @@ def test_the_model_page_shows_its_traffic(client: TestClient, trained: Callable[
     assert found["traffic"]["p99_seconds"] > 0
     assert found["batching"]["batches"] == 2
     assert found["batching"]["cost_seconds"]["1"] > 0
+
+
+def test_each_stage_and_each_batch_is_told(client: TestClient, trained: Callable[..., str]) -> None:
+    name = trained()
+    ask(client, name, 3)
+    assert client.post(f"/v1/models/{name}/predict", json={"instances": [[1.0]] * 5}).status_code == 200
+    seen = scrape(client)
+    by = (("model", name), ("version", "1"))
+    for stage in ("request", "queue", "run"):
+        assert seen[f"everloop_{stage}_duration_seconds_count", by] == 4
+        assert seen[f"everloop_{stage}_duration_seconds_sum", by] >= 0
+    whole, queue, run = (seen[f"everloop_{stage}_duration_seconds_sum", by] for stage in ("request", "queue", "run"))
+    assert whole >= max(queue, run)
+    assert seen["everloop_batch_rows_count", by] == seen["everloop_batches_total", by] == 4
+    assert seen["everloop_batch_rows_sum", by] == 8
+    assert seen["everloop_batch_rows_bucket", (("le", "1"), *by)] == 3
+    left = [value for (metric, _), value in seen.items() if metric == "everloop_batch_releases_total"]
+    assert sum(left) == 4

@@ -163,7 +163,7 @@ class Observed:
 
     def settled(self, batcher: Batcher, number: int, rows: int) -> None:
         """It is being answered, from the batch that `batcher` has just run."""
-        self.model = batcher.runner.model
+        self.model = batcher.model
         self.version = batcher.version
         self.prediction_id = f"{batcher.key}-{number:x}"
         self.rows = rows

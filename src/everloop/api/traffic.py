@@ -179,7 +179,7 @@ def batching(lane: Lane | None) -> dict[str, Any]:
     counts, rules, costs = lane.counters(), lane.runner.rules, lane.costs
     return {
         "batches": counts.batches,
-        "mean_rows": counts.rows / counts.batches if counts.batches else None,
+        "mean_rows": (counts.rows - counts.repeated) / counts.batches if counts.batches else None,
         "largest_rows": counts.largest,
         "max_rows": rules.max_rows,
         "queue_rows": rules.queue_rows,

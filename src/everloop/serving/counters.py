@@ -113,6 +113,7 @@ class Counters:
         """One request that was answered without a run of its own."""
         self.requests += 1
         self.rows += rows
+        self.repeated += rows
         self.latency_seconds += latency
         self.latencies[bisect_left(LATENCY_BOUNDS, latency)] += 1
         self.queued_seconds += latency

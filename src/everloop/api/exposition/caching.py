@@ -35,14 +35,14 @@ def cache(services: Services) -> Iterator[Metric]:
         "Cached answers that went: for want of room (evicted), or of age (expired).",
         [({"reason": "evicted"}, kept.entries.evicted), ({"reason": "expired"}, kept.entries.expired)],
     )
-    if kept.second is not None:
-        yield gauge(
-            "cache_shared_up",
-            "Whether the cache that processes share can be used.",
-            [({}, 0.0 if kept.trouble else 1.0)],
-        )
-        yield counter(
-            "cache_shared_skipped",
-            "Lookups and answers that were left out of what processes share, because it was in trouble or too much waited.",
-            [({}, kept.second.skipped)],
-        )
+    second = kept.second
+    yield gauge(
+        "cache_shared_up",
+        "Whether the cache that processes share can be used.",
+        [] if second is None else [({}, int(not kept.trouble))],
+    )
+    yield counter(
+        "cache_shared_skipped",
+        "Lookups and answers that were left out of what processes share, because it was in trouble or too much waited.",
+        [] if second is None else [({}, second.skipped)],
+    )

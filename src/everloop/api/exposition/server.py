@@ -1,10 +1,9 @@
-"""The process, its parts, and what it refused."""
+"""The process and its parts."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from everloop import __version__
 from everloop.api import health
 from everloop.api.exposition.families import counter, gauge
 from everloop.api.services import Services
-from everloop.api.status import STATUSES
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -28,19 +26,14 @@ def process(services: Services) -> Iterator[Metric]:
     yield gauge("resident_memory_bytes", "Resident memory of this process.", [({}, health.resident_bytes())])
     yield counter("cpu_seconds", "Processor time of this process.", [({}, time.process_time())])
     yield gauge("draining", "1 while the server drains.", [({}, int(services.draining))])
+    parts = health.components(services)
     yield gauge(
         "component_up",
         "0 for a part that has failed.",
-        [({"component": name}, int(part.status != "failed")) for name, part in health.components(services).items()],
+        [({"component": name}, int(part.status != "failed")) for name, part in parts.items()],
     )
-
-
-def refused(services: Services) -> Iterator[Metric]:
-    codes: Counter[str] = Counter()
-    for (_, code), number in services.traffic.refused().items():
-        codes[code] += number
-    yield counter(
-        "refusals",
-        "Requests of any kind that were refused or failed, by the code they were told.",
-        [({"outcome": code}, codes[code]) for code in STATUSES],
+    yield gauge(
+        "component_degraded",
+        "1 for a part that works, and not as it should.",
+        [({"component": name}, int(part.status == "degraded")) for name, part in parts.items()],
     )
