@@ -46,6 +46,22 @@ class Chosen(NamedTuple):
     rows: int
 
 
+class InferTicket(FutureTicket):
+    """A coroutine that waits for tensors."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, rows: int) -> None:
+        super().__init__(loop)
+        self._rows = rows
+
+    def deliver_rows(self, predictions: Any, batcher: Batcher, number: int) -> None:
+        if not self.future.done():
+            if self.watcher is not None:
+                self.watcher.settled(batcher, number, self._rows)
+            self.future.set_result(PredictionBatch(predictions, batcher.version, batcher.key, number))
+
+
 async def infer(
     services: Services,
     asked: InferAsked,
@@ -66,10 +82,8 @@ async def infer(
         raise await run(verbs.missing, services, name)
     chosen = choose(services, asked, number)
     deadline = deadline_of(asked.parameters, deadline)
-    if not hasattr(chosen.lane, "tensors_for"):
-        return _direct(asked, chosen)
     loop = asyncio.get_running_loop()
-    batcher, ticket = chosen.lane.tensors_for(loop), FutureTicket(loop)
+    batcher, ticket = chosen.lane.tensors_for(loop), InferTicket(loop, chosen.rows)
     batcher.submit_payload(ticket, chosen.payload, chosen.rows, chosen.arm, deadline)
     answered = await _answered(batcher, ticket)
     return answer_of(
@@ -79,24 +93,6 @@ async def infer(
         request_id(answered.lane_key, answered.number),
         answered.model_version,
     )
-
-
-def _direct(asked: InferAsked, chosen: Chosen) -> InferAnswer:
-    work, lane, payload = chosen.lane.tensor_work, chosen.lane, chosen.payload
-    answers = work.run(work.gather([payload], [chosen.rows]))
-    if not work.sound(answers):
-        error = work.blame(payload, chosen.rows)
-        assert error is not None
-        raise error
-    number = next(lane._channel.numbers)
-    recorded = work.recorded(answers, 0, chosen.rows)
-    if recorded is not None:
-        from everloop.serving.recorder import encode_matrix
-
-        encoded = encode_matrix(recorded.X, recorded.X.tolist(), lane.schema)
-        lane._channel.record(number, len(recorded.values), encoded, recorded.values)
-    found = work.part(answers, 0, chosen.rows)
-    return answer_of(asked, chosen, found, request_id(lane.key, number), lane.version)
 
 
 def choose(services: Services, asked: InferAsked, number: int | None = None) -> Chosen:

@@ -193,6 +193,8 @@ def model_status(services: Services, record: ModelRecord) -> ModelStatus:
         return "ready"
     if record.live_version is None:
         return "untrained"
+    if record.name in services.reconciler.unloaded:
+        return "unloaded"
     return "failed" if record.name in services.reconciler.failures else "loading"
 
 

@@ -21,8 +21,9 @@ VersionText = Annotated[str, Meta(min_length=1, max_length=128)]
 VersionRef = VersionNumber | VersionText
 """A version by its number, its name, an alias, or as `champion` (what is live) or `challenger` (of the rollout)."""
 Note = Annotated[str, Meta(max_length=1000)]
-ModelStatus = Literal["ready", "untrained", "loading", "failed"]
-"""`ready`: answers. `untrained`: has no version yet. `loading`: its version is being opened. `failed`: it cannot be."""
+ModelStatus = Literal["ready", "untrained", "loading", "failed", "unloaded"]
+"""`ready`: answers. `untrained`: has no version yet. `loading`: its version is being opened. `failed`: it cannot be.
+`unloaded`: it is held closed until somebody loads it."""
 
 
 class ModelSpec(msgspec.Struct, forbid_unknown_fields=True):

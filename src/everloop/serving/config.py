@@ -117,3 +117,11 @@ def effective(config: ServingConfig, overrides: Mapping[str, Any]) -> ServingCon
 def merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`overrides` after a change of some: None takes one back (as RFC 7396 has it)."""
     return {name: value for name, value in {**overrides, **changes}.items() if value is not None}
+
+
+def loaded(config: ServingConfig, overrides: Mapping[str, Any]) -> bool:
+    """Whether a model is held open. One whose record no release of ours has written, is."""
+    try:
+        return effective(config, overrides).loaded
+    except InvalidInput:
+        return True

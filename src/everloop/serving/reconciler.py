@@ -25,14 +25,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import EverloopError, InvalidInput, ModelFailed, ModelNotFound
+from everloop.core.errors import Conflict, EverloopError, InvalidInput, ModelFailed, ModelNotFound
 from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.registry.deployment import Deployment, desired
 from everloop.serving.arranger import Arranger, same
 from everloop.serving.cache import AnswerCache
 from everloop.serving.cache_config import CacheConfig
-from everloop.serving.config import DEFAULT, ServingConfig, effective
+from everloop.serving.config import DEFAULT, ServingConfig, effective, loaded
 from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failure, Failures
 from everloop.serving.lane import Lane, open_lane
@@ -90,6 +90,8 @@ class Reconciler:
         rng = rng or Random()  # noqa: S311  spreads retries, guards nothing
         self._champions: Failures[str] = Failures(clock, rng)
         self._others: Failures[tuple[str, int]] = Failures(clock, rng)
+        self.unloaded: frozenset[str] = frozenset()
+        """Models that have a live version and are held closed (`ServingConfig.loaded`)."""
         self.broken: EverloopError | None = None
         """Why the registry itself cannot be read, if so: what is live goes on."""
 
@@ -110,6 +112,8 @@ class Reconciler:
             try:
                 revision = self._registry.revision()
                 wanted = desired(self._registry)
+                self.unloaded = frozenset(n for n, one in wanted.items() if not loaded(self._config, one.model.serving))
+                wanted = {name: one for name, one in wanted.items() if name not in self.unloaded}
                 for deployment in wanted.values():
                     self._reach_champion(deployment)
                 for deployment in wanted.values():
@@ -181,7 +185,9 @@ class Reconciler:
         return version in self._table.current.versions(model)
 
     def refused(self, model: str, version: int) -> EverloopError | None:
-        """Why this version cannot be opened, as an error of its own for each who raises it; None as far as is known."""
+        """Why this version is not open, as an error of its own for each who raises it; None as far as is known."""
+        if model in self.unloaded:
+            return Conflict(f"model {model!r} is unloaded; load it to ask it again", field="name")
         failure = self.failures.get(model)
         if failure is None or failure.version != version:
             failure = self.challenger_failures.get((model, version))
@@ -198,7 +204,7 @@ class Reconciler:
 
     def _failed(self, model: str, version: int) -> bool:
         failure = self.failures.get(model)
-        return failure is not None and failure.version == version
+        return model in self.unloaded or (failure is not None and failure.version == version)
 
     def _work(self) -> None:
         while not self._stopping:

@@ -15,6 +15,7 @@ import numpy as np
 
 from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed
 from everloop.core.tensors import Array, Tensors
+from everloop.policy.batching import slices
 from everloop.runtime.tensors import Answered, tensor_model
 from everloop.serving.runner import GONE, Runner, of_instance
 
@@ -108,7 +109,7 @@ class TensorWork:
     def run(self, inputs: Gathered) -> TensorAnswers:
         try:
             with np.errstate(all="ignore"):  # what overflowed is told by its answer, not by a warning
-                found = [self._run(group, inputs.outputs) for group in inputs.groups]
+                found = [self._sliced(group, inputs.outputs) for group in inputs.groups]
         except EverloopError as error:
             if self.guard is not None and isinstance(error, ModelFailed) and error.how in GONE:
                 self.guard.lose(self.runner, error)
@@ -139,6 +140,9 @@ class TensorWork:
 
     def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
         return self.runner.failed(what, how)
+
+    def weight(self, payload: TensorsAsked, count: int) -> int:  # noqa: ARG002  the arrays tell
+        return sum(array.nbytes for array in payload.arrays)
 
     def blame(self, payload: TensorsAsked, count: int) -> EverloopError | None:
         try:
@@ -184,6 +188,16 @@ class TensorWork:
             return first if set(always) <= set(first) else (*always, *first)
         wanted = {name for payload in payloads for name in payload.outputs}.union(always)
         return tuple(name for name in self.outputs if name in wanted)
+
+    def _sliced(self, group: _Group, outputs: tuple[str, ...]) -> Tensors:
+        """More rows than a batch may have are run in slices, so that memory stays bounded."""
+        if self._alone or group.rows <= self.rules.max_rows:
+            return self._run(group, outputs)
+        parts = [
+            self._run(_Group([array[start:stop] for array in group.arrays], stop - start, group.requests), outputs)
+            for start, stop in slices(group.rows, self.rules)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _run(self, group: _Group, outputs: tuple[str, ...]) -> Tensors:
         found = self.tensors.infer(group.arrays, outputs)

@@ -44,11 +44,11 @@ WATCHER: ContextVar[Watcher | None] = ContextVar("everloop_watcher", default=Non
 class FutureTicket:
     """A coroutine in this process that waits."""
 
-    __slots__ = ("_watcher", "future")
+    __slots__ = ("future", "watcher")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
-        self._watcher = WATCHER.get()
+        self.watcher = WATCHER.get()
 
     @property
     def disconnected(self) -> bool:
@@ -56,14 +56,14 @@ class FutureTicket:
 
     def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
         if not self.future.done():
-            if self._watcher is not None:
-                self._watcher.settled(batcher, number, 1)
+            if self.watcher is not None:
+                self.watcher.settled(batcher, number, 1)
             self.future.set_result(Prediction(prediction, batcher.version, batcher.key, number))
 
     def deliver_rows(self, predictions: list[Any], batcher: Batcher, number: int) -> None:
         if not self.future.done():
-            if self._watcher is not None:
-                self._watcher.settled(batcher, number, len(predictions))
+            if self.watcher is not None:
+                self.watcher.settled(batcher, number, len(predictions))
             self.future.set_result(PredictionBatch(predictions, batcher.version, batcher.key, number))
 
     def fail(self, error: EverloopError) -> None:

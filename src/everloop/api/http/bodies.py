@@ -53,10 +53,10 @@ async def read_file(request: Request, most: int) -> bytes:
 
 
 async def read_tensors(request: Request, most: int) -> bytes:
-    """JSON with or without bytes behind it; also compressed, as clients of the Open Inference Protocol may send it. Raises
+    """JSON, whatever it is called, with or without bytes behind it; also compressed, as clients of the Open Inference Protocol may send it. Raises
     WrongMediaType, TooLarge, Malformed."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "application/octet-stream":
+    if media not in ("application/octet-stream", "text/plain"):
         check_media_type(media, "")
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("gzip", "deflate"):

@@ -37,7 +37,7 @@ class TensorIn(msgspec.Struct):
     """`FP32`, `INT64`, `BYTES` …"""
     parameters: dict[str, Any] = {}
     """`binary_data_size`: its data follows the JSON."""
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     """Its values, flat or nested; missing where they follow as bytes."""
 
 
@@ -183,10 +183,10 @@ def _array(each: TensorIn, rest: memoryview, field: str) -> tuple[Array, int]:
                 f"{field}: binary_data_size is {str(size)[:40]}, and {len(rest)} bytes are left behind the JSON",
                 field=f"{field}.parameters.binary_data_size",
             )
-        if each.data is not None:
+        if bytes(each.data):
             raise InvalidInput(f"{field}: its data is given twice, in the JSON and behind it", field=f"{field}.data")
         return read_raw(rest[:size], each.datatype, shape, field), size
-    if each.data is None:
+    if not bytes(each.data):
         if "shared_memory_region" in each.parameters:
             raise NotSupported(f"{field}: shared memory regions are not supported", field=field)
         raise InvalidInput(f"{field}: it has no data", field=f"{field}.data")

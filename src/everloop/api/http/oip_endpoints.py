@@ -11,7 +11,7 @@ from everloop.api import oip, oip_wire
 from everloop.api.http import oip_codec
 from everloop.api.http.bodies import decode, read_tensors
 from everloop.api.http.deadlines import TIMEOUT_HEADER, deadline_of
-from everloop.api.http.endpoint import BY, Api, json, json_bytes, model_name, optional_body
+from everloop.api.http.endpoint import BY, Api, json, json_bytes, model_name
 from everloop.api.http.entrance import caller_of
 from everloop.api.override import KEY_HEADER
 from everloop.core.errors import NotSupported
@@ -87,14 +87,14 @@ async def server_statistics(api: Api, request: Request) -> Response:
 
 
 async def repository_index(api: Api, request: Request) -> Response:
-    asked = decode(_index, await optional_body(api, request))
+    asked = decode(_index, await _optional(api, request))
     caller = caller_of(request)
     found = await api.threads.run(oip.repository_index, api.services, ready=asked.ready)
     return json([entry for entry in found if caller.reaches(entry.name)])
 
 
 async def load_model(api: Api, request: Request) -> Response:
-    asked = decode(_load, await optional_body(api, request))
+    asked = decode(_load, await _optional(api, request))
     if asked.parameters:
         raise NotSupported(
             "parameters: a model is loaded as it is registered; files and configurations are given by "
@@ -106,9 +106,15 @@ async def load_model(api: Api, request: Request) -> Response:
 
 
 async def unload_model(api: Api, request: Request) -> Response:
-    decode(_load, await optional_body(api, request))
+    decode(_load, await _optional(api, request))
     await api.threads.run(oip.unload, api.services, model_name(request), by=BY)
     return json(oip_wire.Settled())
+
+
+async def _optional(api: Api, request: Request) -> bytes:
+    """The protocol's own client calls an empty body text."""
+    body = await read_tensors(request, api.services.limits.max_body)
+    return body if body.strip() else b"{}"
 
 
 def _version(request: Request) -> str:
