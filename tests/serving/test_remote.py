@@ -32,7 +32,7 @@ from everloop.registry.rollouts import Rollouts, plan_of
 from everloop.runtime.artifact import Trust
 from everloop.runtime.river import RiverModel, RiverSession
 from everloop.runtime.sklearn import SklearnSession
-from everloop.serving import batch, batcher, remote, remote_process
+from everloop.serving import answering, batch, batcher, remote, remote_process
 from everloop.serving.lane import Lane
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.remote import RemoteSession, Waits
@@ -243,7 +243,7 @@ def test_nor_is_waiting_for_somebody_elses_way(kit: Any, plain_session: Any, mon
     """The first run takes 10 s, 8 of them for the way. The second request comes after 1 s, and waits 9 for it; without a way it would
     have waited for 1."""
     now = [0.0]
-    for module in (batcher, batch):
+    for module in (answering, batcher, batch):
         monkeypatch.setattr(module, "perf_counter", lambda: now[0])
     entered, released = threading.Event(), threading.Event()
     runs, detours = iter([10.0, 2.0]), iter([8.0, 0.0])
