@@ -20,6 +20,7 @@ from everloop.api.door import ANYBODY, Caller, Need
 from everloop.api.grpc import codec
 from everloop.api.grpc._generated import inference_pb2 as pb
 from everloop.api.grpc.codec import message_of
+from everloop.api.grpc.gathering import Gathering
 from everloop.api.grpc.reflection import until
 from everloop.api.grpc.refusals import refusal, words
 from everloop.api.health import ready
@@ -139,6 +140,7 @@ class InferenceService:
         self._door = services.door
         self._threads = threads
         self._closing = closing
+        self._gathering = Gathering(asyncio.get_running_loop())
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Bytes in, messages or bytes out: what is wrong with a message is for us to say."""
@@ -175,6 +177,7 @@ class InferenceService:
             self._door.allow(caller, "predict", asked.model)
         left = context.time_remaining()
         deadline = None if left is None else time.perf_counter() + left
+        await self._gathering.join()
         answer = await oip.infer(
             self._services,
             asked,

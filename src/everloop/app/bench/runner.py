@@ -33,6 +33,7 @@ SUBJECTS: dict[str, Subject] = {
     "inprocess": _in("inprocess"),
     "threads": _in("threads"),
     "http": _in("http"),
+    "grpc": _in("grpc"),
     "swaps": _in("swaps"),
     "labels": _in("labels"),
     "crash": _in("crash"),
