@@ -26,6 +26,7 @@ from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.serving.admission import Hall
 from everloop.serving.cache import open_cache
 from everloop.serving.config import effective
 from everloop.serving.controller import Controller
@@ -70,6 +71,7 @@ class Engine:
             bus,
             clock,
             config=settings.serving,
+            hall=Hall(settings.limits.max_waiting),
             cache=cache,
             trial=ProcessTrial(registry, trust),
         )

@@ -11,7 +11,7 @@ until the queue is empty.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,7 @@ class Hall:
 class Admission:
     """Used by its batcher's thread; what it has counted is read from any."""
 
-    def __init__(self, model: str, limits: Limits, hall: Hall, row_bytes: int) -> None:
-        """`row_bytes`: what one waiting row takes, about."""
+    def __init__(self, model: str, limits: Limits, hall: Hall) -> None:
         self.limits = limits
         self.grounds: dict[Ground, int] = {}
         """Requests turned away, by why."""
@@ -58,23 +57,27 @@ class Admission:
         """When the last one was (`time.perf_counter`)."""
         self._model = model
         self._hall = hall
-        self._row_bytes = row_bytes
         self._bytes = 0
         """In the hall, of this queue."""
         self._held: dict[Hashable, int] | None = None
         """Rows that wait, by caller; None as long as nobody asked."""
 
     def easy(self, size: int, left: float, curve: Curve) -> int:
-        """Waiting rows up to which a single row is accepted whoever brings it, behind a run that takes `left` seconds: all of the
-        next batch, or none."""
-        last = size - 1
-        refused = admission.refuse(self.limits, curve, size=size, left=left, waiting=last, rows=1, held=last)
-        return size if refused is None else 0
+        """Waiting rows below which a single row is accepted, whoever brings it, behind a run that takes `left` seconds or one of `size`
+        rows: as far as the next batch reaches, or a half of it, a quarter …"""
+        left, room = max(left, curve.estimate(size)), size
+        while room:
+            last = room - 1
+            if admission.refuse(self.limits, curve, size=size, left=left, waiting=last, rows=1, held=last) is None:
+                return room
+            room //= 2
+        return 0
 
     def check(
         self,
         caller: Hashable,
         rows: int,
+        weight: int,
         *,
         size: int,
         left: float,
@@ -82,16 +85,16 @@ class Admission:
         curve: Curve,
         time_left: float | None,
         tickets: Sequence[Any],
-        counts: Sequence[int],
+        counts: Sequence[int] | None,
     ) -> EverloopError | None:
-        """Why a request of `rows` rows may not join those that wait (`tickets`, of so many rows each, 0 for a single one); None: it may,
-        and is counted. The rest as `policy.admission.refuse`."""
+        """Why a request of `rows` rows and `weight` bytes may not join those that wait (`tickets`, of so many rows each: 0, or `counts` None, for single
+        ones); None: it may, and is counted. The rest as `policy.admission.refuse`."""
         held = self._held
         if held is None:
             held = self._held = {}
-            for ticket, count in zip(tickets, counts, strict=True):
+            for i, ticket in enumerate(tickets):
                 who = getattr(ticket, "caller", None)
-                held[who] = held.get(who, 0) + (count or 1)
+                held[who] = held.get(who, 0) + ((counts and counts[i]) or 1)
         own = held.get(caller, 0)
         refused = admission.refuse(
             self.limits,
@@ -103,14 +106,13 @@ class Admission:
             held=own if caller is not None else 0,
             time_left=time_left,
         )
-        need = rows * self._row_bytes
-        if refused is None and not self._hall.room(self._bytes, need):
+        if refused is None and not self._hall.room(self._bytes, weight):
             wait = admission.predicted_wait(left, waiting, size, curve)
             refused = Refused("memory", wait, max(admission.LEAST_RETRY, wait))
         if refused is not None:
             return self.turn_away(refused, rows)
         held[caller] = own + rows
-        self._keep((waiting + rows) * self._row_bytes)
+        self._keep(self._bytes + weight)
         return None
 
     def turn_away(self, refused: Refused, rows: int) -> EverloopError:
@@ -129,22 +131,23 @@ class Admission:
         }[refused.ground]
         return Overloaded(f"model {self._model!r} {why}; {what} not accepted", retry_after=refused.retry_after)
 
-    def left(self, tickets: Iterable[Any], counts: Sequence[int], waiting: int) -> None:
+    def left(self, tickets: Sequence[Any], counts: Sequence[int] | None, waiting: int) -> None:
         """These have left the queue, in which `waiting` rows remain."""
         held = self._held
         if held is not None:
             if not waiting:
                 self._held = None
             else:
-                for ticket, count in zip(tickets, counts, strict=True):
+                for i, ticket in enumerate(tickets):
                     who = getattr(ticket, "caller", None)
-                    rest = held.get(who, 0) - (count or 1)
+                    rest = held.get(who, 0) - ((counts and counts[i]) or 1)
                     if rest > 0:
                         held[who] = rest
                     else:
                         held.pop(who, None)
         if self._bytes:
-            self._keep(min(self._bytes, waiting * self._row_bytes))
+            gone = sum((counts and counts[i]) or 1 for i in range(len(tickets)))
+            self._keep(self._bytes * waiting // (waiting + gone) if waiting else 0)
 
     def _keep(self, size: int) -> None:
         self._hall.change(size - self._bytes)

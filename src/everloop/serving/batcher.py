@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 REPLAN = 16
 """Batches after which sizes are chosen anew."""
+HEAVY_SECONDS = 0.01
+"""From such runs on their thread leaves the cores to whoever answers quickly."""
 TIMER = 0.0005
 """Seconds that a timer cannot tell apart: what is due so soon is due now."""
 
@@ -119,7 +121,7 @@ class Batcher(Queueing):
         """Into the queue, without a look into the cache. Raises Overloaded, DeadlineExceeded."""
         queue, now = self._queue, perf_counter()
         if queue.rows >= self._room or count or deadline is not None:
-            refused = self._refusal(ticket, count or 1, deadline, now)
+            refused = self._refusal(ticket, payload, count, deadline, now)
             if refused is not None:
                 self._turn_away(ticket, payload, count, arm, refused)
                 return
@@ -237,6 +239,8 @@ class Batcher(Queueing):
             self._watchdog = self.loop.call_later(guard.timeout, self._overrun, batch, guard)
         if self._worker is None:
             self._worker = Worker(f"everloop-batch-{self.model[:32]}")
+        if self.costs.estimate(batch.rows) > HEAVY_SECONDS:
+            self._worker.give_way()
         self._worker.submit(partial(self._work, batch, why))
         if self.admission is not None:
             self._plan()  # who comes now waits for this run

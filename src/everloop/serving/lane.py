@@ -27,6 +27,7 @@ from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve
 from everloop.policy.pacing import Pace
 from everloop.runtime.session import Session
+from everloop.serving.admission import Admission, Hall, limits_of
 from everloop.serving.apart import ApartSession, belongs_apart, misplaced, moved_apart
 from everloop.serving.batcher import Batcher
 from everloop.serving.cache import VersionCache
@@ -61,7 +62,9 @@ class Lane:
         costs: CostCurve,
         *,
         config: ServingConfig = DEFAULT,
+        hall: Hall | None = None,
     ) -> None:
+        """`hall`: what the queues of all lanes share."""
         self.record = record
         self.model = model
         self.name = model.name
@@ -74,6 +77,7 @@ class Lane:
         self.schema: Schema = runner.schema
         self.target: Target = runner.session.target
         self.classes: list[Any] | None = runner.session.classes
+        self._hall = hall or Hall()
         self._opening_costs = costs
         self._recorder = channel.recorder
         self._channel = channel
@@ -102,6 +106,8 @@ class Lane:
         self.config = config
         self.runner.rules = rules = config.rules
         for batcher in self.batchers:
+            if batcher.admission is not None:
+                batcher.admission.limits = limits_of(config)
             batcher.configure(rules)
 
     def remember(self, cached: VersionCache | None) -> bool:
@@ -186,6 +192,7 @@ class Lane:
                 costs=self._opening_costs,
                 recording=recording,
                 beside=partial(Lane.batcher_for, loop=loop),
+                admission=self._admission(),
             )
             self._add_batcher(self._batchers, batcher)
         return batcher
@@ -203,9 +210,13 @@ class Lane:
                 costs=self._opening_costs,
                 recording=recording,
                 beside=partial(Lane.tensors_for, loop=loop),
+                admission=self._admission(),
             )
             self._add_batcher(self._tensor_batchers, batcher)
         return batcher
+
+    def _admission(self) -> Admission:
+        return Admission(self.name, limits_of(self.config), self._hall)
 
     @property
     def batchers(self) -> list[Batcher]:
@@ -279,6 +290,7 @@ def open_lane(
     rules: BatchRules | None = None,
     samples: Sequence[Row] = (),
     remote: RemoteSession | None = None,
+    hall: Hall | None = None,
 ) -> Lane:
     """Verify, load, warm and measure one version; only then can anybody ask it.
 
@@ -292,7 +304,7 @@ def open_lane(
         session = moved_apart(session, config.isolation, record, registry, samples)
         runner = Runner(session, model.name, record.version, runner.rules)
     channel = recorder.channel(model.name, record.version, session.schema, model.record, session.classes)
-    return Lane(record, model, runner, channel, costs, config=config)
+    return Lane(record, model, runner, channel, costs, config=config, hall=hall)
 
 
 def measure(runner: Runner, samples: Sequence[Row] = ()) -> CostCurve:

@@ -86,9 +86,11 @@ class Queueing(Answering):
         batch = self._running
         return 0.0 if batch is None else remaining(self.costs.estimate(batch.rows), now - self._began)
 
-    def _refusal(self, ticket: Ticket, rows: int, deadline: float | None, now: float) -> EverloopError | None:
-        """Why a request of so many rows may not wait."""
-        queue = self._queue
+    def _refusal(
+        self, ticket: Ticket, payload: Any, count: int, deadline: float | None, now: float
+    ) -> EverloopError | None:
+        """Why a request may not wait."""
+        queue, rows = self._queue, count or 1
         if not admits(queue.rows, rows, self.rules):
             return Overloaded(
                 f"model {self.model!r} has {queue.rows} rows waiting, at most {self.rules.queue_rows} may; "
@@ -99,13 +101,14 @@ class Queueing(Answering):
             return self.admission.check(
                 getattr(ticket, "caller", None),
                 rows,
+                self.work.weight(payload, count),
                 size=self.size,
                 left=self._left(now),
                 waiting=queue.rows,
                 curve=self.costs,
                 time_left=None if deadline is None else deadline - now,
                 tickets=queue.tickets,
-                counts=queue.counts or [0] * len(queue.tickets),
+                counts=queue.counts,
             )
         if deadline is not None and hopeless(deadline, now, self.costs):
             return self._too_late()
@@ -162,7 +165,7 @@ class Queueing(Answering):
 
     def _left_queue(self, batch: Batch) -> None:
         if self.admission is not None:
-            self.admission.left(batch.tickets, batch.each_count(), self._queue.rows)
+            self.admission.left(batch.tickets, batch.counts, self._queue.rows)
 
     def _forget_timer(self) -> None:
         if self._timer is not None:

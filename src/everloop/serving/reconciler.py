@@ -29,6 +29,7 @@ from everloop.core.errors import Conflict, EverloopError, InvalidInput, ModelFai
 from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.registry.deployment import Deployment, desired
+from everloop.serving.admission import Hall
 from everloop.serving.arranger import Arranger, same
 from everloop.serving.cache import AnswerCache
 from everloop.serving.cache_config import CacheConfig
@@ -62,6 +63,7 @@ class Reconciler:
         clock: Clock,
         *,
         config: ServingConfig = DEFAULT,
+        hall: Hall | None = None,
         cache: AnswerCache | None = None,
         rng: Random | None = None,
         trial: Trial | None = None,
@@ -73,6 +75,8 @@ class Reconciler:
         self._bus = bus
         self._clock = clock
         self._config = config
+        self.hall = Hall() if hall is None else hall
+        """What waits in this process."""
         self._cache = cache or AnswerCache(CacheConfig(), clock)
         self._trials = None if trial is None else Trials(trial, self._stir)
         self._stepping = threading.Lock()
@@ -348,7 +352,9 @@ class Reconciler:
         try:
             config = effective(self._config, model.serving)
             samples = () if remote is not None else self._samples(record)
-            return open_lane(record, model, registry, recorder, config=config, samples=samples, remote=remote)
+            return open_lane(
+                record, model, registry, recorder, config=config, samples=samples, remote=remote, hall=self.hall
+            )
         except EverloopError:
             raise
         except Exception as error:

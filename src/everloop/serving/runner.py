@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from everloop.serving.work import Work
 
 Matrix = npt.NDArray[Any]
+ROW_BYTES, VALUE_BYTES = 128, 32
+"""What a row of plain values takes in memory: a list and a ticket's places, and for each value a number and its place."""
 GONE = ("crash", "timeout")
 """How a session fails that will answer nothing any more: the process that it ran in has ended."""
 
@@ -109,6 +111,9 @@ class Runner:
 
     def part(self, answers: list[Any], start: int, stop: int) -> list[Any]:
         return answers[start:stop]
+
+    def weight(self, payload: Any, count: int) -> int:  # noqa: ARG002  as `Work`
+        return (count or 1) * (ROW_BYTES + VALUE_BYTES * len(self.schema.fields))
 
     def blame(self, payload: Any, count: int) -> ModelFailed | None:
         try:

@@ -45,6 +45,9 @@ class Work(Protocol):
     def failed(self, what: str, how: Failure = "raised") -> ModelFailed:
         """What this version could not answer, and why."""
 
+    def weight(self, payload: Any, count: int) -> int:
+        """Bytes that a request holds while it waits, about."""
+
     def blame(self, payload: Any, count: int) -> EverloopError | None:
         """The error of a request that failed alone, naming the instance where one is to blame; None: it answers when it is alone."""
 
