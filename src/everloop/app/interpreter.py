@@ -1,4 +1,4 @@
-"""How a process of ours shares its interpreter and its memory among its threads."""
+"""What a process of ours takes of the system: how its threads share interpreter and memory, and how many files it may open."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ def few_arenas() -> bool:
         return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, ARENAS))
     except (OSError, AttributeError):
         return False
+
+
+def many_files(wanted: int) -> int | None:
+    """Let this process open so many files, as far as the system does: it gives 1,024 by default, and each connection is one. Returns how
+    many it may have; None where there is no such limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return None if soft == resource.RLIM_INFINITY else soft
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):  # macOS has a second limit, which it does not tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        return most
+    return soft
 
 
 @contextlib.contextmanager
