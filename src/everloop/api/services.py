@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from everloop.api.audit import Refusals
 from everloop.api.door import Door
 from everloop.api.http.front import Front
 from everloop.api.http.limits import Limits
@@ -66,6 +67,8 @@ class Services:
     """Who may choose a version by header. The server's."""
     door: Door = field(default_factory=Door)
     """Who may do what."""
+    refusals: Refusals = field(default_factory=Refusals)
+    """What the door refused, told in the log."""
     front: Front = field(default_factory=Front)
     """What HTTP shows to whom. The server's."""
     observer: Observer | None = None

@@ -37,7 +37,7 @@ def enter(services: Services, operation: Operation, request: Request) -> Caller:
         caller = scope[CALLER] = door.enter(request.headers.get("authorization"))
         door.allow(caller, operation.need, model_of(operation, request))
     except EverloopError as error:
-        audit.refused(operation.id, scope.get(CALLER), address=address_of(request), code=error.code)
+        services.refusals.tell(operation.id, scope.get(CALLER), address=address_of(request), code=error.code)
         raise
     scope[_ADMITTED] = True
     return caller
@@ -71,6 +71,7 @@ def leave(services: Services, operation: Operation, request: Request, response: 
             outcome=outcome,
             model=request.path_params.get("model") or _made(response),
             target=request.url.path,
+            reading=operation.method == "GET",
         )
     return response
 
