@@ -269,6 +269,8 @@ class Connection(HttpToolsProtocol):
         observer, observed = self.services.observer, self.observed
         self.observed = None
         if observer is not None and observed is not None:
+            if self.head is not None and self.head.caller is not None:
+                observed.caller = self.head.caller.name
             observer.end(observed, status)
 
     def _log(self, status: int) -> None:

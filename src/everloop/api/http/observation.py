@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from everloop.api.http.entrance import CALLER
 from everloop.api.observing import CLIENT_GONE, address_of, checked_id
 from everloop.api.services import Services
 from everloop.serving.tickets import WATCHER
 
 if TYPE_CHECKING:
+    from everloop.api.door import Caller
     from everloop.api.observing import Observed, Observer
 
 OBSERVED = "everloop.observed"
@@ -93,6 +95,9 @@ def note(request: Request, code: str) -> None:
     observed: Observed | None = request.scope.get(OBSERVED)
     if observed is not None:
         observed.code = code
+        caller: Caller | None = request.scope.get(CALLER)
+        if caller is not None and caller.id:
+            observed.caller = caller.name
         observed.model = observed.model or request.path_params.get("model", "")[:LONGEST_NAME]
 
 
