@@ -130,10 +130,16 @@ def missing(services: Services, name: str) -> EverloopError:
 
 
 async def predict(
-    services: Services, name: str, features: Features, unit: str | None = None, *, version: int | None = None
+    services: Services,
+    name: str,
+    features: Features,
+    unit: str | None = None,
+    *,
+    version: int | None = None,
+    deadline: float | None = None,
 ) -> Prediction:
     """`unit` meets the same version each time; `version` is for those who may choose one."""
-    return await services.predictor.predict_async(name, features, unit, version=version)
+    return await services.predictor.predict_async(name, features, unit, version=version, deadline=deadline)
 
 
 async def predict_batch(
@@ -143,9 +149,10 @@ async def predict_batch(
     unit: str | None = None,
     *,
     version: int | None = None,
+    deadline: float | None = None,
 ) -> PredictionBatch:
     """All rows by one version."""
-    return await services.predictor.predict_batch_async(name, instances, unit, version=version)
+    return await services.predictor.predict_batch_async(name, instances, unit, version=version, deadline=deadline)
 
 
 async def feedback(

@@ -59,27 +59,39 @@ class Predictor:
         return lane.answer_rows(rows) if arm is None else arm.answer_rows(rows)
 
     async def predict_async(
-        self, name: str, features: Features, unit: str | None = None, *, version: int | None = None
+        self,
+        name: str,
+        features: Features,
+        unit: str | None = None,
+        *,
+        version: int | None = None,
+        deadline: float | None = None,
     ) -> Prediction:
         """One example, batched with whatever else this turn of the event loop brings. Raises as `predict`, Overloaded; with
-        `version` also as `lane_of`."""
+        `version` also as `lane_of`, with a `deadline` (`time.perf_counter`) also DeadlineExceeded."""
         lane, arm = self._asked(name, unit, version)
         row = lane.schema.row(features)
         loop = asyncio.get_running_loop()
         batcher, ticket = lane.batcher_for(loop), FutureTicket(loop)
-        batcher.submit(ticket, row, arm)
+        batcher.submit(ticket, row, arm, deadline)
         answer: Prediction = await _answered(batcher, ticket)
         return answer
 
     async def predict_batch_async(
-        self, name: str, rows: Any, unit: str | None = None, *, version: int | None = None
+        self,
+        name: str,
+        rows: Any,
+        unit: str | None = None,
+        *,
+        version: int | None = None,
+        deadline: float | None = None,
     ) -> PredictionBatch:
         """Several examples in one request, all answered by one version. Raises as `predict_async`, naming the instance."""
         lane, arm = self._asked(name, unit, version)
         checked = lane.checked(rows)
         loop = asyncio.get_running_loop()
         batcher, ticket = lane.batcher_for(loop), FutureTicket(loop)
-        batcher.submit_rows(ticket, checked, arm)
+        batcher.submit_rows(ticket, checked, arm, deadline)
         answer: PredictionBatch = await _answered(batcher, ticket)
         return answer
 

@@ -126,12 +126,17 @@ def unit_of(asked: PredictRequest | PlainRow, header: bytes | None) -> str | Non
     """Whom this request is for, from its body or else from its header (UTF-8, or else Latin-1). Raises InvalidInput."""
     if header is None:
         return asked.unit
+    text = text_of_unit(header)
+    return text if asked.unit is None else asked.unit
+
+
+def text_of_unit(header: bytes) -> str:
+    """UTF-8, or else Latin-1. Raises InvalidInput."""
     try:
         text = header.decode()
     except UnicodeDecodeError:
         text = header.decode("latin-1")
-    text = checked_unit(text)
-    return text if asked.unit is None else asked.unit
+    return checked_unit(text)
 
 
 def decode_feedback(body: bytes, limits: Limits) -> list[Feedback]:

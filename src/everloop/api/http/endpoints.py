@@ -16,6 +16,7 @@ from everloop.api import quality as judged
 from everloop.api import verbs, versions, wire
 from everloop.api.http import codec
 from everloop.api.http.bodies import check_depth, decode, read_json
+from everloop.api.http.deadlines import TIMEOUT_HEADER, deadline_of
 from everloop.api.http.endpoint import (
     BY,
     MOST_ID,
@@ -49,11 +50,13 @@ async def predict(api: Api, request: Request) -> Response:
     header = request.headers.get(codec.UNIT_HEADER)
     unit = codec.unit_of(asked, None if header is None else header.encode("latin-1"))
     version = await _chosen_version(api, request, name)
+    deadline = deadline_of(request.headers.get(TIMEOUT_HEADER))
     if asked.instances is not None:
-        answers = await verbs.predict_batch(services, name, asked.instances, unit, version=version)
+        answers = await verbs.predict_batch(services, name, asked.instances, unit, version=version, deadline=deadline)
         return json_bytes(codec.encode_answer(answers))
     assert asked.features is not None
-    return json_bytes(codec.encode_answer(await verbs.predict(services, name, asked.features, unit, version=version)))
+    answer = await verbs.predict(services, name, asked.features, unit, version=version, deadline=deadline)
+    return json_bytes(codec.encode_answer(answer))
 
 
 async def _chosen_version(api: Api, request: Request, name: str) -> int | None:
@@ -145,6 +148,8 @@ async def events(api: Api, request: Request) -> Response:
     if request.method == "HEAD":
         return Response(media_type="text/event-stream")
     stream = await api.hub.open(after, request.query_params.get("model"))
+    door, caller = api.services.door, caller_of(request)
+    stream.stands = lambda: door.stands(caller)
     return EventResponse(stream)
 
 

@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import weakref
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
-from everloop.api.http import codec
+from everloop.api.http import codec, oip_codec
 from everloop.api.http.connection import Connection
+from everloop.api.http.fast_tensors import TensorTicket
 from everloop.api.http.heads import Head, refusal_head
+from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import problem
 from everloop.api.observing import address_of
+from everloop.api.oip_infer import choose, deadline_of
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
 
 if TYPE_CHECKING:
@@ -49,6 +53,9 @@ class _Wire:
         """How long a plain row is; -1 where rows are never plain numbers."""
 
 
+_ROUTES = {operation.id: operation.path for operation in OPERATIONS}
+
+
 class FastLane(Connection):
     """A connection that answers. As a `serving.tickets.Ticket` it stands for its one request that is in flight."""
 
@@ -69,7 +76,10 @@ class FastLane(Connection):
             return
         try:
             if known.verb != "predict":
-                self._label(known, body)
+                if known.verb == "feedback":
+                    self._label(known, body)
+                elif not self._infer(known, body):
+                    self.hand_over(known, body)
                 return
             asked = codec.decode_usual(body, services.limits)
             unit, arm = codec.unit_of(asked, known.unit), None
@@ -77,20 +87,21 @@ class FastLane(Connection):
                 arm = table.splits[known.name].route(unit)
                 lane = arm.lane
             self.batcher = batcher = lane.batcher_for(self.loop)
+            deadline = None if known.timeout is None else perf_counter() + known.timeout
             if isinstance(asked, codec.PlainRow):
                 if len(asked.features) == self._wire(batcher).width:
-                    batcher.submit(self, asked.features, arm)
+                    batcher.submit(self, asked.features, arm, deadline)
                     return
                 asked = codec.decode_predict(body, services.limits)
             if asked.instances is not None:
-                batcher.submit_rows(self, lane.checked(asked.instances), arm)
+                batcher.submit_rows(self, lane.checked(asked.instances), arm, deadline)
             else:
                 assert asked.features is not None
-                batcher.submit(self, lane.schema.row(asked.features), arm)
+                batcher.submit(self, lane.schema.row(asked.features), arm, deadline)
         except (InvalidInput, Malformed) as error:
             self.fail(error)
         except EverloopError as error:
-            if error.code in ("overloaded", "draining"):
+            if error.code in ("overloaded", "draining", "deadline_exceeded"):
                 self.fail(error)
             else:
                 self.hand_over(known, body)
@@ -111,6 +122,22 @@ class FastLane(Connection):
             return False
         return True
 
+    def _infer(self, known: Head, body: bytes) -> bool:
+        """False: it names a version that not everybody may. Raises EverloopError."""
+        services = self.services
+        asked = oip_codec.decode_infer(known.name, known.version, body, known.json_length, known.unit)
+        number = None
+        if known.version:
+            number = int(known.version)
+            if self._table.current.lanes[known.name].version != number:
+                return False
+        chosen = choose(services, asked, number)
+        deadline = None if known.timeout is None else perf_counter() + known.timeout
+        deadline = deadline_of(asked.parameters, deadline)
+        self.batcher = batcher = chosen.lane.tensors_for(self.loop)
+        batcher.submit_payload(TensorTicket(self, asked, chosen), chosen.payload, chosen.rows, chosen.arm, deadline)
+        return True
+
     def _label(self, known: Head, body: bytes) -> None:
         services = self.services
         items = codec.decode_feedback(body, services.limits)
@@ -126,7 +153,7 @@ class FastLane(Connection):
         self.observed = observer.begin(
             "POST",
             known.url.decode("ascii"),
-            route=f"/v1/models/{{model}}/{known.verb}",
+            route=_ROUTES[known.verb],
             request_id=known.request_id,
             client=address_of(self.client),
             traceparent=known.traceparent,

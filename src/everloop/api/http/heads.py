@@ -44,7 +44,10 @@ TOO_SLOW = refusal(
     "the request did not come in time; send it whole and at once (options limits.head_sec and limits.body_sec)",
 )
 
-ROUTE = re.compile(rb"/v1/models/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/(predict|feedback)")
+_NAME = rb"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"
+ROUTE = re.compile(
+    rb"/v1/models/" + _NAME + rb"/(predict|feedback)|/v2/models/" + _NAME + rb"(?:/versions/([0-9]{1,9}))?/infer"
+)
 NOT_FAST = frozenset(
     {
         b"transfer-encoding",
@@ -59,6 +62,11 @@ NOT_FAST = frozenset(
 )
 """Headers that mean something to the app or to uvicorn beyond what the fast lane does."""
 
+JSON = (b"application/json",)
+TENSORS = (b"application/json", b"application/octet-stream", b"")
+"""What a body of tensors is called; the protocol's own client says nothing."""
+_SECONDS = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,9})?")
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -70,13 +78,16 @@ class Head:
         "credential",
         "echo",
         "headers",
+        "json_length",
         "length",
         "name",
         "request_id",
+        "timeout",
         "traceparent",
         "unit",
         "url",
         "verb",
+        "version",
     )
 
     def __init__(
@@ -86,12 +97,18 @@ class Head:
         self.name = name
         """The model's."""
         self.verb = verb
-        """The operation: `predict` or `feedback`."""
+        """The operation: `predict`, `feedback`, `infer` or `infer_version`."""
         self.length = length
         """Bytes of the body."""
         self.headers = headers
         self.unit = unit
         """Whom the request is for. Such heads are as many as units, so they are not remembered."""
+        self.version = ""
+        """Of `infer_version`: the number."""
+        self.json_length: int | None = None
+        """Of `infer`: bytes of the JSON that others follow."""
+        self.timeout: float | None = None
+        """Seconds within which the answer is of use."""
         self.credential: str | None = None
         """The header `Authorization`."""
         self.caller: Caller | None = None
@@ -126,13 +143,13 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int, hosts: H
     route = ROUTE.fullmatch(url)
     if route is None or not parser.should_keep_alive() or parser.should_upgrade():
         return None
-    length, json, unit = -1, False, None
-    request_id = traceparent = credential = None
+    length, media, unit = -1, b"", None
+    request_id = traceparent = credential = json_length = timeout = None
     for name, value in headers:
         if name == b"content-length":
             length = int(value) if value.isdigit() and len(value) < 10 else -1
         elif name == b"content-type":
-            json = value.lower().partition(b";")[0].strip() == b"application/json"
+            media = value.lower().partition(b";")[0].strip()
         elif name == b"authorization":
             credential = value if credential is None else credential
         elif name == b"host":
@@ -144,11 +161,24 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int, hosts: H
             request_id = value if request_id is None else request_id
         elif name == b"traceparent":
             traceparent = value if traceparent is None else traceparent
+        elif name == b"inference-header-content-length":
+            if json_length is not None or not value.isdigit() or len(value) > 9:
+                return None
+            json_length = int(value)
+        elif name == b"everloop-timeout":
+            if timeout is not None or not _SECONDS.fullmatch(value):
+                return None
+            timeout = float(value)
         elif name in NOT_FAST:
             return None
-    if not json or not 0 <= length <= min(MOST_BODY, max_body):
+    if media not in (TENSORS if route[3] else JSON) or not 0 <= length <= min(MOST_BODY, max_body):
         return None
-    known = Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
+    if route[3]:
+        known = Head(url, route[3].decode(), "infer_version" if route[4] else "infer", length, headers, unit=unit)
+        known.version, known.json_length = (route[4] or b"").decode(), json_length
+    else:
+        known = Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
+    known.timeout = timeout
     if credential is not None:
         known.credential = credential.decode("latin-1")
     if request_id is not None:
@@ -166,14 +196,23 @@ class AnswerHeads:
 
     def __init__(self) -> None:
         self._defaults: Headers | None = None
-        self._heads = (b"", b"")
+        self._heads = (b"", b"", b"")
 
-    def of(self, defaults: Headers) -> tuple[bytes, bytes]:
-        """For a prediction (200) and for labels (202). uvicorn renews its default headers, the date among them, once a second."""
+    def of(self, defaults: Headers) -> tuple[bytes, bytes, bytes]:
+        """For a prediction (200), for labels (202), and for tensors as bytes, which takes the length of the JSON first. uvicorn renews its default headers, the date among them, once a second."""
         if defaults is not self._defaults:
             self._defaults = defaults
-            rest = _lines(defaults) + SECURITY + b"content-type: application/json\r\ncontent-length: "
-            self._heads = (STATUS_LINE[200] + rest, STATUS_LINE[202] + rest)
+            common = _lines(defaults) + SECURITY
+            rest = common + b"content-type: application/json\r\ncontent-length: "
+            tensors = (
+                common.replace(b"%", b"%%")
+                + b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\ncontent-length: "
+            )
+            self._heads = (
+                STATUS_LINE[200] + rest,
+                STATUS_LINE[202] + rest,
+                STATUS_LINE[200].replace(b"%", b"%%") + tensors,
+            )
         return self._heads
 
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from everloop.api.http.bodies import decode
+from everloop.api.http.codec import text_of_unit
 from everloop.api.inference import InferAnswer, InferAsked, OutputAsked
 from everloop.api.raw_tensors import dtype_of, read_raw, shaped, size_of, write_raw
 from everloop.core.errors import InvalidInput, Malformed, NotSupported
@@ -104,8 +105,10 @@ _FLAT: dict[str, msgspec.json.Decoder[Any]] = {
 }
 
 
-def decode_infer(model: str, version: str, body: bytes, header_length: int | None) -> InferAsked:
-    """Raises Malformed, InvalidInput, NotSupported."""
+def decode_infer(
+    model: str, version: str, body: bytes, header_length: int | None, unit: bytes | None = None
+) -> InferAsked:
+    """`unit`: the header's, where the body has none. Raises Malformed, InvalidInput, NotSupported."""
     rest = memoryview(b"")
     if header_length is not None:
         if header_length > len(body):
@@ -127,9 +130,8 @@ def decode_infer(model: str, version: str, body: bytes, header_length: int | Non
         )
     if not inputs:
         raise InvalidInput("inputs: expected at least one", field="inputs")
-    unit = asked.parameters.get("unit")
-    if unit is not None and not isinstance(unit, str):
-        raise InvalidInput("parameters.unit: expected a text", field="parameters.unit")
+    if unit is not None:
+        asked.parameters = {"unit": text_of_unit(unit), **asked.parameters}
     binary = asked.parameters.get("binary_data_output") is True
     return InferAsked(
         model,

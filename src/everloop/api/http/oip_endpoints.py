@@ -10,6 +10,7 @@ from starlette.responses import Response
 from everloop.api import oip, oip_wire
 from everloop.api.http import oip_codec
 from everloop.api.http.bodies import decode, read_tensors
+from everloop.api.http.codec import UNIT_HEADER
 from everloop.api.http.deadlines import TIMEOUT_HEADER, deadline_of
 from everloop.api.http.endpoint import BY, Api, json, json_bytes, model_name
 from everloop.api.http.entrance import caller_of
@@ -24,7 +25,14 @@ async def infer(api: Api, request: Request) -> Response:
     deadline = deadline_of(request.headers.get(TIMEOUT_HEADER))
     header_length = oip_codec.length_of(request.headers.get(oip_codec.LENGTH_HEADER))
     body = await read_tensors(request, api.services.limits.max_body)
-    asked = oip_codec.decode_infer(model_name(request), _version(request), body, header_length)
+    unit = request.headers.get(UNIT_HEADER)
+    asked = oip_codec.decode_infer(
+        model_name(request),
+        _version(request),
+        body,
+        header_length,
+        None if unit is None else unit.encode("latin-1"),
+    )
     answer = await oip.infer(
         api.services,
         asked,

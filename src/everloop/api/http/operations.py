@@ -8,6 +8,7 @@ from __future__ import annotations
 from everloop.api import wire
 from everloop.api.http import codec
 from everloop.api.http.cache_operations import CACHE
+from everloop.api.http.deadlines import TIMEOUT_HEADER
 from everloop.api.http.key_operations import KEYS
 from everloop.api.http.oip_operations import OIP
 from everloop.api.http.operation import Operation, Parameter
@@ -32,8 +33,22 @@ _MODELS: tuple[Operation, ...] = (
         body=codec.PredictRequest,
         example={"features": [1.0, 2.0]},
         answer=(codec.PredictionAnswer, codec.PredictionsAnswer),
-        refusals=("model_untrained", "model_failed", "overloaded", "forbidden", "version_not_found", "conflict"),
+        refusals=(
+            "model_untrained",
+            "model_failed",
+            "overloaded",
+            "deadline_exceeded",
+            "forbidden",
+            "version_not_found",
+            "conflict",
+        ),
         parameters=(
+            Parameter(
+                TIMEOUT_HEADER,
+                "header",
+                {"type": "number", "minimum": 0},
+                "Seconds within which the answer is of use; what cannot be answered by then is refused, and not run.",
+            ),
             Parameter(
                 "Everloop-Unit",
                 "header",
