@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
@@ -132,6 +132,7 @@ def test_a_class_that_is_remembered_is_recorded_as_that_class(kit: Any, plain_se
     assert session.batches == [1, 1]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.0, 1.5]), min_size=2, max_size=2), min_size=1, max_size=20))
 def test_no_two_inputs_share_an_answer(rows: list[list[float]]) -> None:
     from tests.serving.conftest import Kit, PlainSession

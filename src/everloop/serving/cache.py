@@ -92,19 +92,20 @@ class VersionCache:
             if packed is not None:
                 self._second.put(self._shared(key), packed, self.ttl)
 
-    def get_shared(self, key: bytes) -> Answers | None:
-        """What the second level has; waits for it, for a bounded time."""
-        return None if self._second is None else self._found(key, self._second.get(self._shared(key)))
+    def get_shared(self, key: bytes, rows: int | None) -> Answers | None:
+        """What the second level has; waits for it, for a bounded time. `rows`: how many predictions it must be; None: tensors."""
+        return None if self._second is None else self._found(key, rows, self._second.get(self._shared(key)))
 
-    def fetch_shared(self, key: bytes, done: Callable[[Answers | None], None]) -> None:
+    def fetch_shared(self, key: bytes, rows: int | None, done: Callable[[Answers | None], None]) -> None:
         """`get_shared` without waiting: `done` is called once, from whatever thread."""
         assert self._second is not None
-        self._second.fetch(self._shared(key), lambda packed: done(self._found(key, packed)))
+        self._second.fetch(self._shared(key), lambda packed: done(self._found(key, rows, packed)))
 
-    def _found(self, key: bytes, packed: bytes | None) -> Answers | None:
+    def _found(self, key: bytes, rows: int | None, packed: bytes | None) -> Answers | None:
         answers = None if packed is None else unpack_answers(packed)
-        if answers is not None:
-            self._keep(key, answers)
+        if answers is None or (len(answers) if isinstance(answers, tuple) else None) != rows:
+            return None
+        self._keep(key, answers)
         return answers
 
     def _keep(self, key: bytes, answers: Answers) -> None:

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import EverloopError
-from everloop.serving.tensor_work import TensorAnswers
+from everloop.serving.tensor_work import TensorAnswers, TensorWork
 from everloop.serving.tickets import Ticket
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ class Flights:
             _enter(batcher, asked)
             return
         known = cache.get(key)
-        if known is not None and self.answer(asked, known):
+        if known is not None:
             next(cache.counts.hits)
+            self.answer(asked, known)
             return
         flight = self._by_key.get(key)
         if flight is not None and flight.join(asked):
@@ -84,19 +85,16 @@ class Flights:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(flight.looked_up, known)
 
-        cache.fetch_shared(key, found)
+        cache.fetch_shared(key, None if isinstance(batcher.work, TensorWork) else asked.count or 1, found)
 
-    def answer(self, asked: Asked, known: Answers) -> bool:
-        """By what is known. False where that is not of the form that was asked for."""
+    def answer(self, asked: Asked, known: Answers) -> None:
+        """By what is known."""
         batcher, payload, count = self._batcher, asked.payload, asked.count
-        if isinstance(known, tuple) and len(known) != (count or 1):
-            return False
         inputs = batcher.work.gather([payload], [count] if count else None)
         answers = list(known) if isinstance(known, tuple) else TensorAnswers(inputs, [dict(known)])
         if asked.arm is not None:
             asked.arm.tally.settled(1, None)
         batcher.answer_now(asked.ticket, payload, count, inputs, answers, asked.came)
-        return True
 
     def leave(self, flight: Flight) -> None:
         """Nobody joins it any more."""
@@ -145,8 +143,9 @@ class Flight:
 
     def looked_up(self, known: Answers | None) -> None:
         """What the second level has."""
-        if known is not None and self._flights.answer(self.first, known):
+        if known is not None:
             next(self._flights.cache.counts.shared)
+            self._flights.answer(self.first, known)
             self._land(known)
         elif self.disconnected:
             self._flights.batcher.counters.abandoned += 1 + len(self._others)
@@ -207,10 +206,8 @@ class Flight:
         if others:
             ran, self._others = batcher.ran, []
             for asked in others:
-                if self._flights.answer(asked, known):
-                    next(self._flights.cache.counts.joined)
-                else:
-                    _enter_or_fail(batcher, asked)
+                next(self._flights.cache.counts.joined)
+                self._flights.answer(asked, known)
             batcher.ran = ran
 
     def _ask_for_themselves(self) -> None:

@@ -65,7 +65,7 @@ class LaneCache:
             asked.append(self._ask_rows(rows))
             return tuple(asked[0].predictions)
 
-        answers = self._known(key, len(rows)) or self._alone(key, len(rows), ask)
+        answers = self._known(key) or self._alone(key, len(rows), ask)
         if asked:
             return asked[0]
         channel = self._channel
@@ -84,7 +84,7 @@ class LaneCache:
             asked.append(self._ask(row))
             return (asked[0].prediction,)
 
-        answers = self._known(key, 1) or self._alone(key, 1, ask)
+        answers = self._known(key) or self._alone(key, 1, ask)
         if asked:
             return asked[0]
         channel = self._channel
@@ -93,12 +93,12 @@ class LaneCache:
             channel.record(number, 1, pack_rows([row], self._schema), list(answers))
         return Prediction(answers[0], channel.version, channel.key, number)
 
-    def _known(self, key: bytes, count: int) -> tuple[Any, ...] | None:
+    def _known(self, key: bytes) -> tuple[Any, ...] | None:
         answers = self._cache.get(key)
-        if isinstance(answers, tuple) and len(answers) == count:
-            next(self._cache.counts.hits)
-            return answers
-        return None
+        if answers is None:
+            return None
+        next(self._cache.counts.hits)
+        return answers  # type: ignore[return-value]  # of rows, and of as many as the key has
 
     def _alone(self, key: bytes, count: int, ask: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         """What is not remembered here, asked by one thread at a time."""
@@ -116,8 +116,8 @@ class LaneCache:
             next(counts.misses)
             return ask()
         try:
-            found = self._cache.get_shared(key)
-            if isinstance(found, tuple) and len(found) == count:
+            found = self._cache.get_shared(key, count)
+            if isinstance(found, tuple):
                 next(counts.shared)
                 flight.answers = found
             else:
