@@ -41,7 +41,7 @@ from everloop.core.errors import MissingExtra
 
 if TYPE_CHECKING:
     from everloop.api.grpc.server import Certificate, GrpcServer
-    from everloop.api.http.threads import Threads
+    from everloop.api.http.endpoint import Api
     from everloop.api.services import Services
 
 KEEP_ALIVE_SECONDS = 75.0
@@ -273,7 +273,7 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         if self._settings.grpc_port is not None:
-            self._grpc = grpc_server(self._services, self._app.state.api.threads, self._settings, self._listener)
+            self._grpc = grpc_server(self._app.state.api, self._settings, self._listener)
             await self._grpc.start()
         await super().startup(sockets)
         self.should_exit = False  # uvicorn would leave without its main loop; a signal this early drains there
@@ -348,7 +348,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK_SECONDS)
 
 
-def grpc_server(services: Services, threads: Threads, settings: ServerSettings, listener: socket.socket) -> GrpcServer:
+def grpc_server(api: Api, settings: ServerSettings, listener: socket.socket) -> GrpcServer:
     """On the running event loop, on the address of `listener`. Raises MissingExtra, InvalidInput, Conflict."""
     # gRPC's C core would write to stderr what its exceptions say as well.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -358,8 +358,7 @@ def grpc_server(services: Services, threads: Threads, settings: ServerSettings, 
         raise MissingExtra.of("grpc", "speaking gRPC (grpc_port)") from error
     assert settings.grpc_port is not None
     return GrpcServer(
-        services,
-        threads,
+        api,
         host=listener.getsockname()[0],
         port=settings.grpc_port,
         certificate=_certificate(settings.security),

@@ -18,7 +18,7 @@ from everloop.api.grpc import reflection
 from everloop.api.grpc.health import SERVICE as HEALTH
 from everloop.api.grpc.health import Health
 from everloop.api.grpc.service import SERVICE, InferenceService
-from everloop.api.http.threads import Threads
+from everloop.api.http.endpoint import Api
 from everloop.api.services import Services
 from everloop.core.errors import Conflict, InvalidInput
 
@@ -55,14 +55,13 @@ class GrpcServer:
     """Make it on the event loop that it shall run on. Raises InvalidInput for an address that nobody can listen on, Conflict for a
     port that is taken."""
 
-    def __init__(
-        self, services: Services, threads: Threads, *, host: str, port: int, certificate: Certificate | None = None
-    ) -> None:
+    def __init__(self, api: Api, *, host: str, port: int, certificate: Certificate | None = None) -> None:
+        services, threads = api.services, api.threads
         self._closing = asyncio.Event()
         self._server = grpc.aio.server(options=_options(services), maximum_concurrent_rpcs=MOST_CALLS)
         names = (SERVICE, HEALTH, *reflection.SERVICES)
         parts: dict[str, dict[str, Any]] = {
-            SERVICE: InferenceService(services, threads, self._closing).handlers(),
+            SERVICE: InferenceService(services, threads, api.fits, self._closing).handlers(),
             HEALTH: Health(services, threads, names, self._closing).handlers(),
             **reflection.handlers(names, self._closing),
         }

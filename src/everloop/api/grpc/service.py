@@ -8,27 +8,29 @@ its call, and what has not run of it is dropped.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 
-from everloop.api import oip
-from everloop.api.door import ANYBODY, Caller, Need
+from everloop.api import audit, oip
+from everloop.api.door import ANYBODY, Caller
 from everloop.api.grpc import codec
 from everloop.api.grpc._generated import inference_pb2 as pb
 from everloop.api.grpc.codec import message_of
 from everloop.api.grpc.gathering import Gathering
+from everloop.api.grpc.observation import note, note_caller, observed, request_id_of
 from everloop.api.grpc.reflection import until
 from everloop.api.grpc.refusals import refusal, words
-from everloop.api.health import ready
+from everloop.api.grpc.verbs import VERBS, Verb, model_of
 from everloop.api.http.threads import Threads
 from everloop.api.inference import InferAsked
 from everloop.api.override import KEY_HEADER
 from everloop.api.services import Services
-from everloop.core.errors import EverloopError
+from everloop.core.errors import EverloopError, NotSupported
+from everloop.serving.tickets import CALLER
 
 SERVICE = "inference.GRPCInferenceService"
 AHEAD = 32
@@ -38,130 +40,82 @@ OVERRIDE = KEY_HEADER.lower()
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-log = logging.getLogger(__name__)
-
-
-class Verb(NamedTuple):
-    """One that a thread answers."""
-
-    request: type[Any]
-    response: type[Any]
-    need: Need
-    answer: Callable[[Services, Any], Any]
-    """A struct or mapping with the names of the response's fields; None: the response has none."""
-    model: Callable[[Any], str | None] = lambda _: None
-    """Which one a request names."""
-
-
-def _name(request: Any) -> str:
-    name: str = request.name
-    return name
-
-
-def _model_name(request: Any) -> str:
-    name: str = request.model_name
-    return name
-
-
-VERBS: dict[str, Verb] = {
-    "ServerLive": Verb(pb.ServerLiveRequest, pb.ServerLiveResponse, "open", lambda _services, _asked: {"live": True}),
-    "ServerReady": Verb(
-        pb.ServerReadyRequest, pb.ServerReadyResponse, "open", lambda services, _asked: {"ready": ready(services)}
-    ),
-    "ServerMetadata": Verb(
-        pb.ServerMetadataRequest,
-        pb.ServerMetadataResponse,
-        "open",
-        lambda services, _asked: oip.server_metadata(services),
-    ),
-    "ModelReady": Verb(
-        pb.ModelReadyRequest,
-        pb.ModelReadyResponse,
-        "open",
-        lambda services, asked: {"ready": oip.model_ready(services, asked.name, asked.version)},
-        _name,
-    ),
-    "ModelMetadata": Verb(
-        pb.ModelMetadataRequest,
-        pb.ModelMetadataResponse,
-        "key",
-        lambda services, asked: oip.model_metadata(services, asked.name, asked.version),
-        _name,
-    ),
-    "ModelConfig": Verb(
-        pb.ModelConfigRequest,
-        pb.ModelConfigResponse,
-        "key",
-        lambda services, asked: {"config": oip.config(services, asked.name, asked.version)},
-        _name,
-    ),
-    "ModelStatistics": Verb(
-        pb.ModelStatisticsRequest,
-        pb.ModelStatisticsResponse,
-        "key",
-        lambda services, asked: oip.statistics(services, asked.name, asked.version),
-        _name,
-    ),
-    "RepositoryIndex": Verb(
-        pb.RepositoryIndexRequest,
-        pb.RepositoryIndexResponse,
-        "key",
-        lambda services, asked: {"models": oip.repository_index(services, ready=asked.ready)},
-    ),
-    "RepositoryModelLoad": Verb(
-        pb.RepositoryModelLoadRequest,
-        pb.RepositoryModelLoadResponse,
-        "admin",
-        lambda services, asked: oip.load(services, asked.model_name, by="grpc"),
-        _model_name,
-    ),
-    "RepositoryModelUnload": Verb(
-        pb.RepositoryModelUnloadRequest,
-        pb.RepositoryModelUnloadResponse,
-        "admin",
-        lambda services, asked: oip.unload(services, asked.model_name, by="grpc"),
-        _model_name,
-    ),
-}
-
-
-def _metadata(context: Context, wanted: str) -> str | None:
-    for name, value in context.invocation_metadata():
-        if name == wanted:
-            return value.decode("latin-1") if isinstance(value, bytes) else str(value)
-    return None
-
 
 class InferenceService:
     """`closing` is set when the port closes: streams end then."""
 
-    def __init__(self, services: Services, threads: Threads, closing: asyncio.Event) -> None:
+    def __init__(self, services: Services, threads: Threads, opening: Threads, closing: asyncio.Event) -> None:
         self._services = services
         self._door = services.door
         self._threads = threads
+        self._opening = opening
+        """For what may take as long as opening a model does."""
         self._closing = closing
         self._gathering = Gathering(asyncio.get_running_loop())
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
         """Bytes in, messages or bytes out: what is wrong with a message is for us to say."""
-        found = {name: grpc.unary_unary_rpc_method_handler(self._unary(name, verb)) for name, verb in VERBS.items()}
-        found["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self._infer)
+        unary = {name: self._unary(name, verb) for name, verb in VERBS.items()}
+        unary["ModelInfer"] = self._infer
+        found = {
+            name: grpc.unary_unary_rpc_method_handler(observed(self._services, f"{SERVICE}/{name}", handle))
+            for name, handle in unary.items()
+        }
         found["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return found
 
     def _unary(self, name: str, verb: Verb) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(data: bytes, context: Context) -> bytes:
             try:
-                caller = self._caller(context)
                 asked = codec.decode(verb.request, data)
-                self._door.allow(caller, verb.need, verb.model(asked))
-                answer = await self._threads.run(verb.answer, self._services, asked)
+                caller = self._admit(verb, model_of(asked), context)
+                answer = await self._run(verb, asked, caller, context)
                 message: bytes = message_of(verb.response, answer or {}).SerializeToString()
                 return message
             except Exception as error:
                 return self._refuse(name, error, context)
 
         return handle
+
+    def _admit(self, verb: Verb, model: str | None, context: Context) -> Caller:
+        """Raises Unauthenticated, Forbidden, QuotaExceeded, NotSupported."""
+        if verb.need == "open" or not (self._door.closed or verb.need == "admin"):
+            return ANYBODY
+        port = self._services.front.admin_port
+        if verb.need == "admin" and port is not None:
+            raise NotSupported(f"what changes the server is done on its own port, {port}, and over HTTP")
+        caller: Caller | None = None
+        try:
+            caller = self._caller(context)
+            self._door.allow(caller, "key" if verb.need == "own" and model is not None else verb.need, model)
+            return caller
+        except EverloopError as error:
+            self._services.refusals.tell(verb.operation, caller, address=_address(context), code=error.code)
+            raise
+
+    async def _run(self, verb: Verb, asked: Any, caller: Caller, context: Context) -> Any:
+        threads = self._opening if verb.slow else self._threads
+        if verb.need != "admin":
+            return await threads.run(verb.answer, self._services, asked, caller)
+        outcome = "internal"
+        try:
+            answer = await threads.run(verb.answer, self._services, asked, caller)
+            outcome = audit.DONE
+            return answer
+        except EverloopError as error:
+            outcome = error.code
+            raise
+        finally:
+            audit.audit(
+                self._services,
+                verb.operation,
+                caller,
+                address=_address(context),
+                outcome=outcome,
+                model=model_of(asked) or "",
+                target=model_of(asked) or "",
+                via="grpc",
+            )
 
     async def _infer(self, data: bytes, context: Context) -> bytes:
         try:
@@ -175,6 +129,7 @@ class InferenceService:
         asked, raw = codec.decode_infer(data)
         if caller.record is not None:
             self._door.allow(caller, "predict", asked.model)
+        CALLER.set(caller.id or _address(context))
         left = context.time_remaining()
         deadline = None if left is None else time.perf_counter() + left
         await self._gathering.join()
@@ -195,13 +150,14 @@ class InferenceService:
         except EverloopError as error:
             self._refuse("ModelStreamInfer", error, context)
             return
+        streamed = observed(self._services, f"{SERVICE}/ModelStreamInfer", self._streamed)
         coming: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(AHEAD)
         under_way: set[asyncio.Task[bytes]] = set()
 
         async def read() -> None:
             try:
                 async for data in until(self._closing, requests):
-                    task = asyncio.ensure_future(self._streamed(data, caller, context))
+                    task = asyncio.ensure_future(streamed(data, context, caller))
                     under_way.add(task)
                     task.add_done_callback(under_way.discard)
                     await coming.put(task)
@@ -217,12 +173,12 @@ class InferenceService:
             for left in (reader, *under_way):
                 left.cancel()
 
-    async def _streamed(self, data: bytes, caller: Caller, context: Context) -> bytes:
+    async def _streamed(self, data: bytes, context: Context, caller: Caller) -> bytes:
         try:
             answer = await self._answer(data, caller, context, final=True)
             return pb.ModelStreamInferResponse(infer_response=answer).SerializeToString()
         except Exception as error:
-            self._note("ModelStreamInfer", error)
+            self._note("ModelStreamInfer", error, context)
             failed = pb.ModelInferResponse(id=codec.request_id(data))
             return pb.ModelStreamInferResponse(error_message=words(error), infer_response=failed).SerializeToString()
 
@@ -235,19 +191,37 @@ class InferenceService:
         door = self._door
         if not door.closed:
             return ANYBODY
-        return door.enter(_metadata(context, "authorization"))
+        caller = door.enter(_metadata(context, "authorization"))
+        note_caller(caller)
+        return caller
 
     def _refuse(self, name: str, error: Exception, context: Context) -> bytes:
         """Not by `context.abort`: what that raises, as any traceback, keeps the whole call in memory until the collector comes."""
-        self._note(name, error)
+        made = self._note(name, error, context)
         error.__traceback__ = None
         code, details, trailers = refusal(error)
+        if made:
+            trailers = (*trailers, ("x-request-id", made))
         context.set_code(code)
         context.set_details(details)
         context.set_trailing_metadata(trailers)
         return b""
 
-    def _note(self, name: str, error: Exception) -> None:
+    def _note(self, name: str, error: Exception, context: Context) -> str:
+        """Returns the id under which the log has it, where the caller gave none."""
+        note(error)
         self._services.traffic.refuse(f"grpc_{name}", error)
-        if not isinstance(error, EverloopError) or error.code == "internal":
-            log.error("%s failed", name, exc_info=error)
+        return self._services.errors.heard(name, error, request_id=request_id_of(context))
+
+
+def _address(context: Context) -> str:
+    """Without its kind and its port: `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000`, `unix:`."""
+    peer: str = unquote(context.peer())
+    return peer.partition(":")[2].rpartition(":")[0].strip("[]")
+
+
+def _metadata(context: Context, wanted: str) -> str | None:
+    for name, value in context.invocation_metadata():
+        if name == wanted:
+            return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return None

@@ -43,9 +43,10 @@ def grpc_load(port: int, method: str, message: bytes, *, connections: int, calls
         began = time.perf_counter()
         for each in opened:
             await loop.create_connection(lambda each=each: each, "127.0.0.1", port)  # type: ignore[misc]
-        timer = loop.call_later(seconds, lambda: [each.stop() for each in opened])
+        timers = [loop.call_later(seconds, each.stop) for each in opened]
         await asyncio.gather(*(each.done for each in opened))
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
         taken = time.perf_counter() - began
         latencies = [value for each in opened for value in each.latencies]
         return GrpcRun(
