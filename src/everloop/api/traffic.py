@@ -16,6 +16,7 @@ import msgspec
 from everloop.api import wire
 from everloop.core.errors import EverloopError
 from everloop.core.events import Event, EventBus
+from everloop.policy.pacing import REASONS, Pace
 from everloop.serving.counters import LATENCY_BOUNDS, Counters
 
 if TYPE_CHECKING:
@@ -173,10 +174,16 @@ def traffic(lane: Lane | None, since_start: Counters | None) -> wire.Traffic:
 
 
 def batching(lane: Lane | None) -> dict[str, Any]:
-    """How requests are put together: the rules, what came of them, and the measured cost of a batch."""
+    """How requests are put together: the rules in force, what came of them, and what was learned of the cost of a batch.
+
+    `cost_seconds`: by rows, as batches have shown; `spread`: how far runs are off that, as a share. `full_rows`: rows of a full batch,
+    which a latency target may hold below `max_rows`; `full_seconds`: what hardly any such batch takes longer than. `released`: batches by
+    why they left. `queued_seconds`: how long a request waited for its run, on average."""
     if lane is None:
         return {}
-    counts, rules, costs = lane.counters(), lane.runner.rules, lane.costs
+    counts, rules, costs, full = lane.counters(), lane.runner.rules, lane.costs, lane.full_rows
+    learned = costs if isinstance(costs, Pace) else Pace(costs)
+    ran = sum(counts.queued)
     return {
         "batches": counts.batches,
         "mean_rows": (counts.rows - counts.repeated) / counts.batches if counts.batches else None,
@@ -184,7 +191,16 @@ def batching(lane: Lane | None) -> dict[str, Any]:
         "max_rows": rules.max_rows,
         "queue_rows": rules.queue_rows,
         "inline_seconds": rules.inline_seconds,
-        "cost_seconds": {str(size): seconds for size, seconds in zip(costs.sizes, costs.seconds, strict=True)},
+        "window_seconds": rules.window_seconds,
+        "target_seconds": rules.target_seconds,
+        "full_rows": full,
+        "full_seconds": learned.likely(full),
+        "cost_seconds": {str(size): seconds for size, seconds in zip(learned.sizes, learned.seconds, strict=True)},
+        "spread": learned.spread,
+        "released": {why: count for why, count in zip(REASONS, counts.released, strict=True) if count},
+        "queued_seconds": counts.queued_seconds / ran if ran else None,
+        "expired": counts.expired,
+        "abandoned": counts.abandoned,
     }
 
 

@@ -4,8 +4,8 @@
                                                                          └─► release(window …)     when
 
 Theory of operation. A `Pace` keeps the seconds of batches of 1, 2, 4, 8 … rows, and straight lines between them. Each batch moves the two
-sizes beside it by an exponentially weighted mean. Sizes that were never seen move in proportion to the nearest one that was, so a machine
-that is twice as slow as it was when the model was measured is known to be so for all sizes after a few batches.
+sizes beside it by an exponentially weighted mean. Sizes that were never seen move in proportion to those nearest to them that were, so a
+machine that is twice as slow as it was when the model was measured is known to be so for all sizes after a few batches.
 
 Under load a request that comes just after a batch has left waits for that run and then for its own. So batches of n rows keep a target
 if two such runs fit into it, with what runs spread on top. Waiting for more rows while the model is free makes nobody sooner: batches
@@ -14,7 +14,6 @@ leave as soon as the model is free, unless a window says otherwise, and then so 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, get_args
 
 from everloop.policy.batching import EWMA_WEIGHT, MEASURED_SIZES, OUTLIER, BatchRules, CostCurve
@@ -27,6 +26,8 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 KNOTS = 15
 """Sizes that are learned: 1 to 16,384 rows."""
 MEASURED_KNOTS = tuple(size.bit_length() - 1 for size in MEASURED_SIZES)
+PLANNED = 0.8
+"""Of a target, or of the time until a deadline, that may be planned with: the rest is for answering, and for what nobody foresees."""
 ROUNDS = 2
 """Runs that a request may have to see through: the one under way when it comes, and its own."""
 SPREADS = 2.0
@@ -37,15 +38,16 @@ SPREAD_WEIGHT = 0.1
 class Pace:
     """What a batch takes, learned from those that ran. Written by one thread, read by any."""
 
-    __slots__ = ("_known", "_nearest", "_prior", "_seconds", "spread")
+    __slots__ = ("_beside", "_known", "_prior", "_seconds", "spread")
 
     def __init__(self, prior: CostCurve) -> None:
         """`prior`: as measured before anybody asked."""
         self._prior = [max(prior.estimate(1 << knot), 1e-9) for knot in range(KNOTS)]
         self._seconds = list(self._prior)
         self._known: set[int] = set()
-        self._nearest = list(range(KNOTS))
-        """Of each knot, the nearest one that batches have shown; itself before the first batch."""
+        self._beside = [(knot, knot, 0.0) for knot in range(KNOTS)]
+        """Of each knot, the nearest ones below and above that batches have shown, and how near it is to the upper one; itself before the
+        first batch."""
         self.spread = 0.0
         """Mean deviation of a run from what was expected, as a share of that."""
 
@@ -83,18 +85,24 @@ class Pace:
             self._move(knot + 1, right * off)
 
     def _at(self, knot: int) -> float:
-        near = self._nearest[knot]
-        return self._seconds[near] if near == knot else self._prior[knot] * self._seconds[near] / self._prior[near]
+        low, high, share = self._beside[knot]
+        if low == knot:
+            return self._seconds[knot]
+        seconds, prior = self._seconds, self._prior
+        below = seconds[low] / prior[low]
+        return prior[knot] * (below + share * (seconds[high] / prior[high] - below))
 
     def _move(self, knot: int, off: float) -> None:
         self._seconds[knot] = self._at(knot) * (1.0 + EWMA_WEIGHT * off)
         if knot not in self._known:
             self._known.add(knot)
-            self._nearest = [min(self._known, key=partial(_distance, i)) for i in range(KNOTS)]
+            self._beside = [self._neighbours(each) for each in range(KNOTS)]
 
-
-def _distance(knot: int, known: int) -> tuple[int, int]:
-    return abs(known - knot), known
+    def _neighbours(self, knot: int) -> tuple[int, int, float]:
+        low = max((known for known in self._known if known <= knot), default=min(self._known))
+        high = min((known for known in self._known if known >= knot), default=low)
+        low = min(low, high)
+        return low, high, 0.0 if low == high else (knot - low) / (high - low)
 
 
 def size_within(target: float, pace: Pace, most: int) -> int:
@@ -102,7 +110,7 @@ def size_within(target: float, pace: Pace, most: int) -> int:
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
-        if ROUNDS * pace.likely(middle) <= target:
+        if ROUNDS * pace.likely(middle) <= PLANNED * target:
             low = middle
         else:
             high = middle - 1
@@ -121,10 +129,10 @@ def release(since: float, run: float, deadline: float | None, rules: BatchRules)
     if not rules.window_seconds:
         return since, "idle"
     at, why = since + rules.window_seconds, "window"
-    if rules.target_seconds is not None and since + rules.target_seconds - run < at:
-        at, why = since + rules.target_seconds - run, "target"
-    if deadline is not None and deadline - run < at:
-        at, why = deadline - run, "deadline"
+    if rules.target_seconds is not None and since + PLANNED * rules.target_seconds - run < at:
+        at, why = since + PLANNED * rules.target_seconds - run, "target"
+    if deadline is not None and since + PLANNED * (deadline - since) - run < at:
+        at, why = since + PLANNED * (deadline - since) - run, "deadline"
     return at, why  # type: ignore[return-value]
 
 

@@ -228,7 +228,7 @@ class Lane:
             gone = batchers.pop(dead)
             gone.retire()
             self._direct.tally.add(gone.counters)
-            self.tallies.remove(gone.counters)
+            self.tallies[:] = [tally for tally in self.tallies if tally is not gone.counters]  # equal ones stay
         batcher.remember(self.cached)
         batchers[batcher.loop] = batcher
         self.tallies.append(batcher.counters)
@@ -251,8 +251,18 @@ class Lane:
     @property
     def costs(self) -> CostCurve | Pace:
         """Seconds a batch of so many rows takes: measured at opening, then learned from the batches themselves."""
-        busiest = max(self.batchers, key=lambda batcher: batcher.counters.batches, default=None)
+        busiest = self._busiest
         return self._opening_costs if busiest is None else busiest.costs
+
+    @property
+    def full_rows(self) -> int:
+        """Rows of a batch that is full: as many as the rules allow, or as a latency target does."""
+        busiest = self._busiest
+        return self.runner.rules.max_rows if busiest is None else busiest.size
+
+    @property
+    def _busiest(self) -> Batcher | None:
+        return max(self.batchers, key=lambda batcher: batcher.counters.batches, default=None)
 
     @property
     def waiting(self) -> int:
