@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from everloop.policy import admission
 from everloop.policy.admission import Limits, refuse
 from everloop.policy.batching import CostCurve
+from everloop.policy.pacing import Pace
 
-FLAT = CostCurve((1, 32), (0.005, 0.008))
+FLAT = Pace(CostCurve((1, 32), (0.005, 0.008)))
 """A batch of 32 costs hardly more than one row."""
-LINEAR = CostCurve((1, 64), (0.002, 0.128))
+LINEAR = Pace(CostCurve((1, 64), (0.002, 0.128)))
 
 
 class Simulated:
     """One lane in virtual time: Poisson callers, a run that takes what the curve says (give or take), FIFO batches of `size`."""
 
-    def __init__(self, curve: CostCurve, limits: Limits, size: int, *, noise: float = 0.1, seed: int = 1) -> None:
+    def __init__(self, curve: Pace, limits: Limits, size: int, *, noise: float = 0.1, seed: int = 1) -> None:
         self.curve, self.limits, self.size = curve, limits, size
         self.noise, self.rng = noise, Random(seed)
         self.latencies: dict[str, list[float]] = {}
@@ -81,7 +82,7 @@ class Simulated:
 
 @pytest.mark.parametrize(("curve", "size", "target"), [(FLAT, 32, 0.05), (LINEAR, 8, 0.1), (FLAT, 32, None)])
 def test_at_three_times_the_capacity_the_capacity_is_answered_within_the_target(
-    curve: CostCurve, size: int, target: float | None
+    curve: Pace, size: int, target: float | None
 ) -> None:
     capacity = size / curve.estimate(size)
     lane = Simulated(curve, Limits(target=target), size)
@@ -100,7 +101,7 @@ def test_a_load_below_the_capacity_is_not_refused() -> None:
 
 
 @pytest.mark.parametrize("curve", [FLAT, LINEAR])
-def test_a_greedy_caller_costs_a_modest_one_nothing(curve: CostCurve) -> None:
+def test_a_greedy_caller_costs_a_modest_one_nothing(curve: Pace) -> None:
     capacity = 32 / curve.estimate(32)
     lane = Simulated(curve, Limits(max_wait=0.5), 32)
     lane.run({"greedy": 10 * capacity, "modest": 0.1 * capacity}, 2.0)
@@ -116,7 +117,7 @@ def test_two_greedy_callers_get_the_same_whatever_they_ask_for() -> None:
 
 
 curves = st.builds(
-    lambda one, slope: CostCurve((1, 64), (one, one + 63 * slope)), st.floats(1e-5, 1.0), st.floats(0.0, 0.1)
+    lambda one, slope: Pace(CostCurve((1, 64), (one, one + 63 * slope))), st.floats(1e-5, 1.0), st.floats(0.0, 0.1)
 )
 limits = st.builds(
     Limits,
@@ -126,7 +127,7 @@ limits = st.builds(
 
 
 @given(curves, limits, st.integers(1, 256), st.integers(1, 1000))
-def test_whoever_finds_nobody_is_taken(curve: CostCurve, asked: Limits, size: int, rows: int) -> None:
+def test_whoever_finds_nobody_is_taken(curve: Pace, asked: Limits, size: int, rows: int) -> None:
     assert refuse(asked, curve, size=size, left=0.0, waiting=0, rows=rows) is None
 
 
@@ -141,7 +142,7 @@ def test_whoever_finds_nobody_is_taken(curve: CostCurve, asked: Limits, size: in
     st.none() | st.floats(0.0, 10.0),
 )
 def test_more_ahead_and_more_held_never_helps(
-    curve: CostCurve,
+    curve: Pace,
     asked: Limits,
     size: int,
     left: float,
@@ -169,7 +170,7 @@ def test_more_ahead_and_more_held_never_helps(
 
 @given(curves, st.integers(1, 64), st.integers(1, 200), st.floats(0.0, 20.0), st.integers(0, 500), st.floats(0.0, 5.0))
 def test_a_deadline_is_kept_or_refused_for_what_is_to_blame(
-    curve: CostCurve, size: int, rows: int, time_left: float, waiting: int, left: float
+    curve: Pace, size: int, rows: int, time_left: float, waiting: int, left: float
 ) -> None:
     refused = refuse(Limits(), curve, size=size, left=left, waiting=waiting, rows=rows, time_left=time_left)
     run = admission.run_seconds(rows, size, curve)

@@ -20,7 +20,7 @@ from everloop.serving.admission import Admission, Hall, limits_of
 from everloop.serving.config import ServingConfig
 from everloop.serving.tickets import FutureTicket
 
-EACH = CostCurve((1, 10), (0.01, 0.1))
+EACH = Pace(CostCurve((1, 10), (0.01, 0.1)))
 """10 ms a row, however many there are."""
 SIZE = 10
 
@@ -210,7 +210,7 @@ def test_behind_a_run_only_so_many_wait_as_will_be_answered_in_time(
     async def main() -> None:
         loop = asyncio.get_running_loop()
         batcher = lane.batcher_for(loop)
-        batcher.costs = Pace(EACH)
+        batcher.costs = Pace(CostCurve((1, 10), (0.01, 0.1)))
         batcher.admission = Admission("m", Limits(max_wait=0.5), Hall())
         batcher.configure(batcher.rules)
         first = FutureTicket(loop)

@@ -40,8 +40,10 @@ LEAST_RETRY = 0.05
 
 
 class Curve(Protocol):
-    def estimate(self, rows: int) -> float:
-        """Seconds that a batch of so many rows takes."""
+    """What batches take (`policy.pacing.Pace`)."""
+
+    def likely(self, rows: int) -> float:
+        """Seconds that hardly any batch of so many rows takes longer than."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,15 @@ def remaining(estimate: float, elapsed: float) -> float:
 def run_seconds(rows: int, size: int, curve: Curve) -> float:
     """What `rows` rows take, in batches of at most `size`."""
     if rows <= size:
-        return curve.estimate(rows)
+        return curve.likely(rows)
     full, rest = divmod(rows, size)
-    return full * curve.estimate(size) + (curve.estimate(rest) if rest else 0.0)
+    return full * curve.likely(size) + (curve.likely(rest) if rest else 0.0)
 
 
 def predicted_wait(left: float, waiting: int, size: int, curve: Curve) -> float:
     """Seconds until the run of a request that comes now begins, behind `waiting` rows and `left` seconds of a run under way."""
     ahead = waiting // size
-    return left + (ahead * curve.estimate(size) if ahead else 0.0)
+    return left + (ahead * curve.likely(size) if ahead else 0.0)
 
 
 def longest_delay(limits: Limits, alone: float, curve: Curve) -> float:
@@ -89,7 +91,7 @@ def longest_delay(limits: Limits, alone: float, curve: Curve) -> float:
     if limits.target is not None:
         promised = max(0.0, PROMISED * limits.target - alone)
         longest = promised if longest is None else min(longest, promised)
-    return max(LEAST_PATIENCE, PATIENCE * curve.estimate(1)) if longest is None else longest
+    return max(LEAST_PATIENCE, PATIENCE * curve.likely(1)) if longest is None else longest
 
 
 def refuse(
@@ -107,7 +109,7 @@ def refuse(
     in the queue, of the request, and of the queue's those of the same caller; `time_left`: until the request's deadline."""
     alone = run_seconds(rows, size, curve)
     behind = waiting % size
-    run = max(alone, curve.estimate(behind + rows)) if behind + rows <= size else alone + curve.estimate(behind)
+    run = max(alone, curve.likely(behind + rows)) if behind + rows <= size else alone + curve.likely(behind)
     wait = predicted_wait(left, waiting, size, curve)
     if time_left is not None and wait + run > time_left:
         if alone > time_left:
@@ -118,7 +120,7 @@ def refuse(
     delay, longest = wait + run - alone, longest_delay(limits, alone, curve)
     if delay > longest:
         return Refused("queue", wait, max(LEAST_RETRY, delay - longest))
-    if held and not within_share(held * curve.estimate(size) / size, longest - delay):
+    if held and not within_share(held * curve.likely(size) / size, longest - delay):
         return Refused("share", wait, max(LEAST_RETRY, wait))
     return None
 

@@ -65,7 +65,7 @@ class Admission:
     def easy(self, size: int, left: float, curve: Curve) -> int:
         """Waiting rows below which a single row is accepted, whoever brings it, behind a run that takes `left` seconds or one of `size`
         rows: as far as the next batch reaches, or a half of it, a quarter …"""
-        left, room = max(left, curve.estimate(size)), size
+        left, room = max(left, curve.likely(size)), size
         while room:
             last = room - 1
             if admission.refuse(self.limits, curve, size=size, left=left, waiting=last, rows=1, held=last) is None:

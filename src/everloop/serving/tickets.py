@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Ticket(Protocol):
-    """Who waits for an answer. Its methods are called on the event loop's thread and must not block."""
+    """Who waits for an answer. Its methods are called on the event loop's thread and must not block. It may have a `caller` (hashable):
+    on whose behalf it waits, for shares of a queue that is full."""
 
     @property
     def disconnected(self) -> bool:
@@ -41,14 +42,19 @@ WATCHER: ContextVar[Watcher | None] = ContextVar("everloop_watcher", default=Non
 """Who watches the request that this task answers."""
 
 
+CALLER: ContextVar[str | None] = ContextVar("everloop_caller", default=None)
+"""On whose behalf this task asks: the id of a key, or an address. None: this program itself, which has no share to keep to."""
+
+
 class FutureTicket:
     """A coroutine in this process that waits."""
 
-    __slots__ = ("future", "watcher")
+    __slots__ = ("caller", "future", "watcher")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.watcher = WATCHER.get()
+        self.caller = CALLER.get()
 
     @property
     def disconnected(self) -> bool:
@@ -85,6 +91,10 @@ class SecondTry:
     @property
     def disconnected(self) -> bool:
         return self._ticket.disconnected
+
+    @property
+    def caller(self) -> Any:
+        return getattr(self._ticket, "caller", None)
 
     def deliver(self, prediction: Any, batcher: Batcher, number: int) -> None:
         self._tell()

@@ -36,6 +36,7 @@ from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import Refusal, problem, refusal
 from everloop.api.services import Services
 from everloop.core.errors import EverloopError, TooLarge
+from everloop.serving.tickets import CALLER
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -99,7 +100,7 @@ def _guarded(api: Api, operation: Operation, endpoint: Endpoint) -> Handler:
     async def answer(request: Request) -> tuple[Response, str]:
         """And the outcome: `done`, or the code of what was wrong."""
         try:
-            entrance.enter(services, operation, request)
+            CALLER.set(entrance.enter(services, operation, request).id or entrance.address_of(request))
             return await endpoint(api, request), DONE
         except EverloopError as error:
             traffic.refuse(operation.id, error)

@@ -236,6 +236,12 @@ class Connection(HttpToolsProtocol):
         self.cycle = cycle
         self._start_asgi_task(cycle, self.app)
 
+    @property
+    def caller(self) -> str:
+        """On whose behalf it asks: the id of a key, or the address that it comes from."""
+        known = None if self.head is None else self.head.caller
+        return (known and known.id) or (self.client[0] if self.client else "")
+
     def write(self, status: int, head: bytes, body: bytes) -> None:
         """One answer, in one write; `head` ends where the content length follows."""
         self.response_complete = True

@@ -1,0 +1,30 @@
+"""Who stands in a queue: the same caller on every way in, so that shares hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.api.test_fastlane import Plain, Server, put_lane
+
+from everloop.core.schema import Schema
+from everloop.serving.admission import Admission
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_whoever_has_no_key_is_known_by_address(services: Any, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    check = Admission.check
+
+    def noted(self: Admission, caller: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(caller)
+        return check(self, caller, *args, **kwargs)
+
+    monkeypatch.setattr(Admission, "check", noted)
+    services.reconciler.stop()
+    put_lane(services, "sum", Plain(Schema.unnamed(2), lambda X: X.sum(axis=1)))
+    with Server(services, fast=fast) as server, server.connect() as client:
+        several = {"instances": [[1.0, 2.0], [3.0, 4.0]]}
+        assert client.ask(several)[0] == 200
+        assert client.ask({"features": [1.0, 2.0]}, headers={"everloop-timeout": "5"})[0] == 200
+    assert seen == ["127.0.0.1", "127.0.0.1"]
