@@ -62,6 +62,8 @@ class TestDoor:
         door.refresh()
         assert door.closed
         assert not door.stands(ANYBODY)
+        with pytest.raises(Unauthenticated):
+            door.allow(ANYBODY, "predict", "m")
         assert door.enter(bearer(made)).name == "ops"
         ring.revoke(made.id)
         door.refresh()
@@ -104,6 +106,8 @@ class TestDoor:
         ring.revoke("second")
         door.refresh()
         assert not door.stands(caller)
+        with pytest.raises(Unauthenticated, match="has ended"):  # of a stream that began before
+            door.allow(caller, "key")
         with pytest.raises(Unauthenticated, match="'second' is revoked"):
             door.enter(bearer(second))
 

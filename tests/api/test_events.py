@@ -177,6 +177,23 @@ def test_a_drain_ends_every_stream_and_takes_no_new_one(services: Services) -> N
     run(services, test)
 
 
+def test_a_stream_ends_with_the_key_of_its_reader(services: Services) -> None:
+    async def test(hub: EventHub) -> None:
+        stream = await hub.open(None, None)
+        stands = [True]
+        stream.stands = lambda: stands[0]
+        lines = stream.lines()
+        await anext(lines)
+        await asyncio.to_thread(happen, services, 1)
+        assert (await anext(lines)).startswith(b"id: ")
+        stands[0] = False
+        await asyncio.to_thread(happen, services, 1)
+        assert [line async for line in lines] == [], "not a line more"
+        stream.close()
+
+    run(services, test, heartbeat=0.2)
+
+
 def test_there_is_a_most_of_streams_and_closed_ones_do_not_count(services: Services) -> None:
     async def test(hub: EventHub) -> None:
         streams: list[EventStream] = [await hub.open(None, None) for _ in range(3)]

@@ -20,6 +20,7 @@ import pytest
 from everloop.app import server
 from everloop.app.build import Engine, build_engine
 from everloop.app.listening import Address, bind
+from everloop.app.security import Security, check_public
 from everloop.app.server import run, serving
 from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import Conflict, EverloopError, InvalidInput
@@ -269,9 +270,15 @@ def test_a_taken_port_is_told_and_the_engine_is_stopped() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_a_public_address_needs_an_explicit_word(host: str) -> None:
-    with pytest.raises(InvalidInput, match="no keys to tell callers apart") as refused:
-        ServerSettings(host=host, port=0)
+    engine = make_engine()
+    with pytest.raises(InvalidInput, match="no key to tell callers apart") as refused:
+        check_public(Security(), host, engine.services.door, insecure=False)
     assert refused.value.field == "host"
+    check_public(Security(), host, engine.services.door, insecure=True)
+    assert not engine.services.door.closed
+    check_public(Security(admin_keys=("0123456789abcdef",)), host, engine.services.door, insecure=False)
+    assert engine.services.door.closed
+    engine.stop()
 
 
 def test_with_that_word_it_listens_there() -> None:

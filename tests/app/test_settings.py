@@ -67,7 +67,11 @@ def test_a_file_that_is_named_is_the_only_one(tmp_path: Path) -> None:
         ("[server]\nport = 70000", "port: expected between 0 and 65535"),
         ("[server]\nnotice = -1", "notice: expected between 0 and 3600 seconds"),
         ("[server]\nlog_level = 'loud'", "one of 'debug', 'info'"),
-        ("[server]\nhost = '0.0.0.0'", "other machines.*--insecure"),
+        ("[security]\nadmin_keys = ['short']", "admin_keys: key 1 has 5 characters"),
+        ("[security]\ntls_key = 'key.pem'", "tls_key: expected nothing without tls_cert"),
+        ("[security]\ncors_origins = ['https://app.example/']", "cors_origins: expected origins like"),
+        ("[security]\nallowed_hosts = ['a b']", "allowed_hosts: expected names"),
+        ("[security]\nadmin_port = 3000", "admin_port: expected another one than port"),
         ("[engine]\nrecord = 2", "record: expected between 0 and 1"),
         ("[engine]\nretention_bytes = 5", "retention_bytes: expected at least"),
         ("[engine]\ntrust_types = 'a'", "trust_types: expected a list of texts"),
@@ -147,7 +151,7 @@ def test_every_option_has_one_name_in_every_source(tmp_path: Path) -> None:
         kinds = typing.get_args(kind)
         text = str(default).lower() if isinstance(default, bool) else str(default)
         quoted = f'"{text}"' if isinstance(default, str) and (kind is str or kinds) else text
-        short = key if section in ("server", "engine") else f"{section}_{key}"
+        short = key if section in ("server", "engine", "security") else f"{section}_{key}"
         from_file = load(tmp_path, f"[{section}]\n{key} = {quoted}")
         from_variable = load(tmp_path, "", {f"EVERLOOP_{short.upper()}": text})
         assert from_file == load_settings(environ={}, cwd=tmp_path)

@@ -134,10 +134,14 @@ class Door:
         return caller.expires_at is None or self._clock.now() < caller.expires_at
 
     def allow(self, caller: Caller, need: Need, model: str | None = None, *, counted: bool = True) -> None:
-        """Raises Forbidden, or QuotaExceeded with `retry_after`. `model` None: the operation concerns the whole server. Not `counted`: the
+        """Raises Forbidden, QuotaExceeded with `retry_after`, Unauthenticated (the caller does not stand). `model` None: the operation concerns the whole server. Not `counted`: the
         request was counted before."""
         if need == "open":
             return
+        if not self.stands(caller):
+            raise Unauthenticated(
+                "the key has ended since this began, or there was none; come back with one", field="Authorization"
+            )
         record = caller.record
         if record is None:
             return

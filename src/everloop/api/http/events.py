@@ -148,6 +148,8 @@ class EventStream:
         self._seam = seam
         self._model = model
         self._undo = hub.services.on_drain(self._closer())
+        self.stands: Callable[[], bool] = lambda: True
+        """Whether its reader may still see it: looked at before each line."""
 
     def close(self) -> None:
         """Idempotent; on the event loop."""
@@ -166,10 +168,10 @@ class EventStream:
                 if line := self._line(event):
                     yield line
         while True:
-            while client.events:
+            while client.events and self.stands():
                 if line := self._line(client.events.popleft()):
                     yield line
-            if client.closed:
+            if client.closed or not self.stands():
                 return
             client.awake.clear()
             try:
