@@ -82,8 +82,10 @@ class Flights:
         loop = batcher.loop
 
         def found(known: Answers | None) -> None:
-            if not loop.is_closed():
+            try:
                 loop.call_soon_threadsafe(flight.looked_up, known)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
 
         cache.fetch_shared(key, None if isinstance(batcher.work, TensorWork) else asked.count or 1, found)
 
