@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from everloop.api.services import Services
@@ -31,6 +32,7 @@ def components(services: Services) -> dict[str, Component]:
         "reconciler": _reconciler(services),
         "controller": _controller(services),
         "cache": _cache(services),
+        "queues": _queues(services),
     }
 
 
@@ -146,6 +148,17 @@ def _cache(services: Services) -> Component:
     if trouble:
         return Component("degraded", f"in this process only, not in {cache.second.name}: {trouble}")
     return Component("ok", f"in this process and in {cache.second.name}")
+
+
+def _queues(services: Services) -> Component:
+    """What is refused here would be elsewhere, too, if traffic went there: no reason to say that the server is not ready."""
+    now = perf_counter()
+    full = sorted({lane.name for lane in services.table.current.all_lanes if lane.overloaded(now)})
+    if not full:
+        return Component("ok")
+    more = f" and {len(full) - TOLD} more" if len(full) > TOLD else ""
+    named = ", ".join(map(repr, full[:TOLD]))
+    return Component("degraded", f"overloaded, so requests are refused: {named}{more}")
 
 
 def _unopened(failures: Mapping[str, Failure]) -> str:

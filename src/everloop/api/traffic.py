@@ -178,7 +178,8 @@ def batching(lane: Lane | None) -> dict[str, Any]:
 
     `cost_seconds`: by rows, as batches have shown; `spread`: how far runs are off that, as a share. `full_rows`: rows of a full batch,
     which a latency target may hold below `max_rows`; `full_seconds`: what hardly any such batch takes longer than. `released`: batches by
-    why they left. `queued_seconds`: how long a request waited for its run, on average."""
+    why they left. `queued_seconds`: how long a request waited for its run, on average. `refused`: requests that were not let in, by why.
+    `runs_in`: whether the model has a process of its own, or a thread of the server's."""
     if lane is None:
         return {}
     counts, rules, costs, full = lane.counters(), lane.runner.rules, lane.costs, lane.full_rows
@@ -201,6 +202,8 @@ def batching(lane: Lane | None) -> dict[str, Any]:
         "queued_seconds": counts.queued_seconds / ran if ran else None,
         "expired": counts.expired,
         "abandoned": counts.abandoned,
+        "refused": lane.grounds,
+        "runs_in": "process" if lane.apart else "thread",
     }
 
 

@@ -54,7 +54,7 @@ class Admission:
         self.grounds: dict[Ground, int] = {}
         """Requests turned away, by why."""
         self.last: float | None = None
-        """When the last one was (`time.perf_counter`)."""
+        """When that was last for want of room (`time.perf_counter`)."""
         self._model = model
         self._hall = hall
         self._bytes = 0
@@ -117,8 +117,7 @@ class Admission:
 
     def turn_away(self, refused: Refused, rows: int) -> EverloopError:
         """Counted, and in words."""
-        self.grounds[refused.ground] = self.grounds.get(refused.ground, 0) + 1
-        self.last = perf_counter()
+        self.count(refused.ground)
         what = "this request was" if rows == 1 else f"the {rows} rows of this request were"
         if refused.ground == "deadline":
             return DeadlineExceeded(
@@ -130,6 +129,12 @@ class Admission:
             "memory": f"has no room for more: all models together hold {self._hall.used >> 20} MiB that wait",
         }[refused.ground]
         return Overloaded(f"model {self._model!r} {why}; {what} not accepted", retry_after=refused.retry_after)
+
+    def count(self, ground: Ground) -> None:
+        """One more was turned away."""
+        self.grounds[ground] = self.grounds.get(ground, 0) + 1
+        if ground != "deadline":
+            self.last = perf_counter()
 
     def left(self, tickets: Sequence[Any], counts: Sequence[int] | None, waiting: int) -> None:
         """These have left the queue, in which `waiting` rows remain."""

@@ -14,6 +14,7 @@ reference count is zero, and its session closes at that moment.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -24,10 +25,11 @@ import numpy as np
 from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
+from everloop.policy.admission import Ground
 from everloop.policy.batching import MEASURED_SIZES, UNMEASURED, BatchRules, CostCurve
 from everloop.policy.pacing import Pace
 from everloop.runtime.session import Session
-from everloop.serving.admission import Admission, Hall, limits_of
+from everloop.serving.admission import RECENT_SECONDS, Admission, Hall, limits_of
 from everloop.serving.apart import ApartSession, belongs_apart, misplaced, moved_apart
 from everloop.serving.batcher import Batcher
 from everloop.serving.cache import VersionCache
@@ -162,8 +164,13 @@ class Lane:
 
     @property
     def remote(self) -> bool:
-        """Whether it runs in a process of its own: a champion never does."""
+        """Whether it runs in the process of its trial: a champion never does."""
         return isinstance(self.runner.session, RemoteSession)
+
+    @property
+    def apart(self) -> bool:
+        """Whether it has a process of its own."""
+        return self.remote or isinstance(self.session, ApartSession)
 
     def misplaced(self, config: ServingConfig) -> bool:
         """Whether `config` wants it on a thread where it has a process, or the other way round."""
@@ -268,6 +275,20 @@ class Lane:
     def waiting(self) -> int:
         """Rows in the queues of its batchers."""
         return sum(batcher.waiting for batcher in self.batchers)
+
+    @property
+    def grounds(self) -> dict[Ground, int]:
+        """Requests turned away from its queues, by why."""
+        total: Counter[Ground] = Counter()
+        for batcher in self.batchers:
+            if batcher.admission is not None:
+                total.update(dict(batcher.admission.grounds))
+        return dict(total)
+
+    def overloaded(self, now: float) -> bool:
+        """Whether it has turned somebody away lately for want of room; `now` by `time.perf_counter`."""
+        lasts = [batcher.admission.last for batcher in self.batchers if batcher.admission is not None]
+        return any(last is not None and now - last < RECENT_SECONDS for last in lasts)
 
     @property
     def predictions(self) -> int:

@@ -92,6 +92,8 @@ class Queueing(Answering):
         """Why a request may not wait."""
         queue, rows = self._queue, count or 1
         if not admits(queue.rows, rows, self.rules):
+            if self.admission is not None:
+                self.admission.count("queue")
             return Overloaded(
                 f"model {self.model!r} has {queue.rows} rows waiting, at most {self.rules.queue_rows} may; "
                 f"the {rows} of this request were not accepted",
