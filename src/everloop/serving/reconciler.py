@@ -20,22 +20,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import Conflict, EverloopError, InvalidInput, ModelFailed, ModelNotFound
+from everloop.core.errors import EverloopError, InvalidInput, ModelFailed, ModelNotFound
 from everloop.core.events import Event, EventBus, EventKind
 from everloop.core.types import Row
 from everloop.registry.deployment import Deployment, desired
 from everloop.serving.admission import Hall
 from everloop.serving.arranger import Arranger, same
+from everloop.serving.awaited import Awaited
 from everloop.serving.cache import AnswerCache
 from everloop.serving.cache_config import CacheConfig
 from everloop.serving.config import DEFAULT, ServingConfig, effective, loaded
 from everloop.serving.evidences import Evidences
-from everloop.serving.failures import Failure, Failures
+from everloop.serving.failures import Failures
 from everloop.serving.lane import Lane, open_lane
 from everloop.serving.recorder import Recorder
 from everloop.serving.remote import RUNTIMES, RemoteSession
@@ -53,7 +54,7 @@ SAMPLES = 64
 """Recent examples a new lane is warmed and measured with."""
 
 
-class Reconciler:
+class Reconciler(Awaited):
     def __init__(
         self,
         registry: Registry,
@@ -98,16 +99,6 @@ class Reconciler:
         """Models that have a live version and are held closed (`ServingConfig.loaded`)."""
         self.broken: EverloopError | None = None
         """Why the registry itself cannot be read, if so: what is live goes on."""
-
-    @property
-    def failures(self) -> Mapping[str, Failure]:
-        """Model -> why the version that should serve does not. Safe from any thread."""
-        return self._champions.all
-
-    @property
-    def challenger_failures(self) -> Mapping[tuple[str, int], Failure]:
-        """(model, version) -> why a version beside the champion does not answer here. Safe from any thread."""
-        return self._others.all
 
     def step(self) -> bool:
         """Make what is live what should be. True if the table changed. Called by the thread, or by hand."""
@@ -166,49 +157,6 @@ class Reconciler:
         """Whether the thread that `start` began is at work."""
         thread = self._thread
         return thread is not None and thread.is_alive()
-
-    def wait_for(self, model: str, version: int, timeout: float) -> bool:
-        """Until this process answers with `version`, or with a later one that has superseded it. False after `timeout`
-        seconds, or as soon as it is known that this version cannot be opened (`failures` tells why)."""
-
-        def settled() -> bool:
-            return self._serves(model, version) or self._failed(model, version)
-
-        with self._arranger.changed:
-            self._arranger.changed.wait_for(settled, timeout)
-        return self._serves(model, version)
-
-    def wait_open(self, model: str, version: int, timeout: float) -> bool:
-        """Until this version is open here, whatever its share. False as `wait_for`."""
-
-        def settled() -> bool:
-            return version in self._table.current.versions(model) or (model, version) in self.challenger_failures
-
-        with self._arranger.changed:
-            self._arranger.changed.wait_for(settled, timeout)
-        return version in self._table.current.versions(model)
-
-    def refused(self, model: str, version: int) -> EverloopError | None:
-        """Why this version is not open, as an error of its own for each who raises it; None as far as is known."""
-        if model in self.unloaded:
-            return Conflict(f"model {model!r} is unloaded; load it to ask it again", field="name")
-        failure = self.failures.get(model)
-        if failure is None or failure.version != version:
-            failure = self.challenger_failures.get((model, version))
-        return None if failure is None else failure.told(model)
-
-    def _serves(self, model: str, version: int) -> bool:
-        lane = self._table.current.lanes.get(model)
-        if lane is None or lane.version <= version:
-            return lane is not None and lane.version == version
-        try:  # on the way back from a later version it is not there yet
-            return self._registry.get(model).live_version != version
-        except EverloopError:
-            return False
-
-    def _failed(self, model: str, version: int) -> bool:
-        failure = self.failures.get(model)
-        return model in self.unloaded or (failure is not None and failure.version == version)
 
     def _work(self) -> None:
         while not self._stopping:

@@ -201,8 +201,8 @@ class Connection(HttpToolsProtocol):
         self.process(known, body)
 
     def process(self, known: Head, body: bytes) -> None:
-        """Decode and submit; then `write` answers, or `hand_over` lets the app do it. Must not raise: it may run inside the parser."""
-        raise NotImplementedError
+        """Decode and submit; then `write` answers, or the app does. Must not raise: it may run inside the parser."""
+        self.hand_over(known, body)
 
     # -- out --
 

@@ -29,8 +29,8 @@ JSON, BINARY = "application/json", "application/octet-stream"
 MOST_CLASSES = 10_000
 
 
-class TensorIn(msgspec.Struct):
-    """One input."""
+class InferInput(msgspec.Struct):
+    """One input, as it is described; `_Input` is how it is read."""
 
     name: str
     shape: list[int]
@@ -38,8 +38,17 @@ class TensorIn(msgspec.Struct):
     """`FP32`, `INT64`, `BYTES` …"""
     parameters: dict[str, Any] = {}
     """`binary_data_size`: its data follows the JSON."""
-    data: msgspec.Raw = msgspec.Raw()
+    data: list[Any] | None = None
     """Its values, flat or nested; missing where they follow as bytes."""
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: msgspec.Raw = msgspec.Raw()
+    """Read when its datatype is known."""
 
 
 class OutputIn(msgspec.Struct):
@@ -53,12 +62,19 @@ class OutputIn(msgspec.Struct):
 class InferRequest(msgspec.Struct):
     """What is asked of a model."""
 
-    inputs: list[TensorIn]
+    inputs: list[InferInput]
     id: str = ""
     outputs: list[OutputIn] | None = None
     """Missing or empty: all."""
     parameters: dict[str, Any] = {}
     """`timeout` (microseconds), `unit` (as in predict), `binary_data_output` (outputs that say nothing follow as bytes)."""
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    id: str = ""
+    outputs: list[OutputIn] | None = None
+    parameters: dict[str, Any] = {}
 
 
 class TensorOut(msgspec.Struct, omit_defaults=True):
@@ -88,7 +104,7 @@ class Encoded(NamedTuple):
     """Of the JSON at its beginning; None: all of it is JSON."""
 
 
-_request = msgspec.json.Decoder(InferRequest)
+_request = msgspec.json.Decoder(_Request)
 _encode = msgspec.json.Encoder().encode
 _floats = msgspec.json.Decoder(list[float])
 _integers = msgspec.json.Decoder(list[int])
@@ -175,7 +191,7 @@ def encode_infer(answer: InferAnswer, asked: InferAsked) -> Encoded:
     return Encoded(b"".join((head, *raw)), len(head)) if raw else Encoded(head, None)
 
 
-def _array(each: TensorIn, rest: memoryview, field: str) -> tuple[Array, int]:
+def _array(each: _Input, rest: memoryview, field: str) -> tuple[Array, int]:
     """The values, and how many bytes of `rest` they took."""
     shape = tuple(each.shape)
     size = each.parameters.get("binary_data_size") if each.parameters else None
