@@ -19,6 +19,7 @@ from everloop.app.cli.output import complain, say
 from everloop.core.errors import EverloopError, InvalidInput
 
 if TYPE_CHECKING:
+    from everloop.api.door import Door
     from everloop.app.build import Engine
     from everloop.app.listening import Address
     from everloop.app.settings import EngineSettings, Settings
@@ -80,20 +81,21 @@ def serve(
 
 
 def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
+    from everloop.api.door import Door
     from everloop.app.build import build_engine
     from everloop.app.logs import configure
-    from everloop.app.security import check_public
     from everloop.app.server import run
 
     configure(settings.server.log_level, as_json=settings.server.json_logs)
+    folder = settings.engine.data_dir
+    if settings.engine.in_memory or (folder is not None and not folder.exists()):
+        _may_be_reached(settings, Door())  # where nothing is yet, there are no keys: nothing need be made to know that
     engine = build_engine(settings.engine)
     try:
-        check_public(
-            settings.server.security, settings.server.host, engine.services.door, insecure=settings.server.insecure
-        )
-    except InvalidInput as error:
+        _may_be_reached(settings, engine.services.door)
+    except UsageError:
         engine.stop()
-        raise UsageError(error.message) from error
+        raise
     engine.services.bus.subscribe(log_event)
     run(
         engine,
@@ -101,6 +103,17 @@ def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
         prepare=lambda: register_all(engine, wanted),
         on_ready=lambda address: announce(engine, address),
     )
+
+
+def _may_be_reached(settings: Settings, door: Door) -> None:
+    """Raises UsageError where other machines could reach a server that asks for no key."""
+    from everloop.app.security import check_public
+
+    server = settings.server
+    try:
+        check_public(server.security, server.host, door, insecure=server.insecure)
+    except InvalidInput as error:
+        raise UsageError(error.message) from error
 
 
 def log_event(event: Event) -> None:
