@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -74,6 +75,8 @@ class Reader:
         self.folder = folder
         self.servers: list[subprocess.Popen[bytes]] = []
         self.request_id = "none-0"
+        self.scheme = "http"
+        self.any_certificate = ssl._create_unverified_context()  # readiness only: what commands check is their own
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -124,6 +127,7 @@ class Reader:
                 stdout=log,
             )
         self.servers.append(server)
+        self.scheme = "https" if "tls_cert" in command else "http"
         until = time.monotonic() + 60
         while not self.ready():
             log_text = (self.folder / "serve.log").read_text()
@@ -132,7 +136,8 @@ class Reader:
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2/health/ready", timeout=1) as answer:
+            address = f"{self.scheme}://127.0.0.1:{self.port}/v2/health/ready"
+            with urllib.request.urlopen(address, timeout=1, context=self.any_certificate) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -173,6 +178,17 @@ def test_every_make_target_that_is_named_exists(path: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|^|\$ )make ([a-z]+)", path.read_text(), re.MULTILINE))
     assert named - targets == set()
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if "```toml" in path.read_text()], ids=name_of)
+def test_every_configuration_that_is_shown_is_one(path: Path, tmp_path: Path) -> None:
+    from everloop.app.settings import load_settings
+
+    for block in blocks(path):
+        if block.language == "toml":
+            file = tmp_path / "everloop.toml"
+            file.write_text(block.text)
+            assert load_settings(environ={}, cwd=tmp_path, config=file).warnings == ()
 
 
 def test_every_command_that_is_named_exists() -> None:
