@@ -32,15 +32,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everloop.serving.batch_predictor import BatchPredictor
     from everloop.serving.prediction_cache import PredictionCache
     from everloop.serving.router import ModelRouter
 
 _HOMES = {
+    "BatchPredictor": "everloop.serving.batch_predictor",
     "ModelRouter": "everloop.serving.router",
     "PredictionCache": "everloop.serving.prediction_cache",
 }
 
-__all__ = ["ModelRouter", "PredictionCache"]
+__all__ = ["BatchPredictor", "ModelRouter", "PredictionCache"]
 
 
 def __getattr__(name: str) -> Any:

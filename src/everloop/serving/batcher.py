@@ -23,6 +23,7 @@ Rules.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -138,9 +139,17 @@ class Batcher(Queueing):
         self.cache = None if cached is None else Flights(self, cached)
 
     def configure(self, rules: BatchRules) -> None:
-        """Decide by these from now on. From any thread."""
+        """Decide by these from now on, also of those who wait already. From any thread."""
         self.rules = rules
         self._plan()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self._reconsider)
+
+    def _reconsider(self) -> None:
+        """A timer was set by other rules."""
+        if self._timer is not None:
+            self._forget_timer()
+            self._flush()
 
     def abandon(self) -> None:
         """Some waiting ticket is `disconnected`: look for it before the next batch runs."""
