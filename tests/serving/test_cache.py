@@ -122,14 +122,14 @@ def test_names_text_and_classes(kit: Any, plain_session: Any, cache: AnswerCache
 
 
 def test_a_class_that_is_remembered_is_recorded_as_that_class(kit: Any, plain_session: Any, cache: AnswerCache) -> None:
-    session = plain_session(1, lambda X: np.where(X[:, 0] > 0, 7, 3), target=Target("classification", "integer"))
-    session.classes = [3, 7]
+    session = plain_session(1, lambda X: np.sign(X[:, 0]).astype(int) + 5, target=Target("classification", "integer"))
+    session.classes = [4, 6]
     lane = kit.lane(session)
     remember(cache, lane)
-    answers = [lane.answer([v]) for v in (1.0, -1.0, 1.0, -1.0)]
+    answers = [lane.answer([v]) for v in (1.0, -1.0, 0.0, 1.0, -1.0, 0.0)]
     recorded = kit.recorded()
-    assert [(a.prediction, recorded[a.request_id][1]) for a in answers] == [(7, 7), (3, 3), (7, 7), (3, 3)]
-    assert session.batches == [1, 1]
+    assert [(a.prediction, recorded[a.request_id][1]) for a in answers] == [(v, v) for v in (6, 4, 5, 6, 4, 5)]
+    assert session.batches == [1, 1, 1]
 
 
 @settings(max_examples=30)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from everloop.core.schema import pack_rows
+from everloop.core.schema import Encoding, pack_rows
 from everloop.core.types import Features, Prediction, PredictionBatch, Row
 from everloop.policy.batching import sampled
 
@@ -30,11 +30,13 @@ UNPACKABLE = (struct.error, TypeError, ValueError, ArithmeticError)
 class _Flight:
     """Somebody asks the model; others wait for the answer."""
 
-    __slots__ = ("answers", "landed")
+    __slots__ = ("answers", "under_way")
 
     def __init__(self) -> None:
         self.answers: tuple[Any, ...] | None = None
-        self.landed = threading.Event()
+        self.under_way = threading.Lock()
+        """Held until it has landed."""
+        self.under_way.acquire()
 
 
 class LaneCache:
@@ -58,40 +60,52 @@ class LaneCache:
 
     def answer_rows(self, rows: list[Row]) -> PredictionBatch:
         """One request of several checked rows: remembered as a whole. Raises as the lane."""
-        key = pack_rows(rows, self._schema)[1]
+        encoded = pack_rows(rows, self._schema)
         asked: list[PredictionBatch] = []
 
         def ask() -> tuple[Any, ...]:
             asked.append(self._ask_rows(rows))
             return tuple(asked[0].predictions)
 
-        answers = self._known(key) or self._alone(key, len(rows), ask)
+        answers = self._known(encoded[1]) or self._alone(encoded[1], len(rows), ask)
         if asked:
             return asked[0]
         channel = self._channel
-        number = next(channel.numbers)
-        if sampled(number, channel.passed):
-            channel.record(number, len(rows), pack_rows(rows, self._schema), list(answers))
-        return PredictionBatch(list(answers), channel.version, channel.key, number)
+        return PredictionBatch(list(answers), channel.version, channel.key, self._record(len(rows), encoded, answers))
 
     def _answer(self, features: Features) -> Prediction:
         """Any features at all."""
         row = self._schema.row(features)
-        key = pack_rows([row], self._schema)[1]
+        return self._answer_row(row, pack_rows([row], self._schema))
+
+    def _answer_row(
+        self,
+        row: Row,
+        encoded: tuple[Encoding, bytes],
+        give: Callable[[Features, Any], Prediction] | None = None,
+    ) -> Prediction:
+        """`give`: a quicker way to number and record it."""
         asked: list[Prediction] = []
 
         def ask() -> tuple[Any, ...]:
             asked.append(self._ask(row))
             return (asked[0].prediction,)
 
-        answers = self._known(key) or self._alone(key, 1, ask)
+        answers = self._known(encoded[1]) or self._alone(encoded[1], 1, ask)
         if asked:
             return asked[0]
+        if give is not None:
+            return give(row, answers[0])
+        channel = self._channel
+        return Prediction(answers[0], channel.version, channel.key, self._record(1, encoded, answers))
+
+    def _record(self, count: int, encoded: tuple[Encoding, bytes], answers: tuple[Any, ...]) -> int:
+        """The number of a request that the model was not asked."""
         channel = self._channel
         number = next(channel.numbers)
         if sampled(number, channel.passed):
-            channel.record(number, 1, pack_rows([row], self._schema), list(answers))
-        return Prediction(answers[0], channel.version, channel.key, number)
+            channel.record(number, count, encoded, list(answers))
+        return number
 
     def _known(self, key: bytes) -> tuple[Any, ...] | None:
         answers = self._cache.get(key)
@@ -109,10 +123,11 @@ class LaneCache:
             if flight is None:
                 flight = self._flights[key] = _Flight()
         if not first:
-            flight.landed.wait()
-            if flight.answers is not None:
+            with flight.under_way:
+                answers = flight.answers
+            if answers is not None:
                 next(counts.joined)
-                return flight.answers
+                return answers
             next(counts.misses)
             return ask()
         try:
@@ -128,12 +143,18 @@ class LaneCache:
         finally:
             with self._lock:
                 del self._flights[key]
-            flight.landed.set()
+            flight.under_way.release()
 
     def _quick(self) -> Callable[[Features], Prediction]:
         """The closure for rows of numbers. What it remembers has been checked before, so it checks nothing."""
-        cache, channel, slow = self._cache, self._channel, self._answer
-        width = len(self._schema.fields)
+        cache, channel, schema, slow, slow_row = (
+            self._cache,
+            self._channel,
+            self._schema,
+            self._answer,
+            self._answer_row,
+        )
+        width = len(schema.fields)
         pack, find, now, prefix = struct.Struct(f"<{width}d").pack, cache.find, cache.now, cache.prefix
         version, key, number_of, hit = (
             channel.version,
@@ -148,18 +169,26 @@ class LaneCache:
             if type(features) is not list or len(features) != width:
                 return slow(features)
             try:
-                answers = find(prefix + pack(*features), now())
+                packed = pack(*features)
             except UNPACKABLE:
                 return slow(features)
+            answers = find(prefix + packed, now())
             if answers is None:
-                return slow(features)
-            (y,) = answers
+                row = schema.row(features)
+                return slow(row) if None in row else slow_row(row, ("f8", packed), give)
             hit()
+            return give(features, answers[0])
+
+        def give(features: Features, y: Any) -> Prediction:
             number = number_of()
             if (passed := channel.passed) >= 1.0 or sampled(number, passed):
-                append(entry(channel, number, y if places is None else places[y], *features))
-                if ring.asleep:
-                    channel.wake()
+                place = y if places is None else places.get(y)
+                if place is None:  # a class that the model did not name
+                    channel.record(number, 1, pack_rows([list(features)], schema), [y])
+                else:
+                    append(entry(channel, number, place, *features))
+                    if ring.asleep:
+                        channel.wake()
             return Prediction(y, version, key, number)
 
         return answer

@@ -34,6 +34,7 @@ SUBJECTS: dict[str, Subject] = {
     "threads": _in("threads"),
     "http": _in("http"),
     "grpc": _in("grpc"),
+    "cache": _in("cache"),
     "swaps": _in("swaps"),
     "labels": _in("labels"),
     "crash": _in("crash"),
