@@ -10,7 +10,7 @@ import asyncio
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import msgspec
 from everloop.app.bench.processes import load_core, on_core
 from everloop.app.bench.rows import Skip
 
+JSON = {"content-type": "application/json"}
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -39,13 +40,21 @@ def need_wrk() -> str:
     return found
 
 
-def wrk(port: int, path: str, body: bytes, *, connections: int, seconds: float, folder: Path) -> WrkRun:
+def wrk(
+    port: int,
+    path: str,
+    body: bytes,
+    *,
+    connections: int,
+    seconds: float,
+    folder: Path,
+    headers: Mapping[str, str] = JSON,
+) -> WrkRun:
     """POST `body` from one thread for so long. Raises Skip where wrk is missing."""
-    script = folder / "post.lua"
-    text = body.decode()
-    script.write_text(
-        f'wrk.method = "POST"\nwrk.body = [==[{text}]==]\nwrk.headers["content-type"] = "application/json"\n'
-    )
+    script, content = folder / "post.lua", folder / "post.body"
+    content.write_bytes(body)
+    said = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
+    script.write_text(f'wrk.method = "POST"\nwrk.body = io.open("{content}", "rb"):read("*a")\n{said}')
     command = [need_wrk(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "10s"]
     command += ["-s", str(script), f"http://127.0.0.1:{port}{path}"]
     with on_core(load_core()):
