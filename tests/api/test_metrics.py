@@ -111,7 +111,7 @@ def test_a_shadow_has_series_of_its_own(
 def test_every_name_follows_the_rules(client: TestClient, trained: Callable[..., str]) -> None:
     ask(client, trained(), 1)
     bounded = {"model", "version", "outcome", "component", "le", "python", "metric", "window", "result", "reason"}
-    bounded |= {"ground", "key", "name"}
+    bounded |= {"method", "key", "name"}
     for name, labels in scrape(client):
         assert name.startswith("everloop_")
         assert {key for key, _ in labels} <= bounded, name

@@ -15,7 +15,7 @@ from everloop.api.http.app import create_app
 from everloop.api.observing import MOST_ERRORS, ErrorLog, Observer, Observing, checked_id, observer_of
 from everloop.api.services import Services
 from everloop.app.build import build_engine
-from everloop.app.server import serving
+from everloop.app.server import Address, serving
 from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import InvalidInput, ModelFailed, ModelNotFound
 from everloop.learning.config import LearningConfig
@@ -26,10 +26,12 @@ LONG = json.dumps({"instances": [[1.0]] * 60_000, "unit": None}).encode()
 
 
 @contextmanager
-def server(**observed: Any) -> Iterator[tuple[Services, http.client.HTTPConnection]]:
+def server(
+    *, grpc_port: int | None = None, **observed: Any
+) -> Iterator[tuple[Services, http.client.HTTPConnection, Address]]:
     """A real one, with a model `m` that answers."""
     engine = build_engine(EngineSettings(learning=LearningConfig(min_samples=20, interval_sec=3600)))
-    settings = ServerSettings(port=0, notice=0.0, observe=Observing(**observed))
+    settings = ServerSettings(port=0, notice=0.0, grpc_port=grpc_port, observe=Observing(**observed))
     with serving(engine, settings) as address:
         connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
         try:
@@ -37,7 +39,7 @@ def server(**observed: Any) -> Iterator[tuple[Services, http.client.HTTPConnecti
             examples = [{"features": [float(x)], "label": 2.0 * x} for x in range(40)]
             call(connection, "/v1/models/m/feedback", json.dumps({"examples": examples}).encode())
             call(connection, "/v1/models/m/train", b"{}")
-            yield engine.services, connection
+            yield engine.services, connection, address
         finally:
             connection.close()
 
@@ -74,7 +76,7 @@ def test_a_wrong_option_is_named(wrong: dict[str, Any]) -> None:
 
 def test_both_ways_tell_the_same_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "everloop.access")
-    with server(access_log=1.0, slow_ms=0) as (services, connection):
+    with server(access_log=1.0, slow_ms=0) as (services, connection, _):
         caplog.clear()
         _, fast_headers, fast = call(connection, "/v1/models/m/predict", ASK, x_request_id="mine-1")
         _, slow_headers, slow = call(connection, "/v1/models/m/predict?way=app", ASK, x_request_id="mine-2")
@@ -113,7 +115,7 @@ def test_both_ways_tell_the_same_of_a_request(caplog: pytest.LogCaptureFixture) 
 def test_a_large_body_and_many_rows_are_seen_too(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "everloop.access")
     rows = json.dumps({"instances": [[1.0]] * 9000, "unit": " " * 1}).encode() + b" " * (300 << 10)
-    with server(access_log=1.0) as (_, connection):
+    with server(access_log=1.0) as (_, connection, _):
         caplog.clear()
         assert call(connection, "/v1/models/m/predict", rows)[0] in (200, 422)
         assert call(connection, "/v1/models/m/predict", b'{"instances": [[1], [2]]}')[0] == 200
@@ -121,7 +123,7 @@ def test_a_large_body_and_many_rows_are_seen_too(caplog: pytest.LogCaptureFixtur
 
 
 def test_without_an_observer_ids_go_back_and_nothing_is_kept() -> None:
-    with server() as (services, connection):
+    with server() as (services, connection, _):
         assert services.observer is None
         for path in ("/v1/models/m/predict", "/v1/models/m/predict?way=app"):
             status, headers, _ = call(connection, path, ASK, x_request_id="abc")
@@ -136,7 +138,7 @@ def test_without_an_observer_ids_go_back_and_nothing_is_kept() -> None:
 def test_an_error_of_the_server_is_found_in_the_log_by_the_id_of_its_answer(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with server() as (services, connection):
+    with server() as (services, connection, _):
 
         def fails(*_: Any) -> Any:
             raise ModelFailed("it broke")
@@ -240,3 +242,40 @@ def test_text_lines_cannot_be_forged() -> None:
     told = json.loads(json_lines().format(record))
     assert (told["request_id"], told["level"], told["logger"]) == ("r", "error", "n")
     assert told["message"].startswith("a\nERROR")
+
+
+def test_calls_over_grpc_are_seen_as_well(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    import tritonclient.grpc as triton
+    from tritonclient.utils import InferenceServerException
+
+    caplog.set_level(logging.INFO, "everloop.access")
+    with server(access_log=1.0, slow_ms=0, grpc_port=0) as (services, connection, address):
+        client = triton.InferenceServerClient(address.grpc)
+        asked = triton.InferInput("features", [1, 1], "FP64")
+        asked.set_data_from_numpy(np.array([[1.0]]))
+        client.infer("m", [asked], headers={"x-request-id": "mine"})
+        with pytest.raises(InferenceServerException):
+            client.infer("none", [asked])
+
+        def fails(*_: Any) -> Any:
+            raise ModelFailed("it broke")
+
+        work = services.table.current.lanes["m"].tensor_work
+        monkeypatch.setattr(type(work), "run", fails)
+        with pytest.raises(InferenceServerException):
+            client.infer("m", [asked], headers={"x-request-id": "failing"})
+        assert client.is_server_live()
+        client.close()
+        connection.request("GET", "/metrics", headers={"accept": "text/plain"})
+        text = connection.getresponse().read().decode()
+    infer = "/inference.GRPCInferenceService/ModelInfer"
+    lines = [line for line in facts(caplog, "everloop.access") if line["path"] == infer]
+    assert [line["status"] for line in lines] == [200, 404, 500]
+    assert (lines[0]["request_id"], lines[0]["model"], lines[0]["rows"]) == ("mine", "m", 1)
+    assert lines[0]["run_seconds"] > 0
+    assert [line.get("code") for line in lines] == [None, "model_not_found", "model_failed"]
+    (error,) = facts(caplog, "everloop.errors")
+    assert (error["request_id"], error["code"]) == ("failing", "model_failed")
+    assert 'everloop_grpc_requests_total{method="ModelInfer",outcome="ok"} 1.0' in text
+    assert 'everloop_grpc_requests_total{method="ModelInfer",outcome="model_failed"} 1.0' in text

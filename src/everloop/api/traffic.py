@@ -68,6 +68,8 @@ class Traffic:
         self._older: dict[str, Counters] = {}
         self._happened: Counter[tuple[str, str, str]] = Counter()
         self._refused: Counter[tuple[str, str]] = Counter()
+        self.calls: Counter[str] = Counter()
+        """Of gRPC, by method: all that came. Raised by the event loop's thread only."""
         self._unsubscribe = bus.subscribe(self._on_event)
 
     def close(self) -> None:

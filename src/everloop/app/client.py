@@ -16,6 +16,7 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from everloop.api.tracing import TRACEPARENT
 from everloop.core import errors
 from everloop.core.errors import EverloopError, InvalidInput
 
@@ -28,10 +29,12 @@ _CLASSES = {
 
 class Client:
     """`timeout` is in seconds, for connecting and for each wait on the socket. `key`: for a server that asks for one. Over `https` the
-    server's certificate must be signed by one that the system trusts, or by one in the file that `SSL_CERT_FILE` names. Raises
-    InvalidInput for a bad `url` or `key`."""
+    server's certificate must be signed by one that the system trusts, or by one in the file that `SSL_CERT_FILE` names. `traceparent`:
+    the span (W3C Trace Context) that the requests belong to. Raises InvalidInput for a bad `url` or `key`."""
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 30.0, key: str | None = None) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, *, timeout: float = 30.0, key: str | None = None, traceparent: str | None = None
+    ) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         try:
             port = parts.port
@@ -47,6 +50,8 @@ class Client:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InvalidInput("key: has characters that a header cannot carry", field="key")
         self._always = {} if key is None else {"Authorization": f"Bearer {key}"}
+        if traceparent and TRACEPARENT.fullmatch(traceparent):
+            self._always["traceparent"] = traceparent
         self._used = False
 
     def __enter__(self) -> Client:

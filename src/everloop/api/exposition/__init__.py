@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _FAMILIES: tuple[Callable[[Services], Iterator[Metric]], ...] = (
     server.process,
     guards.refused,
+    guards.room,
     guards.door,
     answers.answered,
     answers.lanes,

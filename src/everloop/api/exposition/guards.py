@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from everloop.api.exposition.families import counter, gauge
+from everloop.api.exposition.families import Labels, counter, gauge
 from everloop.api.services import Services
 from everloop.api.status import STATUSES
 
@@ -23,9 +23,31 @@ def refused(services: Services) -> Iterator[Metric]:
         "Requests of any kind that were refused or failed, by the code they were told.",
         [({"outcome": code}, codes[code]) for code in STATUSES],
     )
+    yield counter(
+        "grpc_requests", "Calls over gRPC, and requests of its streams, by what became of them.", _grpc(services)
+    )
     observer = services.observer
     slow = 0 if observer is None else observer.seen_slow
     yield counter("slow_requests", "Requests that took longer than `observe.slow_ms`.", [({}, slow)])
+
+
+def _grpc(services: Services) -> list[tuple[Labels, float]]:
+    """Of the methods that were called, and the outcomes that there were."""
+    calls = [*services.traffic.calls.items()]
+    failed = services.traffic.refused()
+    found: list[tuple[Labels, float]] = []
+    for method, number in sorted(calls):
+        codes = {code: failures for (operation, code), failures in failed.items() if operation == f"grpc_{method}"}
+        found.append(({"method": method, "outcome": "ok"}, max(0, number - sum(codes.values()))))
+        found += [({"method": method, "outcome": code}, failures) for code, failures in sorted(codes.items())]
+    return found
+
+
+def room(services: Services) -> Iterator[Metric]:
+    """What waits, of all models together."""
+    hall = services.reconciler.hall
+    yield gauge("waiting_bytes", "Decoded input that waits for its runs, about.", [({}, hall.used)])
+    yield gauge("waiting_limit_bytes", "The most that it may be.", [({}, hall.most)])
 
 
 def door(services: Services) -> Iterator[Metric]:

@@ -47,6 +47,7 @@ class InferenceService:
     def __init__(self, services: Services, threads: Threads, opening: Threads, closing: asyncio.Event) -> None:
         self._services = services
         self._door = services.door
+        self._calls = services.traffic.calls
         self._threads = threads
         self._opening = opening
         """For what may take as long as opening a model does."""
@@ -66,6 +67,7 @@ class InferenceService:
 
     def _unary(self, name: str, verb: Verb) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(data: bytes, context: Context) -> bytes:
+            self._calls[name] += 1
             try:
                 asked = codec.decode(verb.request, data)
                 caller = self._admit(verb, model_of(asked), context)
@@ -118,6 +120,7 @@ class InferenceService:
             )
 
     async def _infer(self, data: bytes, context: Context) -> bytes:
+        self._calls["ModelInfer"] += 1
         try:
             return (await self._answer(data, self._caller(context), context)).SerializeToString()
         except Exception as error:
@@ -127,7 +130,7 @@ class InferenceService:
         self, data: bytes, caller: Caller, context: Context, *, final: bool = False
     ) -> pb.ModelInferResponse:
         asked, raw = codec.decode_infer(data)
-        if caller.record is not None:
+        if self._door.closed:
             self._door.allow(caller, "predict", asked.model)
         CALLER.set(caller.id or _address(context))
         left = context.time_remaining()
@@ -174,6 +177,7 @@ class InferenceService:
                 left.cancel()
 
     async def _streamed(self, data: bytes, context: Context, caller: Caller) -> bytes:
+        self._calls["ModelStreamInfer"] += 1
         try:
             answer = await self._answer(data, caller, context, final=True)
             return pb.ModelStreamInferResponse(infer_response=answer).SerializeToString()

@@ -103,7 +103,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         most = self.services.limits.max_connections
         if len(self.connections) >= most:
-            self.shared.crowd.turn_away(transport, most, self.server_state.default_headers)
+            self.services.traffic.refuse(
+                "connect", self.shared.crowd.turn_away(transport, most, self.server_state.default_headers)
+            )
             return
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline)

@@ -29,22 +29,23 @@ class Crowd:
         self._loop = loop
         self._told: set[_TurnedAway] = set()
 
-    def turn_away(self, transport: Any, most: int, defaults: heads.Headers) -> None:
-        """Instead of whoever would have spoken over `transport`."""
+    def turn_away(self, transport: Any, most: int, defaults: heads.Headers) -> Overloaded:
+        """Instead of whoever would have spoken over `transport`. Returns what was told, or would have been."""
         self.refused += 1
+        error = Overloaded(f"{most} connections are open, as many as may be; try again", retry_after=1.0)
         if len(self._told) >= MOST_TOLD:
             transport.abort()
-            return
+            return error
         stays = _TurnedAway(transport, self._told)
         transport.set_protocol(stays)
         self._told.add(stays)
-        error = Overloaded(f"{most} connections are open, as many as may be; try again", retry_after=1.0)
         transport.write(heads.last_answer(problem(error), defaults))
         if transport.can_write_eof():
             transport.write_eof()
             self._loop.call_later(LINGER_SECONDS, transport.close)
         else:
             transport.close()
+        return error
 
 
 class _TurnedAway(asyncio.Protocol):

@@ -20,11 +20,14 @@ CHUNK = 1000
 
 KEY_VARIABLE = "EVERLOOP_KEY"
 """What is sent to servers that ask for a key. Not an option: those of a command line are seen by every user of the machine."""
+TRACE_VARIABLE = "TRACEPARENT"
+"""Whoever starts a command as a part of a trace says so here. Source: OpenTelemetry, environment variables as context carriers."""
 
 
 def connect(url: str | None, *, timeout: float = 60.0) -> Client:
+    key, traceparent = os.environ.get(KEY_VARIABLE, "").strip() or None, os.environ.get(TRACE_VARIABLE)
     try:
-        return Client(url or DEFAULT_URL, timeout=timeout, key=os.environ.get(KEY_VARIABLE, "").strip() or None)
+        return Client(url or DEFAULT_URL, timeout=timeout, key=key, traceparent=traceparent)
     except InvalidInput as error:
         raise UsageError(error.message) from error
 
