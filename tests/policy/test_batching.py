@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from everloop.core.errors import InvalidInput
 from everloop.policy.batching import (
     MEASURED_SIZES,
+    STALLS_FORGIVEN,
     UNMEASURED,
     BatchRules,
     CostCurve,
+    Stalls,
     admits,
     next_batch,
     retry_after,
@@ -121,3 +123,19 @@ def test_impossible_rules_are_refused_by_name(field: str, rules: BatchRules) -> 
 
 def test_the_measured_sizes_ascend() -> None:
     assert list(MEASURED_SIZES) == sorted(set(MEASURED_SIZES))
+
+
+def test_a_model_that_stalls_twice_is_sent_to_its_thread_until_it_has_been_short_for_long() -> None:
+    stalls = Stalls()
+    stalls.observe(0.2)
+    assert not stalls.many, "it may have been preempted"
+    stalls.observe(0.0001)
+    stalls.observe(0.2)
+    assert stalls.many
+    for _ in range(STALLS_FORGIVEN - 1):
+        stalls.observe(0.0001)
+    assert stalls.many
+    stalls.observe(0.0001)
+    assert not stalls.many
+    stalls.observe(0.2)
+    assert not stalls.many

@@ -15,7 +15,9 @@ from everloop.core.errors import DeadlineExceeded, EverloopError, Overloaded
 from everloop.policy.admission import SHARE, Limits
 from everloop.policy.batching import BatchRules, CostCurve
 from everloop.policy.pacing import Pace
+from everloop.serving import batch as batch_module
 from everloop.serving import batcher as batcher_module
+from everloop.serving import queueing as queueing_module
 from everloop.serving.admission import Admission, Hall, limits_of
 from everloop.serving.config import ServingConfig
 from everloop.serving.tickets import FutureTicket
@@ -240,6 +242,36 @@ def test_behind_a_run_only_so_many_wait_as_will_be_answered_in_time(
         batcher.submit(Asks("greedy"), [1.0, 1.0])
         while not batcher.idle:
             await asyncio.sleep(0)
+
+    asyncio.run(main())
+    lane.retire()
+
+
+def test_a_model_that_is_slower_than_it_looked_leaves_the_event_loop_alone(
+    kit: Any, plain_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    for module in (batch_module, batcher_module, queueing_module):
+        monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    session = plain_session()
+    lane = kit.lane(session)
+    ran_on: list[bool] = []
+
+    def run(X: Any) -> Any:
+        ran_on.append(threading.current_thread() is threading.main_thread())
+        now[0] += 0.2
+        return X.sum(axis=1)
+
+    session.answers = run
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        batcher = lane.batcher_for(loop)
+        for _ in range(3):
+            ticket = FutureTicket(loop)
+            batcher.submit(ticket, [1.0, 1.0])
+            await asyncio.wait_for(ticket.future, 20)
+        assert ran_on == [True, True, False]
 
     asyncio.run(main())
     lane.retire()

@@ -5,7 +5,8 @@ Rules.
 1. Whatever one turn of the event loop brought is one batch, up to `max_rows`; a full batch leaves at once. Nobody waits for
    a timer, unless a window is asked for (`policy.pacing`).
 2. The rows of one request stay together. A request with more rows than `max_rows` runs alone, in slices.
-3. A batch whose estimated cost is above `inline_seconds` runs on a thread, and the next one collects meanwhile.
+3. A batch whose estimated cost is above `inline_seconds` runs on a thread, and the next one collects meanwhile. So does every batch of
+   a model that has stalled the loop.
 4. At most `queue_rows` rows wait. Beyond that a request is turned away, unless nothing waits at all.
 """
 
@@ -25,6 +26,11 @@ EWMA_WEIGHT = 0.2
 OUTLIER = 4.0
 """A measurement counts as at most this many times the estimate (and no less than its inverse): one batch that was
 preempted by another process must not move a lane to its thread."""
+
+STALL_SECONDS = 0.01
+"""A run of this length is felt by whoever waits for the event loop."""
+STALLS_FORGIVEN = 512
+"""Short batches after which a long one is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,29 @@ class Costs(Protocol):
 
 def runs_on_thread(curve: Costs, rows: int, rules: BatchRules) -> bool:
     return rows > rules.max_rows or curve.estimate(rows) > rules.inline_seconds
+
+
+class Stalls:
+    """Runs that took long although they were expected not to, as of a model whose time depends on its input: on an event loop all others
+    would wait for it. One may have been preempted, so it takes two; then batches go to the thread, until many in a row were short."""
+
+    __slots__ = ("_left", "_seen")
+
+    def __init__(self) -> None:
+        self._seen = self._left = 0
+
+    def observe(self, seconds: float) -> None:
+        if seconds > STALL_SECONDS:
+            self._seen += 1
+            self._left = STALLS_FORGIVEN
+        elif self._left:
+            self._left -= 1
+            if not self._left:
+                self._seen = 0
+
+    @property
+    def many(self) -> bool:
+        return self._seen > 1
 
 
 def admits(waiting: int, rows: int, rules: BatchRules) -> bool:

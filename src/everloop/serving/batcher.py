@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import EverloopError, explain
 from everloop.core.types import Row
-from everloop.policy.batching import BatchRules, CostCurve, runs_on_thread
+from everloop.policy.batching import BatchRules, CostCurve, Stalls, runs_on_thread
 from everloop.policy.pacing import Reason, fastest_size, release
 from everloop.serving.batch import Batch, Found, Outcome
 from everloop.serving.flights import Flights, asked
@@ -72,6 +72,7 @@ class Batcher(Queueing):
         """As `Queueing`. `costs`: as measured before anybody asked."""
         super().__init__(work, loop, key, recording, beside, costs=costs, admission=admission)
         self.cache: Flights | None = None
+        self._stalls = Stalls()
         self._ripe = REPLAN
         """Batches until the next plan."""
         self._lag = 0.0
@@ -223,7 +224,7 @@ class Batcher(Queueing):
         batch = self._queue.take(self._most())
         if self.admission is not None:
             self._left_queue(batch)
-        if guard is not None or runs_on_thread(self.costs, batch.rows, self.rules):
+        if guard is not None or self._stalls.many or runs_on_thread(self.costs, batch.rows, self.rules):
             self._send(batch, why, guard)
             return
         outcome, seconds = batch.run(self.work)
@@ -235,6 +236,7 @@ class Batcher(Queueing):
     def _learn(self, batch: Batch, outcome: Outcome, seconds: float) -> None:
         if outcome is not None:
             self.costs.observe(batch.rows, seconds)
+        self._stalls.observe(seconds)
         self._ripe -= 1
         if self._ripe <= 0:
             self._ripe = REPLAN
