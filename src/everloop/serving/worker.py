@@ -56,8 +56,9 @@ class Worker:
 
 
 def _give_way() -> None:
+    thread = threading.get_native_id()
     with contextlib.suppress(OSError):  # a system that forbids it
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS))
 
 
 def _work(calls: _Calls) -> None:
