@@ -69,7 +69,7 @@ def journal_crash(context: Context, folder: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = ("journal_crash", "registry_crash", "drift", "recovery", "parallel_calibration", "oip_peers")
+    here = ("journal_crash", "registry_crash", "drift", "recovery", "parallel_calibration", "oip_peers", "identity")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join((*SUBJECTS, *here))}")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"
@@ -86,6 +86,7 @@ def main() -> int:
         "recovery": of_rows("recovery"),
         "parallel_calibration": of_rows("parallel_calibration", figure=curve),
         "oip_peers": of_rows("oip_peers"),
+        "identity": of_rows("identity"),
     }
     report = run_bench(
         arguments.names,
