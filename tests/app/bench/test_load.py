@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from everloop.app.bench.arrivals import Arrivals, percentile, run_all
 from everloop.app.bench.load import Client, parse_wrk, post
 
 WRK = """Running 4s test @ http://127.0.0.1:8100/v1/models/bc/predict
@@ -110,3 +111,27 @@ def test_a_server_that_is_not_there_is_counted() -> None:
     client = Client(port, 2, lambda _c: post("/x", b"{}"), lambda *_: None)
     client.run(1)
     assert client.socket_errors == 2
+
+
+def test_arrivals_come_whether_or_not_earlier_ones_were_answered() -> None:
+    with server(ANSWER) as port:
+        loads = [Arrivals(port, [post("/x", b"{}")], 100.0, 0.5, connections=8, seed=seed) for seed in range(2)]
+        run_all(loads)
+    for load in loads:
+        assert load.statuses() == {202: len(load.found)}
+        assert 15 < len(load.found) < 100, "50 on average"
+        assert load.lost == 0
+        assert all(0 <= one.due <= one.sent <= one.answered for one in load.found)
+        assert all(one.latency >= one.on_the_wire for one in load.found)
+
+
+def test_an_arrival_whose_connection_ends_is_lost() -> None:
+    with server(ANSWER, drop_after=1) as port:
+        load = Arrivals(port, [post("/x", b"{}")], 400.0, 0.1, connections=4)
+        load.run()
+    assert len(load.found) <= 4
+
+
+def test_percentiles_of_nothing_are_nothing() -> None:
+    assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
+    assert percentile([], 0.99) != percentile([], 0.99)

@@ -123,7 +123,7 @@ class Arrivals:
         for due in self._moments():
             if (ahead := due - self._now()) > _TICK:
                 await asyncio.sleep(ahead)
-            self._waiting.append(due)
+            self._waiting.append(min(due, self._now()))  # a timer may be a little early
             self._send()
         while self._asked > len(self.found) + self.lost or (self._waiting and self._idle):
             await asyncio.sleep(0.005)
