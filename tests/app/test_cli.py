@@ -75,6 +75,7 @@ def test_help_imports_nothing_heavy() -> None:
                 "list",
                 "show",
                 "create",
+                "set",
                 "register",
                 "versions",
                 "promote",

@@ -177,6 +177,14 @@ def test_a_model_lives_from_create_to_remove(serve: Serve, tmp_path: Path) -> No
     assert row.startswith("line")
     assert "mae " in row
     assert "published" in ask(server, "models", "timeline", "line", "-n", "100").stdout
+    done = ask(server, "models", "set", "line", "target_latency_ms=20", "max_batch_size=64")
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["target_latency_ms", "20"],
+        ["max_batch_size", "64"],
+    ]
+    told = answer(server, "models", "set", "line", "max_batch_size=null")
+    assert (told["serving"], told["batching"]["target_seconds"]) == ({"target_latency_ms": 20}, 0.02)
+    assert "expected milliseconds" in ask(server, "models", "set", "line", "window_ms=soon").stderr
     near = ask(server, "predict", "lin", "[1]")
     assert near.exit_code == 1
     assert "did you mean 'line'?" in near.stderr
