@@ -39,6 +39,17 @@ def breast_cancer_body() -> bytes:
     return msgspec.json.encode({"features": [float(f"{value:.5g}") for value in row]})
 
 
+def wide_onnx(path: Path, width: int) -> Path:
+    """A linear regression on so many float32 features: input `X` [-1, width], output `variable` [-1, 1]."""
+    from skl2onnx import to_onnx
+    from sklearn.linear_model import LinearRegression
+
+    X, y = linear_data(width)
+    converted = to_onnx(LinearRegression().fit(X, y), X[:1].astype("float32"))
+    path.write_bytes(converted.SerializeToString())
+    return path
+
+
 def linear_data(width: int, rows: int = 500, seed: int = 7) -> tuple[Any, Any]:
     """(rows, width) features and their targets, with a little noise."""
     import numpy as np
