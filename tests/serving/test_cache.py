@@ -307,6 +307,21 @@ def test_a_swap_brings_back_no_older_answer_and_a_rollback_the_same(kit: Any) ->
     assert table.current.lanes["m"].cached is None
 
 
+def test_a_model_that_is_gone_takes_its_answers_along(kit: Any) -> None:
+    cache = kit.reconciler._cache
+    for name in ("a", "b"):
+        kit.publish(name, [1.0])
+        kit.registry.configure(name, {"cache": True})
+    kit.reconciler.step()
+    for name in ("a", "b"):
+        kit.predictor.predict(name, [1.0])
+    kit.registry.unregister("a")
+    kit.reconciler.step()
+    assert cache.held() == {("b", 1): 1}
+    assert set(cache.counts()) == {"b"}
+    assert len(cache.entries) == 1
+
+
 def test_clearing_reaches_every_process_that_shares_the_registry(kit: Any) -> None:
     for name in ("a", "b"):
         kit.publish(name, [1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from glob import escape
 from typing import Annotated
 
 import msgspec
@@ -118,9 +119,9 @@ def clear(services: Services, asked: ClearCache, *, by: str) -> ClearedCache:
     for name in names:
         clear_answers(services.registry, name, version, by=by)
     services.reconciler.step()
-    entries = sum(services.cache.forget(name, version) for name in names)
+    entries = sum(services.cache.forget(escape(name), version) for name in names)
     try:
-        shared: int | None = sum(services.cache.forget_shared(name, version) for name in names)
+        shared: int | None = sum(services.cache.forget_shared(escape(name), version) for name in names)
     except EverloopError:  # told by None, and by /health
         shared = None
     return ClearedCache(names, entries, shared)

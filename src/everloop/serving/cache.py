@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from typing import Any
@@ -36,6 +36,8 @@ from everloop.stores.ports import AnswerStore, ModelRecord, VersionRecord
 
 KEY = "everloop:answers"
 PREFIX_BYTES = 16
+MOST_VERSIONS = 4096
+"""Of how many versions it is known which entries are theirs: those that were opened last. The others' age like any."""
 
 
 class Counts:
@@ -145,7 +147,10 @@ class AnswerCache:
         ]
         prefix = blake2b(msgspec.msgpack.encode(told, enc_hook=str), digest_size=PREFIX_BYTES).digest()
         with self._lock:
+            self._prefixes.pop(prefix, None)
             self._prefixes[prefix] = (record.model, record.version)
+            if len(self._prefixes) > MOST_VERSIONS:
+                del self._prefixes[next(iter(self._prefixes))]
         return VersionCache(self, record, prefix, ttl)
 
     def counts_of(self, model: str) -> Counts:
@@ -158,11 +163,26 @@ class AnswerCache:
             known = dict(self._counts)
         return {model: counts.told() for model, counts in sorted(known.items())}
 
+    def keep(self, models: Collection[str]) -> None:
+        """All others are gone: forget what was theirs."""
+        with self._lock:
+            others = {*self._counts, *(model for model, _ in self._prefixes.values())}.difference(models)
+            if not others:
+                return
+            gone = {prefix for prefix, (model, _) in self._prefixes.items() if model in others}
+            for prefix in gone:
+                del self._prefixes[prefix]
+            for model in others:
+                self._counts.pop(model, None)
+        self.entries.forget(lambda key: key[:PREFIX_BYTES] in gone)
+
     def held(self) -> dict[tuple[str, int], int]:
         """(model, version) -> entries in this process's memory."""
         found: dict[tuple[str, int], int] = {}
+        with self._lock:
+            owners = dict(self._prefixes)
         for key in self.entries.snapshot():
-            owner = self._prefixes.get(key[:PREFIX_BYTES])
+            owner = owners.get(key[:PREFIX_BYTES])
             if owner is not None:
                 found[owner] = found.get(owner, 0) + 1
         return found

@@ -336,6 +336,7 @@ class Reconciler(Awaited):
         if self._trials is not None:
             self._trials.keep([record for one in wanted.values() for record in one.others])
         self._champions.keep(wanted.keys())
+        self._cache.keep(wanted.keys())
         self._others.keep({(name, record.version) for name, one in wanted.items() for record in one.others})
         self.evidences.keep({name: one.rollout.id for name, one in wanted.items() if one.rollout is not None})
 
