@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from everloop.app.interpreter import SWITCH_SECONDS, quick_switches
+from everloop.app.interpreter import SWITCH_SECONDS, one_core_each, quick_switches
 
 
 def test_threads_hand_over_sooner_for_the_time_of_the_block_only() -> None:
@@ -27,3 +27,27 @@ def test_glibc_takes_the_number_of_arenas() -> None:
         check=True,
     )
     assert ran.stdout.strip() == str(platform.libc_ver()[0] == "glibc")
+
+
+PRODUCT = """
+import os
+from everloop.app.interpreter import one_core_each
+{before}
+print(one_core_each(os.environ))
+import numpy, threadpoolctl
+print({{each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"}})
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import numpy"])
+def test_a_model_keeps_to_one_core_whether_or_not_its_library_is_loaded(before: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PRODUCT.format(before=before)], capture_output=True, text=True, check=True, env={}
+    )
+    assert ran.stdout.split() == ["True", "{1}"]
+
+
+def test_who_says_how_many_threads_is_left_alone() -> None:
+    said = {"OMP_NUM_THREADS": "4"}
+    assert not one_core_each(said)
+    assert said == {"OMP_NUM_THREADS": "4"}

@@ -5,14 +5,33 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter while another waits for it. Python's default of 5 ms is what a request would wait
 whenever the learner, the journal or the recorder happens to be in Python, and what a client's thread would add to a latency."""
 
+CORES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Variables by which numerical libraries are told how many threads to use, when they are loaded."""
+
 ARENAS = 2
 _M_ARENA_MAX = -8  # malloc.h of glibc
+
+
+def one_core_each(environ: MutableMapping[str, str]) -> bool:
+    """Let a run of a model keep to one core, here and in the processes started from here; False where somebody has said otherwise by one
+    of `CORES`.
+
+    BLAS and OpenMP start a thread a core for each call by default. Of a server that runs several models beside its event loop they
+    only get in each other's way; its cores are busy with whole runs. (ONNX sessions are opened with one thread, anyway.)"""
+    if any(variable in environ for variable in CORES):
+        return False
+    environ.update(dict.fromkeys(CORES, "1"))
+    if "numpy" in sys.modules:  # what is loaded has read its variables
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
+    return True
 
 
 def few_arenas() -> bool:

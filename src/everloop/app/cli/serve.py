@@ -81,6 +81,9 @@ def serve(
 
 
 def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
+    from everloop.app.interpreter import one_core_each
+
+    one_core_each(os.environ)  # before libraries that would read it are loaded
     from everloop.api.door import Door
     from everloop.app.build import build_engine
     from everloop.app.logs import configure
