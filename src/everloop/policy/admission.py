@@ -30,7 +30,7 @@ or all queues together hold as much as the process may."""
 
 SHARE = 4.0
 """Of what is free; one caller alone may fill four fifths, so a fifth is there for who comes next."""
-PROMISED = 0.9
+PROMISED = 0.8
 """Of a promised latency that may be planned with: the rest is for answering, and for what the estimate did not know."""
 PATIENCE = 10.0
 """How often the cost of one row a request waits where nobody said how long."""
