@@ -317,7 +317,7 @@ class Continuum:
     def serve(self, *, host: str = "127.0.0.1", port: int = 3000, insecure: bool = False) -> None:
         """Put these models on HTTP and learn from what comes in. Blocks until SIGTERM or Ctrl-C, drains, then closes.
 
-        Call it on the main thread. Raises InvalidInput (a public address without `insecure`), Conflict (the port is taken)."""
+        Call it on the main thread. Raises InvalidInput (a public address without keys or `insecure`), Conflict (the port is taken)."""
         from everloop.app.server import run
 
         self._open()
