@@ -22,16 +22,18 @@ from dataclasses import dataclass
 from itertools import count
 from random import random
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from everloop.core.errors import EverloopError, InvalidInput, explain
+from everloop.core.types import request_id
 
 if TYPE_CHECKING:
-    from everloop.api.tracing import Tracing
+    from everloop.api.tracing import Trace, Tracing
     from everloop.serving.batcher import Batcher
 
+Address: TypeAlias = "tuple[str, int] | str | None"
 REQUEST_ID = re.compile(r"[!-~]{1,128}")
 """What is taken for a caller's request id, and given back; anything else is passed over, as if it had not been sent."""
 LONGEST_PATH = 200
@@ -110,64 +112,66 @@ class SlowRequests(msgspec.Struct):
 
 
 class Observed:
-    """One request that is looked at, from its beginning to its end."""
+    """One request that is looked at, from its beginning to its end. Making one costs little; what only a few are asked for is found when
+    it is."""
 
-    __slots__ = (
-        "at",
-        "began",
-        "caller",
-        "client",
-        "code",
-        "method",
-        "model",
-        "path",
-        "prediction_id",
-        "ran",
-        "request_id",
-        "route",
-        "rows",
-        "run",
-        "status",
-        "total",
-        "trace",
-        "version",
-    )
+    status = 0
+    code = ""
+    """Of the error that was answered."""
+    caller = ""
+    """Whose key it came with."""
+    model = ""
+    version = 0
+    rows = 0
+    key = ""
+    number = 0
+    """With `key`, the prediction's request id."""
+    ran = 0.0
+    """When its batch began to run; 0 if none did."""
+    run = 0.0
+    """Seconds that its batch ran."""
+    total = 0.0
+    trace: Trace | None = None
+    """The span, if it is traced."""
 
-    def __init__(self, method: str, path: str, route: str, request_id: str, client: str) -> None:
+    def __init__(self, method: str, target: str | bytes, route: str, request_id: str, client: Address) -> None:
         self.method = method
-        self.path = path[:LONGEST_PATH]
+        self._target = target
         self.route = route
         """As in the table of operations, with the names of its parts; empty until the router knows."""
         self.request_id = request_id
         """The caller's; empty if it sent none."""
-        self.client = client
-        """Its address."""
-        self.caller = ""
-        """Whose key it came with."""
-        self.model = ""
-        self.version = 0
-        self.prediction_id = ""
-        self.rows = 0
-        self.code = ""
-        """Of the error that was answered."""
-        self.status = 0
-        self.trace: Any = None
-        """The span, if it is traced."""
-        self.at = time()
+        self._client = client
         self.began = perf_counter()
-        self.ran = 0.0
-        """When its batch began to run; 0 if none did."""
-        self.run = 0.0
-        """Seconds that its batch ran."""
-        self.total = 0.0
 
     def settled(self, batcher: Batcher, number: int, rows: int) -> None:
         """It is being answered, from the batch that `batcher` has just run."""
         self.model = batcher.model
         self.version = batcher.version
-        self.prediction_id = f"{batcher.key}-{number:x}"
+        self.key = batcher.key
+        self.number = number
         self.rows = rows
         self.ran, self.run = batcher.ran
+
+    @property
+    def at(self) -> float:
+        """When it came, in seconds since the epoch."""
+        return time() - (perf_counter() - self.began)
+
+    @property
+    def path(self) -> str:
+        text = self._target if isinstance(self._target, str) else self._target.decode("latin-1")
+        return text[:LONGEST_PATH]
+
+    @property
+    def client(self) -> str:
+        """Its address."""
+        client = self._client
+        return client if isinstance(client, str) else f"{client[0]}:{client[1]}" if client else ""
+
+    @property
+    def prediction_id(self) -> str:
+        return request_id(self.key, self.number) if self.key else ""
 
     @property
     def queue(self) -> float | None:
@@ -204,10 +208,16 @@ class Observer:
     def tracing(self) -> Tracing | None:
         return self._tracing
 
-    def begin(
-        self, method: str, path: str, *, route: str = "", request_id: str = "", client: str = "", traceparent: str = ""
+    def begin(  # noqa: PLR0917  called once a request, where names cost
+        self,
+        method: str,
+        target: str | bytes,
+        route: str = "",
+        request_id: str = "",
+        client: Address = None,
+        traceparent: str = "",
     ) -> Observed:
-        seen = Observed(method, path, route, request_id, client)
+        seen = Observed(method, target, route, request_id, client)
         if self._tracing is not None:
             seen.trace = self._tracing.begin(seen, traceparent)
         return seen
@@ -308,10 +318,6 @@ class ErrorLog:
             self._told += 1
             untold, self._untold = self._untold, 0
             return untold
-
-
-def address_of(client: tuple[str, int] | None) -> str:
-    return f"{client[0]}:{client[1]}" if client else ""
 
 
 def checked_id(text: str | None) -> str:

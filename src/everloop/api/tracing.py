@@ -29,6 +29,8 @@ class Trace(NamedTuple):
     span: Span
     id: str
     """32 hexadecimal digits."""
+    at: float
+    """When its request came, in seconds since the epoch."""
     header: str
     """`traceresponse` of the answer: which span of ours the request became. Source: W3C Trace Context, Level 3."""
 
@@ -53,15 +55,18 @@ class Tracing:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent}) if parsed is not None else None
-        span = self._tracer.start_span(seen.method, parent, SpanKind.SERVER, start_time=int(seen.at * NS))
+        at = seen.at
+        span = self._tracer.start_span(seen.method, parent, SpanKind.SERVER, start_time=int(at * NS))
         context = span.get_span_context()
         ours = f"{context.trace_id:032x}"
-        return Trace(span, ours, f"00-{ours}-{context.span_id:016x}-{int(context.trace_flags):02x}")
+        return Trace(span, ours, at, f"00-{ours}-{context.span_id:016x}-{int(context.trace_flags):02x}")
 
     def end(self, seen: Observed) -> None:
         from opentelemetry.trace import Status, StatusCode, set_span_in_context
 
-        span: Span = seen.trace.span
+        trace = seen.trace
+        assert trace is not None
+        span, at = trace.span, trace.at
         span.update_name(f"{seen.method} {seen.route or seen.path}")
         span.set_attributes(_attributes(seen))
         if seen.status >= 500:
@@ -69,11 +74,11 @@ class Tracing:
         if seen.ran:
             inside = set_span_in_context(span)
             for name, start, seconds in (("queue", seen.began, seen.queue or 0.0), ("run", seen.ran, seen.run)):
-                began = seen.at + start - seen.began
+                began = at + start - seen.began
                 child = self._tracer.start_span(name, inside, start_time=int(began * NS))
                 child.end(int((began + seconds) * NS))
-            self._remember(seen)
-        span.end(int((seen.at + seen.total) * NS))
+            self._remember(seen, trace.id)
+        span.end(int((at + seen.total) * NS))
 
     def exemplars(self, model: str, version: str) -> dict[int, Exemplar]:
         """Of one version: the newest traced request of each bucket of `serving.counters.LATENCY_BOUNDS`."""
@@ -83,7 +88,7 @@ class Tracing:
             if (name, str(number)) == (model, version)
         }
 
-    def _remember(self, seen: Observed) -> None:
+    def _remember(self, seen: Observed, trace: str) -> None:
         from bisect import bisect_left
 
         from prometheus_client.samples import Exemplar
@@ -93,7 +98,7 @@ class Tracing:
         if len(self._exemplars) >= MOST_EXEMPLARS:  # of versions that are gone, most of them
             self._exemplars = {}
         bucket = bisect_left(LATENCY_BOUNDS, seen.total)
-        self._exemplars[seen.model, seen.version, bucket] = Exemplar({"trace_id": seen.trace.id}, seen.total, time())
+        self._exemplars[seen.model, seen.version, bucket] = Exemplar({"trace_id": trace}, seen.total, time())
 
 
 def _attributes(seen: Observed) -> Mapping[str, Any]:

@@ -24,7 +24,6 @@ from everloop.api.http.fast_tensors import TensorTicket
 from everloop.api.http.heads import Head, refusal_head
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import problem
-from everloop.api.observing import address_of
 from everloop.api.oip_infer import choose, deadline_of
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
 
@@ -152,11 +151,11 @@ class FastLane(Connection):
     def _observe(self, observer: Observer, known: Head) -> None:
         self.observed = observer.begin(
             "POST",
-            known.url.decode("ascii"),
-            route=_ROUTES[known.verb],
-            request_id=known.request_id,
-            client=address_of(self.client),
-            traceparent=known.traceparent,
+            known.url,
+            _ROUTES[known.verb],
+            known.request_id,
+            self.client,
+            known.traceparent,
         )
 
     # -- out: a ticket's methods, on the loop's thread --

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from everloop.api.http.entrance import CALLER
-from everloop.api.observing import CLIENT_GONE, address_of, checked_id
+from everloop.api.observing import CLIENT_GONE, checked_id
 from everloop.api.services import Services
 from everloop.serving.tickets import WATCHER
 
@@ -52,7 +52,7 @@ class Observation:
             scope["method"],
             scope["path"],
             request_id=request_id,
-            client=address_of(scope.get("client")),
+            client=scope.get("client"),
             traceparent=found.get(b"traceparent", b"").decode("latin-1"),
         )
         watched = _Watched(send, request_id, observed, observer)
