@@ -78,6 +78,14 @@ def pooled() -> bytes:
     )
 
 
+def distinct() -> bytes:
+    """Tensors: `x` FP32 [n, w] -> `y` [n], whose first axis is no batch, though the file says so."""
+    kind = TensorProto.FLOAT
+    return onnx_bytes(
+        [("x", kind, ["n", "w"])], [("y", kind, ["n"])], [helper.make_node("Unique", ["x"], ["y"], sorted=1)]
+    )
+
+
 def echo() -> bytes:
     """Tensors: `in_FP32` [-1, 2] -> `out_FP32` [-1, 2], and so for every datatype."""
     inputs = [(f"in_{name}", kind, ["n", 2]) for name, kind in ONNX_TYPES.items()]

@@ -51,6 +51,8 @@ def engine() -> Iterator[Services]:
 def server(engine: Services) -> Iterator[Server]:
     with Server(engine) as running:
         yield running
+    engine.recorder.stop()  # its thread would linger
+    engine.recorder.start()
 
 
 @pytest.fixture(params=["sync", "aio"])

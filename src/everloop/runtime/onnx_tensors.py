@@ -1,7 +1,7 @@
 """An ONNX model by its own inputs and outputs, whatever they are: several of them, images, axes of any size, text.
 
-Requests are put together along the first axis where the file says that it is free in all inputs and outputs; where two inputs or outputs
-name it differently, or it is fixed, each request runs alone. A `seq(map(…))`, as classifiers of scikit-learn are often exported, is told
+Requests are put together along the first axis where the file gives it one name in all inputs and outputs; where it is named differently
+anywhere, has no name, or is fixed, each request runs alone. A `seq(map(…))`, as classifiers of scikit-learn are often exported, is told
 as the table of scores that it is.
 """
 
@@ -52,7 +52,7 @@ class OnnxTensors:
         self._rows = rows
         self._maps = {out.name for out in runtime.get_outputs() if out.type in _MAPS}
         self.signature = signature_of(runtime, classes, strict=rows is None)
-        self.batched = _batched(runtime)
+        self.batched = _batched(runtime, rows=rows is not None)
         self.always = () if rows is None else (rows.output,)
         self._names = tuple(spec.name for spec in self.signature.inputs)
         self._types = {spec.name: np.dtype(DATATYPES[spec.datatype]) for spec in self.signature.inputs}
@@ -150,13 +150,15 @@ def _spec(each: Any, what: str) -> TensorSpec:
     return TensorSpec(each.name, datatype, tuple(size if isinstance(size, int) else -1 for size in each.shape or ()))
 
 
-def _batched(runtime: Any) -> bool:
-    """Whether the first axis of everything is free, and the same as far as the file names it."""
+def _batched(runtime: Any, *, rows: bool) -> bool:
+    """Whether the first axis of everything is the batch. Of a model of tensors only if the file gives it one name everywhere: an axis
+    without a name may be anything, such as what was found in an image."""
     firsts = [
         (each.shape or [0])[0] for each in (*runtime.get_inputs(), *runtime.get_outputs()) if each.type not in _MAPS
     ]
-    names = {first for first in firsts if isinstance(first, str)}
-    return not any(isinstance(first, int) for first in firsts) and len(names) <= 1
+    if rows:
+        return not any(isinstance(first, int) for first in firsts) and len({f for f in firsts if f is not None}) <= 1
+    return isinstance(firsts[0], str) and len(set(firsts)) == 1
 
 
 def _side_by_side(parts: list[Array]) -> Array:

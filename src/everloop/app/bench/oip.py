@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from everloop.app.bench.load import JSON, WrkRun, need_wrk, wrk
+from everloop.app.bench.load import JSON, need_wrk, wrk
 from everloop.app.bench.material import linear_data, wide_onnx
 from everloop.app.bench.processes import Server, everloop_server
 from everloop.app.bench.rows import Context, Result, Row, against, counted, ratio_in_turns, spread
@@ -22,6 +22,15 @@ from everloop.app.bench.rows import Context, Result, Row, against, counted, rati
 WIDTH = 3000
 CONNECTIONS = 64
 _INFER = "/v2/models/wide/infer"
+
+
+class Way(NamedTuple):
+    """Of one way of asking, a number a round."""
+
+    per_second: list[float]
+    cpu: list[float]
+    """Seconds of the server's processor time a request."""
+    failed: list[int]
 
 
 class Asked(NamedTuple):
@@ -35,7 +44,7 @@ def run(context: Context, folder: Path) -> Result:
     need_wrk()
     model = wide_onnx(folder / "wide.onnx", WIDTH)
     ways = requests()
-    runs: dict[str, dict[str, list[WrkRun]]] = {}
+    runs: dict[str, dict[str, Way]] = {}
     for kind, options in (("plain", ["--record", "0"]), ("recorded", [])):
         place = folder / kind
         place.mkdir()
@@ -43,27 +52,25 @@ def run(context: Context, folder: Path) -> Result:
             server.wait()
             _check(server, ways["json"], ways["oip_json"])
             runs[kind] = _in_turns(context, server, ways, folder, kind)
-    told = {kind: _per_second(found) for kind, found in runs.items()}
-    per_second = told["plain"]
-    failed = sum(run.refused + run.socket_errors for kind in runs.values() for found in kind.values() for run in found)
-    detail = "; ".join(
-        f"{kind}: " + ", ".join(f"{name} {spread(values, ' /s')}" for name, values in found.items())
-        for kind, found in told.items()
-    )
+    failed = sum(sum(way.failed) for found in runs.values() for way in found.values())
+    detail = "; ".join(f"{kind}: " + ", ".join(_told(*each) for each in found.items()) for kind, found in runs.items())
     what = f"requests/s with {WIDTH:,} floats as bytes, of our own JSON"
-    times = ratio_in_turns(per_second["oip_binary"], per_second["json"])
+    times = ratio_in_turns(runs["plain"]["oip_binary"].per_second, runs["plain"]["json"].per_second)
     rows: list[Row] = [against("oip", what, times, "at least", 4, detail=detail, ok=failed == 0)]
     if failed:
         rows.append(counted("oip", "requests that failed", "none", str(failed), passed=False))
     data = {
-        kind: {name: {"per_second": statistics.median(values)} for name, values in found.items()}
-        for kind, found in told.items()
+        kind: {
+            name: {"per_second": statistics.median(way.per_second), "cpu_us": statistics.median(way.cpu) * 1e6}
+            for name, way in found.items()
+        }
+        for kind, found in runs.items()
     }
     return Result(rows, data)
 
 
-def _per_second(runs: dict[str, list[WrkRun]]) -> dict[str, list[float]]:
-    return {name: [run.per_second for run in found] for name, found in runs.items()}
+def _told(name: str, way: Way) -> str:
+    return f"{name} {spread(way.per_second, ' /s')}, {statistics.median(way.cpu) * 1e6:.0f} µs of processor time each"
 
 
 def requests() -> dict[str, Asked]:
@@ -97,23 +104,23 @@ def _check(server: Server, json: Asked, oip: Asked) -> None:
         raise RuntimeError(f"the ways disagree: {answers}")
 
 
-def _in_turns(
-    context: Context, server: Server, ways: dict[str, Asked], folder: Path, kind: str
-) -> dict[str, list[WrkRun]]:
+def _in_turns(context: Context, server: Server, ways: dict[str, Asked], folder: Path, kind: str) -> dict[str, Way]:
     seconds, rounds = context.seconds(3, 1), context.rounds(5 if kind == "plain" else 2, 1)
-    runs: dict[str, list[WrkRun]] = {name: [] for name in ways}
+    found = {name: Way([], [], []) for name in ways}
     for turn in range(rounds):
         context.say(f"oip, {kind}, round {turn + 1} of {rounds}")
         for name, asked in ways.items():
-            runs[name].append(
-                wrk(
-                    server.port,
-                    asked.path,
-                    asked.body,
-                    connections=CONNECTIONS,
-                    seconds=seconds,
-                    folder=folder,
-                    headers=asked.headers,
-                )
+            before = server.cpu_seconds()
+            run = wrk(
+                server.port,
+                asked.path,
+                asked.body,
+                connections=CONNECTIONS,
+                seconds=seconds,
+                folder=folder,
+                headers=asked.headers,
             )
-    return runs
+            found[name].per_second.append(run.per_second)
+            found[name].cpu.append((server.cpu_seconds() - before) / max(1, run.requests))
+            found[name].failed.append(run.refused + run.socket_errors)
+    return found
