@@ -29,7 +29,7 @@ with warnings.catch_warnings():  # its own imports warn
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
-EXAMPLES = 8
+EXAMPLES = 6
 """Of each operation, of each kind."""
 ENDLESS = {"events"}
 """Streams: nobody waits for their end."""

@@ -110,6 +110,7 @@ OIP: tuple[Operation, ...] = (
         "inference",
         "Whether one version can be asked now.",
         answer=oip_wire.ModelReady,
+        refusals=("model_untrained",),
         also=((503, "Not now."),),
     ),
     Operation(
