@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ def speaking(services: Services) -> Iterator[str]:
     finally:
         ending[0]()
         thread.join()
+        gc.collect()  # a client of asyncio that was refused keeps what polls for both of them until then
 
 
 @contextmanager

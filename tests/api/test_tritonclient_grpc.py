@@ -27,6 +27,8 @@ WITHIN = 30.0
 
 
 def prepare(services: Services) -> None:
+    put(services, "recorded", iris())
+    services.record = 0.0
     put(services, "iris", iris())
     put(services, "sums", sums())
     put(services, "echo", echo())
@@ -156,14 +158,14 @@ def test_what_was_learned_here_is_asked_alike(say: Say) -> None:
 
 
 def test_a_label_follows_an_answer(say: Say, services: Services) -> None:
-    result = say("infer", "iris", [tensor("X", "FP32", X[:2])], request_id="mine")
+    result = say("infer", "recorded", [tensor("X", "FP32", X[:2])], request_id="mine")
     known = result.get_response().parameters["request_id"].string_param
     services.recorder.drain()
-    label = Label("iris", 1, services.clock.now(), request_id=known, index=1)
+    label = Label("recorded", 1, services.clock.now(), request_id=known, index=1)
     assert isinstance(services.journal.append_now([label]).outcomes[0], int)
-    (example,) = services.journal.examples("iris", limit=1, latest=True)
+    (example,) = services.journal.examples("recorded", limit=1, latest=True)
     assert example.row == pytest.approx(X[1].tolist())
-    assert say("infer", "iris", [tensor("X", "FP32", X[:1])]).get_response().id not in ("", known)
+    assert say("infer", "recorded", [tensor("X", "FP32", X[:1])]).get_response().id not in ("", known)
 
 
 def test_classes(say: Say) -> None:

@@ -8,7 +8,7 @@ their answer, for at most `grace` seconds; streams, which would never end by the
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,6 @@ ALIVE_SECONDS = 60
 """After which a silent client is asked whether it is still there."""
 PING_SECONDS = 5
 """How often a client may ask that of us."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,15 +90,15 @@ class GrpcServer:
 
     def _listen(self, host: str, port: int, certificate: Certificate | None) -> int:
         address = f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
+        with contextlib.suppress(RuntimeError):  # all that gRPC says is that it could not
             if certificate is None:
                 return int(self._server.add_insecure_port(address))
             credentials = grpc.ssl_server_credentials(
                 [(certificate.key, certificate.chain)], certificate.client_ca, certificate.client_ca is not None
             )
             return int(self._server.add_secure_port(address, credentials))
-        except RuntimeError as error:  # all that gRPC says is that it could not
-            raise _why(host, port) from error
+        del self._server
+        raise _why(host, port)
 
 
 def _options(services: Services) -> list[tuple[str, Any]]:
