@@ -91,7 +91,8 @@ class ApartSession:
         """Returns when it can be asked. Raises OSError (no process can be started), ModelFailed, ArtifactCorrupt."""
         self._record = record
         self._registry = registry
-        self._samples = list(samples)
+        self._samples = list(samples[:1])
+        """One warms it, and a slow model takes its time for each."""
         self._clock = clock
         self._lock = threading.Lock()
         """Held by who looks after the process."""
