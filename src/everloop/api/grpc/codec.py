@@ -90,7 +90,7 @@ def request_id(data: bytes) -> str:
 def encode_infer(answer: InferAnswer, raw: bool, *, final: bool = False) -> pb.ModelInferResponse:
     """`final`: to say, as some readers of a stream ask, that nothing more comes for this request."""
     message = pb.ModelInferResponse(model_name=answer.model, model_version=str(answer.version), id=answer.id)
-    if answer.request_id and answer.request_id != answer.id:
+    if answer.request_id:
         message.parameters["request_id"].string_param = answer.request_id
     if final:
         message.parameters["triton_final_response"].bool_param = True

@@ -197,7 +197,7 @@ def announce(engine: Engine, address: Address) -> None:
     """What a person needs next, on stderr."""
     records, url = engine.services.registry.list(), address.url
     admin_url, closed = address.admin_url or url, engine.services.door.closed
-    lines = [f"everloop serves at {url}"]
+    lines = [f"everloop serves at {url}" + (f", and speaks gRPC at {address.grpc}" if address.grpc else "")]
     lines += [f"  {line}" for line in _model_lines(engine, records)]
     lines.append(f"  data      {'in memory only: gone when this ends' if engine.settings.in_memory else engine.place}")
     if closed:
