@@ -23,6 +23,9 @@ class Waiting:
     __slots__ = ("arms", "counts", "deadlines", "mixed", "payloads", "rows", "tickets", "times")
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self.tickets: list[Ticket] = []
         self.payloads: list[Any] = []
         self.times: list[float] = []
@@ -65,7 +68,7 @@ class Waiting:
         """The next batch: in order, whole requests, at least one, else no more than `most` rows."""
         if self.rows <= most and self.counts is None:
             batch = Batch(self.tickets, self.payloads, None, self.arms, self.times)
-            self.__init__()  # type: ignore[misc]
+            self._clear()
             return batch
         counts = self.counts
         if counts is None:
