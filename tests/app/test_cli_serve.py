@@ -208,9 +208,9 @@ def test_a_timeline_can_be_followed(serve: Serve) -> None:
     )
     try:
         assert follower.stdout is not None
-        assert json.loads(follower.stdout.readline())["kind"] == "registered"
+        assert [json.loads(follower.stdout.readline())["kind"] for _ in range(2)] == ["registered", "audit"]
         ask(server, "models", "remove", "a", "--yes")
-        assert json.loads(follower.stdout.readline())["kind"] == "unregistered"
+        assert [json.loads(follower.stdout.readline())["kind"] for _ in range(2)] == ["unregistered", "audit"]
         server.end()
         assert follower.wait(timeout=20) == 0
     finally:
