@@ -23,6 +23,7 @@ from everloop.api.observing import Observed, Observer, Observing
 from everloop.api.services import Services
 from everloop.api.tracing import TRACEPARENT, Tracing
 from everloop.app.build import build_engine
+from everloop.app.cli.calls import connect
 from everloop.app.server import serving
 from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.learning.config import LearningConfig
@@ -144,6 +145,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
         if self.headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
         self.server.received.append((self.path, body))  # type: ignore[attr-defined]
+        self.server.parents.append(self.headers.get("traceparent"))  # type: ignore[attr-defined]
         self.send_response(200)
         self.send_header("content-length", "0")
         self.end_headers()
@@ -155,7 +157,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def collector() -> Iterator[Any]:
     made = http.server.HTTPServer(("127.0.0.1", 0), Collector)
-    made.received = []  # type: ignore[attr-defined]
+    made.received, made.parents = [], []  # type: ignore[attr-defined]
     thread = threading.Thread(target=made.serve_forever, daemon=True)
     thread.start()
     yield made
@@ -204,6 +206,15 @@ def test_a_server_sends_its_spans_to_a_collector_before_it_ends(collector: Any) 
     assert {span.trace_id.hex() for span in spans} == {THEIRS}
     whole = [span.span_id.hex() for span in spans if span.name.startswith("POST")]
     assert sorted(answer.split("-")[2] for answer in answers[3:] if answer) == sorted(whole)
+
+
+def test_a_command_goes_on_in_the_trace_that_it_is_started_in(collector: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"http://127.0.0.1:{collector.server_port}"
+    for said in (f"00-{THEIRS}-{PARENT}-01", "nonsense\r\nx: y", ""):
+        monkeypatch.setenv("TRACEPARENT", said)
+        with connect(url) as client:
+            client.call("POST", "/v1/anything", {})
+    assert collector.parents == [f"00-{THEIRS}-{PARENT}-01", None, None]
 
 
 def test_a_collector_that_is_gone_costs_no_answer() -> None:
