@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-STILL = 8
+STILL = 16
 """Turns without another call, after which those that are here go on."""
 MOST_TURNS = 64
 MOST_CALLS = 256
