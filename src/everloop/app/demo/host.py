@@ -17,8 +17,8 @@ import msgspec
 
 from everloop.app.build import Engine, build_engine
 from everloop.app.demo.play import Play
-from everloop.app.logs import configure
 from everloop.app.listening import Address
+from everloop.app.logs import configure
 from everloop.app.server import run
 from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import EverloopError, InvalidInput
