@@ -33,11 +33,11 @@ from everloop.runtime.artifact import Trust
 from everloop.runtime.river import RiverModel, RiverSession
 from everloop.runtime.sklearn import SklearnSession
 from everloop.serving import answering, batch, batcher, remote, remote_process
+from everloop.serving.config import ServingConfig
 from everloop.serving.lane import Lane
 from everloop.serving.reconciler import Reconciler
 from everloop.serving.remote import RemoteSession, Waits
 from everloop.serving.remote_process import ANSWER, FAILED, pack_array, unpack_array
-from everloop.serving.config import ServingConfig
 from everloop.serving.runner import Runner
 from everloop.serving.trial import ProcessTrial
 from everloop.stores.ports import Manifest, VersionRecord
