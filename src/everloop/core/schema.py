@@ -180,7 +180,8 @@ class NoRows(Schema, frozen=True):
 
     def row(self, features: Features, at: str = "features") -> Row:  # noqa: ARG002  whatever they are
         raise NotSupported(
-            f"this model is asked by tensors, with the Open Inference Protocol, and not by rows of features: {self.why}", field=at
+            f"this model is asked by tensors, with the Open Inference Protocol, and not by rows of features: {self.why}",
+            field=at,
         )
 
 
