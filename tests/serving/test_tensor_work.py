@@ -99,6 +99,12 @@ def test_what_is_no_batch_runs_alone_once_that_is_known() -> None:
     assert [work.part(answers, 2 * i, 2 * i + 2)["y"].tolist() for i in range(3)] == [[0.0], [1.0], [2.0]]
 
 
+def test_inputs_of_different_rows_are_refused() -> None:
+    """Put together with others' they would take their rows."""
+    with pytest.raises(InvalidInput, match="same number of rows, got 1, 2"):
+        asked(SUMS, a=np.zeros((2, 3), np.float32), b=np.zeros((1, 3), np.float32))
+
+
 def test_an_axis_without_a_name_is_no_batch() -> None:
     assert not work_of(pooled()).tensors.batched
     assert SUMS.tensors.batched
@@ -137,6 +143,17 @@ def test_keys_are_apart_where_inputs_or_outputs_are() -> None:
     ]
     assert len({SUMS.key(payload, 1) for payload in payloads}) == 4
     assert SUMS.key(payloads[0], 1) == SUMS.key(asked(SUMS, a=a.copy(), b=b.copy()), 1)
+
+
+def test_no_row_has_the_key_of_tensors() -> None:
+    """One part of the cache has both: numbers chosen so that they are the digest would bring back the answer to something else."""
+    work = work_of(Rows(Schema.unnamed(2), lambda given: given.sum(axis=1)))
+    keys = [work.key(asked(work, features=np.array([[float(i), 1.0]])), 1) for i in range(20)]
+    for key in keys:
+        assert key is not None
+        assert len(key) % 8  # rows of numbers are eight bytes each
+        assert not 0x90 <= key[0] <= 0x9F  # and those with text are MessagePack's lists of lists
+        assert key[0] not in (0xDC, 0xDD)
 
 
 def test_named_fields_of_both_kinds_are_columns() -> None:

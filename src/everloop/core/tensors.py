@@ -67,9 +67,25 @@ class Tensor(msgspec.Struct):
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The protocol's name of a NumPy type. Raises KeyError where it has none (complex numbers, dates)."""
-    if dtype.kind in "OSU":
-        return "BYTES"
-    return _NAMES[dtype.kind + str(dtype.itemsize)]
+    name = _NAMES.get(dtype.char)
+    if name is None:
+        return "BYTES" if dtype.kind in "OSU" else _BY_SIZE[dtype.kind + str(dtype.itemsize)]
+    return name
 
 
-_NAMES = {("b1" if name == "BOOL" else code.lstrip("<")): name for name, code in DATATYPES.items() if name != "BYTES"}
+def all_finite(array: Array) -> bool:
+    """Whether none of these floats is NaN or infinite. One product tells for all of them, unless values are so large that it overflows: a
+    fifth of the time that a look at each takes."""
+    if array.dtype.itemsize >= 4:
+        flat = array.ravel()
+        product = float(flat.dot(flat))
+        if product - product == 0.0:
+            return True
+    import numpy as np
+
+    return bool(np.isfinite(array).all())
+
+
+_NAMES = {"f": "FP32", "d": "FP64", "e": "FP16", "?": "BOOL", "b": "INT8", "B": "UINT8", "O": "BYTES"}
+"""By NumPy's character, where that means the same on every machine."""
+_BY_SIZE = {("b1" if name == "BOOL" else code.lstrip("<")): name for name, code in DATATYPES.items() if name != "BYTES"}

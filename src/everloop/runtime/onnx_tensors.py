@@ -14,9 +14,9 @@ import numpy as np
 
 from everloop.core.errors import InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import NoRows, Schema, Target
-from everloop.core.tensors import DATATYPES, Array, Signature, Tensor, Tensors, TensorSpec
+from everloop.core.tensors import DATATYPES, Array, Signature, Tensor, Tensors, TensorSpec, all_finite
 from everloop.runtime.session import Matrix
-from everloop.runtime.tensors import Answered, by_names, texts, wrong_shape, wrong_type
+from everloop.runtime.tensors import Answered, by_names, different_rows, texts, wrong_shape, wrong_type
 from everloop.stores.ports import Manifest
 
 DATATYPE_OF = {
@@ -65,14 +65,15 @@ class OnnxTensors:
             tensor = given[spec.name]
             if tensor.datatype != spec.datatype:
                 raise wrong_type(tensor, spec.datatype)
-            if len(tensor.shape) != len(spec.shape) or any(
-                wanted not in (-1, got) for wanted, got in zip(spec.shape, tensor.shape, strict=True)
-            ):
+            if not _fits(tensor.shape, spec.shape):
                 raise wrong_shape(tensor, spec.shape)
             data = texts(tensor) if spec.datatype == "BYTES" else tensor.data
-            if self._finite and data.dtype.kind == "f" and not np.isfinite(data).all():
+            if self._finite and data.dtype.kind == "f" and not all_finite(data):
                 raise _not_finite(tensor)
             arrays.append(data)
+        if (self.batched or self._rows is not None) and len({array.shape[:1] for array in arrays}) > 1:
+            # a model may stretch one row to many; put together with other requests it would take theirs
+            raise different_rows(arrays)
         return arrays
 
     def infer(self, arrays: list[Array], outputs: Sequence[str]) -> Tensors:
@@ -148,6 +149,14 @@ def _spec(each: Any, what: str) -> TensorSpec:
             f"the ONNX model's {what} {each.name!r} has type {each.type}, which is no tensor of the protocol"
         )
     return TensorSpec(each.name, datatype, tuple(size if isinstance(size, int) else -1 for size in each.shape or ()))
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    # Most often only the batch's axis is free.
+    start = 1 if shape[1:] == wanted[1:] else len(shape)
+    return all(axis in (-1, got) for got, axis in zip(shape[:start], wanted[:start], strict=True))
 
 
 def _batched(runtime: Any, *, rows: bool) -> bool:

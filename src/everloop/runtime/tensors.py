@@ -146,11 +146,8 @@ class RowTensors:
             if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)):
                 raise wrong_shape(tensor, (-1,))
             columns.append(_column(field, tensor, self._dtype is None))
-        rows = {len(column) for column in columns}
-        if len(rows) != 1:
-            raise InvalidInput(
-                f"inputs: all need the same number of rows, got {', '.join(map(str, sorted(rows)))}", field="inputs"
-            )
+        if len({len(column) for column in columns}) != 1:
+            raise different_rows(columns)
         if self._dtype is not None:
             return np.ascontiguousarray(np.stack(columns, axis=1), self._dtype)
         return schema.matrix(schema.rows([list(row) for row in zip(*columns, strict=True)], "inputs"))
@@ -195,6 +192,11 @@ def wrong_type(tensor: Tensor, wanted: str) -> InvalidInput:
         f"inputs.{tensor.name}: unexpected datatype for input {tensor.name!r}: expected {wanted}, got {tensor.datatype}",
         field=f"inputs.{tensor.name}",
     )
+
+
+def different_rows(arrays: Sequence[Array]) -> InvalidInput:
+    rows = sorted({len(array) for array in arrays})
+    return InvalidInput(f"inputs: all need the same number of rows, got {', '.join(map(str, rows))}", field="inputs")
 
 
 def texts(tensor: Tensor) -> NDArray[np.object_]:

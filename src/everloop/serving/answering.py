@@ -7,7 +7,7 @@ an answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,7 @@ class Answering:
         give them for this request alone, which came at `came`."""
         number, rows = self._next, count or 1
         self._next += 1
-        if self._recording is not None:
-            self._recording.put(number, count, inputs, answers, 0, rows, [payload])
+        self._record(number, count, inputs, answers, 0, rows, [payload])
         now = perf_counter()
         self.ran = (now, 0.0)
         self.counters.known(rows, now - came)
@@ -87,8 +86,7 @@ class Answering:
             self._settle_each(batch, found if found is not None else batch.search(self.work), first)
         elif batch.counts is None:
             inputs, answers = outcome
-            if self._recording is not None:
-                self._recording.put(first, 0, inputs, answers, 0, rows, batch.payloads)
+            self._record(first, 0, inputs, answers, 0, rows, batch.payloads)
             number = first
             for ticket, value in zip(tickets, answers, strict=True):
                 try:
@@ -103,17 +101,20 @@ class Answering:
         batch.count(latency)
 
     def _settle_mixed(self, batch: Batch, counts: list[int], outcome: tuple[Any, Any], first: int) -> None:
-        (inputs, answers), record, part = outcome, self._recording, self.work.part
+        (inputs, answers), part = outcome, self.work.part
         singles = next(i for i, count in enumerate(counts) if count)
-        if singles and record is not None:
-            record.put(first, 0, inputs, answers, 0, singles, batch.payloads[:singles])
+        alike = counts.count(counts[0]) == len(counts)
+        if alike:
+            self._record(first, counts[0], inputs, answers, 0, batch.rows, batch.payloads)
+        elif singles:
+            self._record(first, 0, inputs, answers, 0, singles, batch.payloads[:singles])
         start = 0
         for number, (ticket, payload, count) in enumerate(
             zip(batch.tickets, batch.payloads, counts, strict=True), first
         ):
             stop = start + (count or 1)
-            if count and record is not None:
-                record.put(number, count, inputs, answers, start, stop, [payload])
+            if count and not alike:
+                self._record(number, count, inputs, answers, start, stop, [payload])
             self._answer(ticket, count, part(answers, start, stop), number)
             start = stop
 
@@ -126,8 +127,7 @@ class Answering:
                     arm.tally.failed(answer)
                 self._fail(ticket, payload, count, arm, answer)
             else:
-                if self._recording is not None:
-                    self._recording.put(number, count, *answer, [payload])
+                self._record(number, count, *answer, [payload])
                 self._answer(ticket, count, self.work.part(answer.answers, answer.start, answer.stop), number)
 
     def _refuse_all(self, batch: Batch, error: EverloopError) -> None:
@@ -163,6 +163,15 @@ class Answering:
         except EverloopError as refused:
             second.fail(refused)
 
+    def _record(  # noqa: PLR0917  as `Recording`
+        self, first: int, count: int, inputs: Any, answers: Any, start: int, stop: int, payloads: Sequence[Any]
+    ) -> None:
+        if self._recording is not None:
+            try:
+                self._recording.put(first, count, inputs, answers, start, stop, payloads)
+            except Exception as error:  # what cannot be kept must be answered all the same
+                self._complain(error, "an answer could not be recorded")
+
     def _answer(self, ticket: Ticket, count: int, answers: Any, number: int) -> None:
         if count:
             self._hand(ticket.deliver_rows, answers, self, number)
@@ -175,5 +184,5 @@ class Answering:
         except Exception as error:  # whoever waits next must get an answer
             self._complain(error)
 
-    def _complain(self, error: BaseException) -> None:
-        self.loop.call_exception_handler({"message": "an answer could not be delivered", "exception": error})
+    def _complain(self, error: BaseException, message: str = "an answer could not be delivered") -> None:
+        self.loop.call_exception_handler({"message": message, "exception": error})

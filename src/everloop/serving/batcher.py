@@ -53,6 +53,8 @@ REPLAN = 16
 """Batches after which sizes are chosen anew."""
 HEAVY_SECONDS = 0.01
 """From such runs on their thread leaves the cores to whoever answers quickly."""
+UNWEIGHED = 64 << 10
+"""Bytes of a request about which nobody is asked while there is room for its rows."""
 TIMER = 0.0005
 """Seconds that a timer cannot tell apart: what is due so soon is due now."""
 
@@ -122,7 +124,7 @@ class Batcher(Queueing):
     ) -> None:
         """Into the queue, without a look into the cache. Raises Overloaded, DeadlineExceeded."""
         queue, now = self._queue, perf_counter()
-        if queue.rows >= self._room or count or deadline is not None:
+        if queue.rows + (count or 1) > self._room or deadline is not None or (count and self._heavy(payload, count)):
             refused = self._refusal(ticket, payload, count, deadline, now)
             if refused is not None:
                 self._turn_away(ticket, payload, count, arm, refused)
@@ -134,6 +136,10 @@ class Batcher(Queueing):
             self._schedule()
         elif queue.rows >= self.size:
             self._flush()
+
+    def _heavy(self, payload: Any, count: int) -> bool:
+        """Whether it matters how many bytes a request of several rows, or of tensors, has. A plain row never has many."""
+        return self.work.weight(payload, count) > UNWEIGHED
 
     def remember(self, cached: VersionCache | None) -> None:
         """Answer from this part of the cache what was asked before. From any thread."""

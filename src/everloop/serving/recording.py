@@ -20,8 +20,8 @@ class Recording(Protocol):
     def put(  # noqa: PLR0917  what was asked, of what, and what came of it
         self, first: int, count: int, inputs: Any, answers: Any, start: int, stop: int, payloads: Sequence[Any]
     ) -> None:
-        """Rows `start` to `stop` of a run. `count` 0: single rows, one request each, numbered from `first` on; otherwise the one request
-        `first` of `count` rows. `payloads`: what these requests brought."""
+        """Rows `start` to `stop` of a run, of requests that are numbered from `first` on. `count` 0: single rows; otherwise each has
+        `count` rows. `payloads`: what these requests brought."""
 
 
 class _ByShare:
@@ -52,19 +52,16 @@ class RowRecording(_ByShare):
         recorder, schema, share = self._recorder, self._runner.schema, self._share_now
         if share <= 0.0:
             return
-        rows: Sequence[Row] = payloads[0] if count else payloads
+        rows: Sequence[Row] = [row for payload in payloads for row in payload] if count else payloads
         X, values = (inputs, answers) if stop - start == len(answers) else (inputs[start:stop], answers[start:stop])
+        each = count or 1
         if share >= 1.0:
-            requests, each = (1, count) if count else (len(values), 1)
-            recorder.batch(self._source, (first, requests, each), encode_matrix(X, rows, schema), values)
-        elif count:
-            if sampled(first, share):
-                recorder.batch(self._source, (first, 1, count), encode_matrix(X, rows, schema), values)
-        else:
-            for offset, length in sampled_runs(first, len(values), share):
-                part = slice(offset, offset + length)
-                encoded = encode_matrix(X[part], rows[part], schema)
-                recorder.batch(self._source, (first + offset, length, 1), encoded, values[part])
+            recorder.batch(self._source, (first, len(payloads), each), encode_matrix(X, rows, schema), values)
+            return
+        for offset, length in sampled_runs(first, len(payloads), share):
+            part = slice(offset * each, (offset + length) * each)
+            encoded = encode_matrix(X[part], rows[part], schema)
+            recorder.batch(self._source, (first + offset, length, each), encoded, values[part])
 
 
 class TensorRecording(_ByShare):
@@ -79,19 +76,28 @@ class TensorRecording(_ByShare):
     def put(  # noqa: PLR0917  as `Recording`
         self,
         first: int,
-        count: int,  # noqa: ARG002
-        inputs: Any,  # noqa: ARG002
+        count: int,
+        inputs: Any,
         answers: Any,
         start: int,
         stop: int,
-        payloads: Sequence[Any],  # noqa: ARG002
+        payloads: Sequence[Any],
     ) -> None:
         share = self._share_now
-        if share <= 0.0 or not sampled(first, share):
+        if share <= 0.0:
+            return
+        if len(payloads) > 1 and (share < 1.0 or len(inputs.groups) > 1):
+            each = count or 1
+            for i in range(len(payloads)):
+                at = start + i * each
+                self.put(first + i, count, inputs, answers, at, at + each, payloads[i : i + 1])
+            return
+        if share < 1.0 and not sampled(first, share):
             return
         found = self._work.recorded(answers, start, stop)
         if found is None:
             return
         X, values = found
         rows: list[Row] = X.tolist() if X.dtype == object else []
-        self._recorder.batch(self._source, (first, 1, len(values)), encode_matrix(X, rows, self._runner.schema), values)
+        shape = (first, len(payloads), len(values) // len(payloads))
+        self._recorder.batch(self._source, shape, encode_matrix(X, rows, self._runner.schema), values)

@@ -169,7 +169,8 @@ class TensorWork:
         return self.runner.take_detour()
 
     def key(self, payload: TensorsAsked, count: int) -> bytes | None:  # noqa: ARG002  the arrays tell
-        """All of the inputs, and which outputs were asked for."""
+        """All of the inputs, and which outputs were asked for. The letter, and with it the length, are no key of rows: one part of the
+        cache holds both, and rows could be chosen so that their numbers are this digest."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update("\0".join(sorted(payload.outputs)).encode())
         for array in payload.arrays:
@@ -178,7 +179,7 @@ class TensorWork:
                 digest.update(repr(array.tolist()).encode("utf-8", "surrogatepass"))
             else:
                 digest.update(array.tobytes())
-        return digest.digest()
+        return b"t" + digest.digest()
 
     def _wanted(self, payloads: Sequence[TensorsAsked]) -> tuple[str, ...]:
         """Outputs that any of them asks for, in the model's order."""

@@ -22,7 +22,7 @@ from everloop.api.http.codec import text_of_unit
 from everloop.api.inference import InferAnswer, InferAsked, OutputAsked
 from everloop.api.raw_tensors import dtype_of, read_raw, shaped, size_of, write_raw
 from everloop.core.errors import InvalidInput, Malformed, NotSupported
-from everloop.core.tensors import Array, Tensor
+from everloop.core.tensors import Array, Tensor, all_finite
 
 LENGTH_HEADER = "inference-header-content-length"
 JSON, BINARY = "application/json", "application/octet-stream"
@@ -227,7 +227,7 @@ def _from_json(data: msgspec.Raw, datatype: str, shape: tuple[int, ...], field: 
             array = np.array(values, dtype)
     except (OverflowError, ValueError):
         raise InvalidInput(f"{field}: a value is beyond what {datatype} holds", field=f"{field}.data") from None
-    if dtype.kind == "f" and dtype.itemsize < 8 and not np.isfinite(array).all():
+    if dtype.kind == "f" and dtype.itemsize < 8 and not all_finite(array):
         raise InvalidInput(f"{field}: a value is beyond what {datatype} holds", field=f"{field}.data")
     return shaped(array, shape, field)
 
