@@ -265,6 +265,28 @@ def test_a_ticket_that_raises_does_not_cost_its_neighbours_their_answers(kit: An
     asyncio.run(main())
 
 
+def test_what_cannot_be_recorded_is_answered_all_the_same(kit: Any, plain_session: Any) -> None:
+    lane = kit.lane(plain_session())
+
+    class Full:
+        def put(self, *_: Any) -> None:
+            raise ValueError("no room")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        complaints: list[str] = []
+        loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        lane.batcher_for(loop)._recording = Full()
+        singles = await outcomes([one(lane, [1.0, 0.0]), one(lane, [2.0, 0.0])])
+        mixed = await outcomes([one(lane, [1.0, 0.0]), several(lane, [[2.0, 0.0], [3.0, 0.0]])])
+        assert [a.prediction for a in singles] == [1.0, 2.0]
+        assert mixed[0].prediction == 1.0
+        assert mixed[1].predictions == [2.0, 3.0]
+        assert complaints == ["an answer could not be recorded"] * 3
+
+    asyncio.run(main())
+
+
 def test_a_batch_never_spans_versions_and_a_swap_keeps_batching(kit: Any) -> None:
     """Requests of one turn, on both sides of a swap: each answer is what its version gives."""
 
