@@ -414,6 +414,19 @@ class TestFastLane:
             assert (status, json.loads(body)["code"]) == (401, "unauthenticated"), "at once, also on a known head"
         assert server.app_requests == 0
 
+    def test_its_refusals_are_told(
+        self, server: Any, key: Callable[..., dict[str, str]], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        app = key("feedback")
+        with server.connect() as client:
+            for headers in ({}, {"authorization": "Bearer x"}, app):
+                client.ask(ROW, headers=headers)
+        assert server.app_requests == 0
+        told = [record.getMessage() for record in caplog.records if record.name == "everloop.audit"]
+        assert told[:2] == ["predict by nobody known from 127.0.0.1: refused, unauthenticated"] * 2
+        assert told[2].startswith("predict by test (")
+        assert told[2].endswith("from 127.0.0.1: refused, forbidden")
+
     def test_its_refusals_are_those_of_the_app(self, server: Any, key: Callable[..., dict[str, str]]) -> None:
         good, little = key("predict"), key("feedback")
         spent = key("predict", rate=0.001, burst=1)

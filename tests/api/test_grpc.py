@@ -157,6 +157,7 @@ def test_a_closed_door_asks_for_a_key(
             with pytest.raises(grpc.RpcError) as refused:
                 infer(channel, asked(), metadata=metadata)
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert caplog.messages.count("infer by nobody known from 127.0.0.1: refused, unauthenticated") == 2
         assert infer(channel, asked(), metadata=key).model_version == "1"
         assert call(channel, "ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse.FromString).live
         assert check(channel) == SERVING

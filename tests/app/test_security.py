@@ -90,6 +90,27 @@ class TestTls:
                 plain.getresponse()
             plain.close()
 
+    def test_who_asks_in_the_wrong_way_is_told_the_right_one(
+        self, authority: Any, certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def told(url: str) -> str:
+            with Client(url) as client, pytest.raises(ConnectionError) as refused:
+                client.get("/v2/health/live")
+            return str(refused.value)
+
+        chain, key = certificate
+        secure = ServerSettings(port=0, notice=0.0, security=Security(tls_cert=chain, tls_key=key))
+        with serving(build_engine(EngineSettings()), secure) as address:
+            assert "ask with https://" in told(f"127.0.0.1:{address.port}")
+            assert "is trusted with SSL_CERT_FILE=FILE" in told(address.url)
+            root = tmp_path / "root.pem"
+            authority.cert_pem.write_to_path(root)
+            monkeypatch.setenv("SSL_CERT_FILE", str(root))
+            with Client(address.url) as client:
+                assert client.get("/v2/health/live")["live"]
+        with serving(build_engine(EngineSettings()), ServerSettings(port=0, notice=0.0)) as address:
+            assert "ask with http://" in told(f"https://127.0.0.1:{address.port}")
+
     def test_clients_without_a_certificate_are_turned_away_where_they_need_one(
         self, authority: Any, certificate: tuple[Path, Path], tmp_path: Path
     ) -> None:

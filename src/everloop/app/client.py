@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from secrets import token_hex
 from typing import Any
@@ -45,7 +46,8 @@ class Client:
             raise InvalidInput(f"url: expected something like {DEFAULT_URL}, got {url!r}", field="url")
         self.url = url
         self._prefix = parts.path.rstrip("/")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._secure = parts.scheme == "https"
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         self._connection = kind(parts.hostname, port, timeout=timeout)
         if key is not None and not (key.isascii() and key.isprintable()):
             raise InvalidInput("key: has characters that a header cannot carry", field="key")
@@ -186,6 +188,13 @@ class Client:
             reason = "nothing listens there; start one with `everloop serve`, or say where it is with --url"
         elif isinstance(error, TimeoutError):
             reason = "no answer in time"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            why = error.verify_message.rstrip(".")
+            reason = f"its certificate is refused: {why}; one of your own authority is trusted with SSL_CERT_FILE=FILE"
+        elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            reason = "it does not speak TLS; ask with http://"
+        elif isinstance(error, http.client.RemoteDisconnected) and not self._secure:
+            reason = "it hung up without an answer; if it speaks TLS, ask with https://"
         elif isinstance(error, socket.gaierror):
             reason = "there is no host of that name"
         else:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import grpc
 
 from everloop.api import audit, oip
-from everloop.api.door import ANYBODY, Caller
+from everloop.api.door import ANYBODY, Caller, Need
 from everloop.api.grpc import codec
 from everloop.api.grpc._generated import inference_pb2 as pb
 from everloop.api.grpc.codec import message_of
@@ -86,14 +86,10 @@ class InferenceService:
         port = self._services.front.admin_port
         if verb.need == "admin" and port is not None:
             raise NotSupported(f"what changes the server is done on its own port, {port}, and over HTTP")
-        caller: Caller | None = None
-        try:
-            caller = self._caller(context)
-            self._door.allow(caller, "key" if verb.need == "own" and model is not None else verb.need, model)
-            return caller
-        except EverloopError as error:
-            self._services.refusals.tell(verb.operation, caller, address=_address(context), code=error.code)
-            raise
+        caller = self._caller(verb.operation, context)
+        need = "key" if verb.need == "own" and model is not None else verb.need
+        self._allow(verb.operation, caller, need, model, context)
+        return caller
 
     async def _run(self, verb: Verb, asked: Any, caller: Caller, context: Context) -> Any:
         threads = self._opening if verb.slow else self._threads
@@ -122,7 +118,7 @@ class InferenceService:
     async def _infer(self, data: bytes, context: Context) -> bytes:
         self._calls["ModelInfer"] += 1
         try:
-            return (await self._answer(data, self._caller(context), context)).SerializeToString()
+            return (await self._answer(data, self._caller("infer", context), context)).SerializeToString()
         except Exception as error:
             return self._refuse("ModelInfer", error, context)
 
@@ -131,7 +127,7 @@ class InferenceService:
     ) -> pb.ModelInferResponse:
         asked, raw = codec.decode_infer(data)
         if self._door.closed:
-            self._door.allow(caller, "predict", asked.model)
+            self._allow("infer", caller, "predict", asked.model, context)
         CALLER.set(caller.id or _address(context))
         left = context.time_remaining()
         deadline = None if left is None else time.perf_counter() + left
@@ -149,7 +145,7 @@ class InferenceService:
     async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Several requests at a time, answered in their order. One that fails says so in its place, and the stream goes on."""
         try:
-            caller = self._caller(context)
+            caller = self._caller("infer", context)
         except EverloopError as error:
             self._refuse("ModelStreamInfer", error, context)
             return
@@ -190,14 +186,26 @@ class InferenceService:
         """One of the server's override keys, from whoever asks for a version."""
         return _metadata(context, OVERRIDE) if asked.version else None
 
-    def _caller(self, context: Context) -> Caller:
+    def _caller(self, operation: str, context: Context) -> Caller:
         """Raises Unauthenticated."""
         door = self._door
         if not door.closed:
             return ANYBODY
-        caller = door.enter(_metadata(context, "authorization"))
+        try:
+            caller = door.enter(_metadata(context, "authorization"))
+        except EverloopError as error:
+            self._services.refusals.tell(operation, None, address=_address(context), code=error.code)
+            raise
         note_caller(caller)
         return caller
+
+    def _allow(self, operation: str, caller: Caller, need: Need, model: str | None, context: Context) -> None:
+        """Raises Forbidden, QuotaExceeded."""
+        try:
+            self._door.allow(caller, need, model)
+        except EverloopError as error:
+            self._services.refusals.tell(operation, caller, address=_address(context), code=error.code)
+            raise
 
     def _refuse(self, name: str, error: Exception, context: Context) -> bytes:
         """Not by `context.abort`: what that raises, as any traceback, keeps the whole call in memory until the collector comes."""

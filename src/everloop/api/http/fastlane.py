@@ -117,6 +117,8 @@ class FastLane(Connection):
                 known.caller = door.enter(known.credential)
             door.allow(known.caller, "feedback" if known.verb == "feedback" else "predict", known.name)
         except EverloopError as error:
+            address = self.client[0] if self.client else ""
+            self.services.refusals.tell(known.verb, known.caller, address=address, code=error.code)
             self.fail(error)
             return False
         return True

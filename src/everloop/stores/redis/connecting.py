@@ -78,7 +78,9 @@ async def get_redis(url: str = DEFAULT_URL) -> redis.asyncio.Redis:
         await client.ping()
     except (library.RedisError, OSError) as error:
         await client.aclose()
-        raise StoreUnavailable(f"Redis at {name_of(url)} does not answer: {error}") from error
+        raise StoreUnavailable(
+            f"Redis at {name_of(url)} does not answer: {error}; start it, say where it is as a URL, or do without one"
+        ) from error
     return client
 
 
