@@ -150,7 +150,7 @@ def work(item: int) -> int:
 
 
 def uneven(item: int) -> int:
-    time.sleep(0.004 * (item % 3 == 0))
+    time.sleep(0.04 * (item % 3 == 0))
     return item
 
 

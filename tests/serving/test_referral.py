@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 
 from everloop.core.errors import InvalidInput, ModelFailed, Overloaded
 from everloop.policy.batching import BatchRules
+from everloop.policy.bins import latency_bin
 from everloop.policy.routing import allocate
+from everloop.serving import answering, batch, batcher, queueing
 from everloop.serving.evidence import Tally
 from everloop.serving.guard import Guard
 from everloop.serving.split import Arm, Split
 from everloop.serving.tickets import FutureTicket
+from everloop.serving.worker import Worker
 
 
 def raises(X: Any) -> Any:
@@ -142,6 +146,40 @@ def test_in_a_batch_only_the_failing_requests_change_hands(kit: Any, plain_sessi
     assert (seen.challenger.requests, seen.challenger.failed) == (43, 11)
     assert seen.challenger.assigned == seen.challenger.settled == seen.challenger.alone == {0: 43}
     assert len(kit.recorded()) == 46, "each row once"
+
+
+def test_what_the_way_to_a_thread_takes_is_not_weighed(
+    kit: Any, plain_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that waits a second for a core, before it runs and before it tells, is no slow model."""
+    late = 0.0
+
+    def clock() -> float:
+        return time.perf_counter() + late
+
+    class Late(Worker):
+        def submit(self, call: Callable[[], Any]) -> None:
+            def wait_and_call() -> None:
+                nonlocal late
+                late += 1.0
+                call()
+
+            super().submit(wait_and_call)
+
+    for module in (answering, batch, batcher, queueing):
+        monkeypatch.setattr(module, "perf_counter", clock)
+    monkeypatch.setattr(batcher, "Worker", Late)
+    arm = kit.play(challenger=plain_session(1, lambda X: X[:, 0] * 2))
+
+    async def main() -> None:
+        for i in range(3):
+            assert (await ask(arm, [float(i)])).prediction == 2.0 * i
+
+    asyncio.run(main())
+    assert late == 3.0
+    latencies = kit.seen().challenger.latencies
+    assert sum(latencies.values()) == 3
+    assert max(latencies) < latency_bin(0.5)
 
 
 def test_a_run_that_hangs_is_given_up_and_its_requests_answered(kit: Any, plain_session: Any, hangs: Hangs) -> None:

@@ -30,7 +30,7 @@ class Found(NamedTuple):
 class Batch:
     """Requests on their way through the model: single rows first, then requests of several rows."""
 
-    __slots__ = ("arms", "counts", "detour", "payloads", "rows", "started", "tickets", "times")
+    __slots__ = ("arms", "counts", "detour", "ended", "payloads", "rows", "started", "tickets", "times")
 
     def __init__(
         self,
@@ -52,7 +52,9 @@ class Batch:
         self.started = 0.0
         """When it began to run."""
         self.detour = 0.0
-        """Seconds of its latency that are not weighed: the way to another process (`serving.remote`)."""
+        """Seconds of its latency that are not weighed: the way to another process (`serving.remote`), and to a thread and back."""
+        self.ended = 0.0
+        """When its thread was done with it."""
 
     @property
     def since(self) -> float:

@@ -78,7 +78,7 @@ class Batcher(Queueing):
         self._ripe = REPLAN
         """Batches until the next plan."""
         self._lag = 0.0
-        """By how much sooner the thread would have been free without a way to another process."""
+        """By how much sooner the thread would have been free without the way to it, and to another process."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._retired = False
         self._worker: Worker | None = None
@@ -273,9 +273,10 @@ class Batcher(Queueing):
         try:
             outcome, seconds = batch.run(self.work)
             found = batch.search(self.work) if outcome is None else None
-            batch.detour += self.work.take_detour()
+            batch.detour += self.work.take_detour() + batch.started - self._began
         except Exception as error:  # a defect of ours: those who wait must be told
             outcome, found = None, [self.work.failed(explain(error)) for _ in batch.tickets]
+        batch.ended = perf_counter()
         try:
             self.loop.call_soon_threadsafe(self._done, batch, why, outcome, seconds, found)
         except RuntimeError:  # the loop was closed meanwhile: nobody waits any more
@@ -286,6 +287,7 @@ class Batcher(Queueing):
     ) -> None:
         if self._running is not batch:
             return  # it was given up, and its requests have been answered
+        batch.detour += perf_counter() - batch.ended
         self._free()
         self._learn(batch, outcome, seconds)
         self._settle(batch, outcome, seconds, why, found)
