@@ -152,6 +152,10 @@ class TestTls:
             made.look()
         assert "is in force" in caplog.text
 
+    def test_a_forgotten_key_is_asked_for(self, certificate: tuple[Path, Path]) -> None:
+        with pytest.raises(InvalidInput, match="where with tls_key"):
+            Certificates(Security(tls_cert=certificate[0]))
+
     @pytest.mark.parametrize("broken", ["missing", "nonsense", "foreign key"])
     def test_what_cannot_be_used_is_said(
         self, authority: Any, certificate: tuple[Path, Path], tmp_path: Path, broken: str
@@ -182,6 +186,7 @@ class TestAdministration:
         model = {"name": "m", "kind": "linear"}
         status, answer = ask(public, "/v1/models", "POST", model)
         assert (status, answer["code"]) == (404, "route_not_found")
+        assert "has a port of its own" in answer["detail"]
         assert ask(public, "/v1/keys")[0] == 404
         assert ask(admin, "/v1/models", "POST", model)[0] == 201
         for port in ports:

@@ -114,6 +114,8 @@ class Certificates:
         except (ssl.SSLError, OSError) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             both = f"{path}" if path != self._chain or self._key == path else f"{self._chain} with the key {self._key}"
+            if path == self._chain == self._key:
+                reason = f"{reason}; if its private key is not in it, say where with tls_key"
             raise InvalidInput(f"{option}: {both} cannot be used: {reason}", field=option) from None
         return context
 

@@ -118,7 +118,7 @@ def _guarded(api: Api, operation: Operation, endpoint: Endpoint) -> Handler:
 
     async def handle(request: Request) -> Response:
         if not entrance.there(services, operation, request):
-            return _refused(nothing_at(request.url.path))
+            return _refused(nothing_at(request.url.path, elsewhere=True))
         response, outcome = await answer(request)
         note(request, "" if outcome == DONE else outcome)
         return entrance.leave(services, operation, request, response, outcome)
@@ -134,8 +134,10 @@ def _refused(refused: Refusal, *, close: bool = False) -> Response:
     return Response(refused.body, refused.status, headers)
 
 
-def nothing_at(path: str) -> Refusal:
-    return refusal(404, "route_not_found", "Not found", f"there is nothing at {path[:200]}; see /docs")
+def nothing_at(path: str, *, elsewhere: bool = False) -> Refusal:
+    """`elsewhere`: it is on the port of the administration."""
+    why = " on this port; what needs the scope admin has a port of its own here" if elsewhere else "; see /docs"
+    return refusal(404, "route_not_found", "Not found", f"there is nothing at {path[:200]}{why}")
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
