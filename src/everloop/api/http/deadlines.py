@@ -15,7 +15,7 @@ def seconds_of(header: str | None) -> float | None:
     if header is None:
         return None
     try:
-        seconds = float(header)
+        seconds = -1.0 if "_" in header else float(header)  # to Python 1_0 is a number, to nobody else
     except ValueError:
         seconds = -1.0
     if not 0.0 <= seconds <= MOST_SECONDS:
