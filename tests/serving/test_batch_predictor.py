@@ -272,3 +272,22 @@ def test_what_nobody_knows_how_to_put_together_says_so() -> None:
         cut("abc", 3, 0, 1)
     with pytest.raises(TypeError, match="2 for 3"):
         cut([1, 2], 3, 0, 1)
+
+
+def test_who_waits_no_longer_than_so_long_is_told_also_while_the_predictor_runs() -> None:
+    go = threading.Event()
+
+    def slow(X: Any) -> Any:
+        assert go.wait(60)
+        return X[:, 0]
+
+    async def main() -> None:
+        async with BatchPredictor(Predictor(slow), window_ms=0) as batched:
+            try:
+                with pytest.raises(DeadlineExceeded, match="no answer within"):
+                    await batched.predict(np.ones((1, 1)), timeout=0.01)
+            finally:
+                go.set()
+            assert (await batched.predict(np.ones((1, 1)), timeout=60)).tolist() == [1.0]
+
+    asyncio.run(main())

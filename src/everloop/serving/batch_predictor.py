@@ -16,7 +16,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-from everloop.core.errors import Closed, EverloopError, InvalidInput
+from everloop.core.errors import Closed, DeadlineExceeded, EverloopError, InvalidInput
 from everloop.policy.batching import UNMEASURED, BatchRules
 from everloop.serving.batcher import Batcher
 from everloop.serving.counters import Counters
@@ -105,11 +105,18 @@ class BatchPredictor:
         future = ticket.future
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
+        limit = asyncio.timeout(timeout)
         try:
-            return await future
+            async with limit:
+                return await future
         except asyncio.CancelledError:
             batcher.abandon()
             raise
+        except TimeoutError as error:
+            if not limit.expired():  # the predictor's own
+                raise
+            batcher.abandon()
+            raise DeadlineExceeded(f"no answer within {timeout:g} s; it may still be worked on") from error
 
     def get_stats(self) -> dict[str, float]:
         """`total_requests` and `total_batches` so far, `avg_batch_size` in rows, `avg_batch_time_ms` in the predictor, `pending_requests`
