@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,9 +19,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tests.api.grpc_server import engine_of, running, speaking
 from tests.api.oip_models import X, iris, put
 
+from everloop.api import oip
 from everloop.api.grpc._generated import inference_pb2 as pb
 from everloop.api.grpc.gathering import COMPANY, STILL, Gathering
 from everloop.api.grpc.refusals import MOST_WORDS, refusal, words
+from everloop.api.oip import infer as infer_by_tensors
 from everloop.api.services import Services
 from everloop.app import server as app_server
 from everloop.app.settings import ServerSettings
@@ -190,11 +193,19 @@ def test_a_closed_door_asks_for_a_key(
 # -- time --
 
 
-def test_a_call_without_time_left_is_not_answered(channel: grpc.Channel) -> None:
-    made = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-    with pytest.raises(grpc.RpcError) as late:
-        made(asked().SerializeToString(), timeout=0.0)
-    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+def test_the_deadline_of_a_call_is_that_of_its_request(channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes of a request whose deadline cannot be kept is the same for every protocol (`test_oip`)."""
+    deadlines: list[float] = []
+
+    async def seen(*given: Any, deadline: float, **named: Any) -> Any:
+        deadlines.append(deadline)
+        return await infer_by_tensors(*given, deadline=deadline, **named)
+
+    monkeypatch.setattr(oip, "infer", seen)
+    began = time.perf_counter()
+    infer(channel, asked())
+    (deadline,) = deadlines
+    assert began < deadline <= time.perf_counter() + WITHIN
 
 
 # -- the end --

@@ -97,7 +97,7 @@ def test_what_is_told_says_why_and_when_to_come_back() -> None:
     queue.fill(None)
     error = queue.ask(None)
     assert isinstance(error, Overloaded)
-    assert "would have to wait for some" in error.message
+    assert "others would hold an answer up by some" in error.message
     assert error.retry_after is not None
     assert 0 < error.retry_after < 2
     late = queue.ask(None, time_left=0.005)

@@ -60,7 +60,7 @@ class Limits:
 class Refused:
     ground: Ground
     wait: float
-    """Seconds that it would have waited before its run."""
+    """Seconds by which others would have held it up: before its run, and by what runs with it."""
     retry_after: float
     """Seconds after which it should find room."""
 
@@ -111,17 +111,18 @@ def refuse(
     behind = waiting % size
     run = max(alone, curve.likely(behind + rows)) if behind + rows <= size else alone + curve.likely(behind)
     wait = predicted_wait(left, waiting, size, curve)
+    delay = wait + run - alone
     if time_left is not None and wait + run > time_left:
         if alone > time_left:
-            return Refused("deadline", wait, max(LEAST_RETRY, wait))
-        return Refused("queue", wait, max(LEAST_RETRY, wait + run - time_left))
+            return Refused("deadline", delay, max(LEAST_RETRY, wait))
+        return Refused("queue", delay, max(LEAST_RETRY, wait + run - time_left))
     if not waiting and left <= 0.0:
         return None
-    delay, longest = wait + run - alone, longest_delay(limits, alone, curve)
+    longest = longest_delay(limits, alone, curve)
     if delay > longest:
-        return Refused("queue", wait, max(LEAST_RETRY, delay - longest))
+        return Refused("queue", delay, max(LEAST_RETRY, delay - longest))
     if held and not within_share(held * curve.likely(size) / size, longest - delay):
-        return Refused("share", wait, max(LEAST_RETRY, wait))
+        return Refused("share", delay, max(LEAST_RETRY, wait))
     return None
 
 

@@ -124,7 +124,7 @@ class Admission:
                 f"model {self._model!r} takes longer for this request than its deadline leaves; {what} not run"
             )
         why = {
-            "queue": f"is overloaded: an answer would have to wait for some {refused.wait * 1e3:.0f} ms",
+            "queue": f"is overloaded: others would hold an answer up by some {refused.wait * 1e3:.0f} ms",
             "share": "is overloaded, and this caller has its share of those who wait",
             "memory": f"has no room for more: all models together hold {self._hall.used >> 20} MiB that wait",
         }[refused.ground]
