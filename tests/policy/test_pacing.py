@@ -91,6 +91,12 @@ def test_runs_that_spread_leave_more_room_to_the_target() -> None:
     assert size_within(0.05, wild, 4096) < size_within(0.05, steady, 4096)
 
 
+def test_no_batch_is_larger_than_it_helps() -> None:
+    """2 ms a call and 2 ms a row: 32 rows a batch are answered at 97 % of the rate of 256, and wait an eighth of the time."""
+    linear = Pace(CostCurve((1, 256), (0.004, 0.514)))
+    assert fastest_size(linear, 256) in (16, 32)
+
+
 def test_the_fastest_size_is_the_largest_unless_large_batches_get_slow() -> None:
     assert fastest_size(Pace(CostCurve((1, 64), (0.005, 0.010))), 256) == 256
     thrashing = taught([1, 8, 64, 256] * 100, lambda rows: 0.001 * (1 + (rows / 32) ** 2))

@@ -154,15 +154,16 @@ def deadline_of(parameters: dict[str, Any], deadline: float | None) -> float | N
 def answer_of(asked: InferAsked, chosen: Chosen, found: Tensors, told: str, version: int) -> InferAnswer:
     """What is told of a run, whose request id is `told`: the outputs that were asked for, in that order. `version` is who answered: it
     may be the champion in the place of another. Raises InvalidInput (no classes can be told)."""
-    lane = chosen.lane
-    outputs: list[Tensor] = []
-    wanted = {each.name: each for each in asked.outputs or ()}
-    for name in chosen.payload.outputs:
-        array = found[name]
-        one = wanted.get(name)
-        if one is not None and one.classification:
-            array = classified(one, array, lane.classes)
-        outputs.append(Tensor(name, datatype_of(array.dtype), array))
+    arrays = [found[name] for name in chosen.payload.outputs]
+    if asked.outputs:
+        wanted = {each.name: each for each in asked.outputs}
+        for i, name in enumerate(chosen.payload.outputs):
+            if wanted[name].classification:
+                arrays[i] = classified(wanted[name], arrays[i], chosen.lane.classes)
+    outputs = [
+        Tensor(name, datatype_of(array.dtype), array)
+        for name, array in zip(chosen.payload.outputs, arrays, strict=True)
+    ]
     return InferAnswer(asked.model, version, outputs, asked.id or told, told)
 
 

@@ -28,6 +28,8 @@ KNOTS = 15
 MEASURED_KNOTS = tuple(size.bit_length() - 1 for size in MEASURED_SIZES)
 PLANNED = 0.8
 """Of a target, or of the time until a deadline, that may be planned with: the rest is for answering, and for what nobody foresees."""
+FAST_ENOUGH = 0.95
+"""Of the greatest number of rows a second."""
 ROUNDS = 2
 """Runs that a request may have to see through: the one under way when it comes, and its own."""
 SPREADS = 2.0
@@ -118,9 +120,12 @@ def size_within(target: float, pace: Pace, most: int) -> int:
 
 
 def fastest_size(pace: Pace, most: int) -> int:
-    """The batch that answers most rows a second: for a queue that is late already."""
-    sizes = [1 << knot for knot in range(KNOTS) if 1 << knot < most]
-    return max((*sizes, most), key=lambda size: (size / pace.estimate(size), size))
+    """The smallest batch that answers about as many rows a second as any: for a queue that is late already. A larger one would make
+    everybody wait longer for next to nothing."""
+    sizes = [*(1 << knot for knot in range(KNOTS) if 1 << knot < most), most]
+    rates = [size / pace.estimate(size) for size in sizes]
+    enough = FAST_ENOUGH * max(rates)
+    return next(size for size, rate in zip(sizes, rates, strict=True) if rate >= enough)
 
 
 def release(since: float, run: float, deadline: float | None, rules: BatchRules) -> tuple[float, Reason]:

@@ -71,7 +71,7 @@ class OnnxTensors:
             if self._finite and data.dtype.kind == "f" and not all_finite(data):
                 raise _not_finite(tensor)
             arrays.append(data)
-        if (self.batched or self._rows is not None) and len({array.shape[:1] for array in arrays}) > 1:
+        if len(arrays) > 1 and (self.batched or self._rows is not None) and len({a.shape[:1] for a in arrays}) > 1:
             # a model may stretch one row to many; put together with other requests it would take theirs
             raise different_rows(arrays)
         return arrays
@@ -154,9 +154,9 @@ def _spec(each: Any, what: str) -> TensorSpec:
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(shape) != len(wanted):
         return False
-    # Most often only the batch's axis is free.
-    start = 1 if shape[1:] == wanted[1:] else len(shape)
-    return all(axis in (-1, got) for got, axis in zip(shape[:start], wanted[:start], strict=True))
+    if shape[1:] == wanted[1:] and shape and wanted[0] == -1:  # most often only the batch's axis is free
+        return True
+    return all(axis in (-1, got) for got, axis in zip(shape, wanted, strict=True))
 
 
 def _batched(runtime: Any, *, rows: bool) -> bool:

@@ -161,6 +161,8 @@ def _inputs(schema: Schema) -> tuple[TensorSpec, ...]:
 
 def by_names(tensors: Sequence[Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """Exactly those. Raises InvalidInput."""
+    if len(tensors) == 1 == len(names) and tensors[0].name == names[0]:
+        return {names[0]: tensors[0]}
     found = {tensor.name: tensor for tensor in tensors}
     if len(found) != len(tensors):
         raise InvalidInput("inputs: the same name is given twice", field="inputs")

@@ -142,7 +142,8 @@ class TensorWork:
         return self.runner.failed(what, how)
 
     def weight(self, payload: TensorsAsked, count: int) -> int:  # noqa: ARG002  the arrays tell
-        return sum(array.nbytes for array in payload.arrays)
+        arrays = payload.arrays
+        return int(arrays[0].nbytes) if len(arrays) == 1 else sum(array.nbytes for array in arrays)
 
     def blame(self, payload: TensorsAsked, count: int) -> EverloopError | None:
         try:

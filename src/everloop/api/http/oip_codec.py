@@ -271,7 +271,8 @@ def _output(each: OutputIn, i: int, binary: bool) -> OutputAsked:
 
 
 def _listed(tensor: Tensor) -> list[Any]:
-    values: list[Any] = tensor.data.ravel().tolist()
+    data = tensor.data
+    values: list[Any] = data.tolist() if data.ndim == 1 else data.ravel().tolist()
     if tensor.datatype != "BYTES":
         return values
     try:

@@ -50,7 +50,7 @@ def run(context: Context, folder: Path) -> Result:
     with everloop_server(folder, "--data-dir", str(folder / "models"), *options) as server:
         server.wait()
         _capacity(server, 1.0)
-        number = context.rounds(3, 1)
+        number = context.rounds(2, 1)
         for turn in range(number):
             context.say(f"overload, {turn + 1} of {number}")
             rounds.append(_round(context, server, turn))
@@ -78,7 +78,7 @@ def _capacity(server: Server, seconds: float) -> float:
 
 
 def _round(context: Context, server: Server, seed: int) -> Round:
-    seconds = context.seconds(10, 5)
+    seconds = context.seconds(30, 5)
     capacity = _capacity(server, context.seconds(4, 2))
     load = Arrivals(server.port, _requests(), TIMES * capacity, seconds, seed=seed)
     before = server.resident()
