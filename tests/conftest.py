@@ -6,6 +6,7 @@ A test that hangs is dumped, every thread of it, by pytest's own faulthandler (`
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -24,8 +25,14 @@ settings.register_profile("dev", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in whatever a shell runs in the background; our tests start programs that Ctrl-C shall end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 GRACE = 20.0
 """Seconds that a thread or process which was told to stop may take to be gone."""
+THREADS_OF_LIBRARIES = ("_poll_wrapper",)
+"""Of gRPC's client: it looks from time to time whether its channel was closed, and nobody can wait for it."""
 LIBRARIES_OWN = ("resource_tracker", "semaphore_tracker")
 """Helper processes of multiprocessing and loky: one for the whole run, ended by the interpreter."""
 
@@ -105,15 +112,19 @@ def _child_pids() -> list[int]:
     return pids
 
 
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if not any(own in thread.name for own in THREADS_OF_LIBRARIES)]
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing_running() -> Iterator[None]:
     """Fails a test that leaves a thread or a child process behind. What wider-scoped fixtures keep running is theirs."""
     threads, children = set(threading.enumerate()), set(_children())
     yield
     until = time.monotonic() + GRACE
-    while (others := set(threading.enumerate()) - threads) and time.monotonic() < until:
+    while (others := set(_threads()) - threads) and time.monotonic() < until:
         others.pop().join(max(0.0, until - time.monotonic()))  # it may have started another one to end with
-    left_threads = [thread for thread in threading.enumerate() if thread not in threads]
+    left_threads = [thread for thread in _threads() if thread not in threads]
     left_children = {pid: command for pid, command in _children().items() if pid not in children}
     if left_children:
         gone = threading.Event()
