@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.api.test_identity import binary, raws, tensors
@@ -17,7 +17,7 @@ from everloop.api.http import oip_codec
 from everloop.api.inference import InferAsked
 from everloop.core.errors import EverloopError
 
-pb: Any = pytest.importorskip("everloop.api.grpc._generated.inference_pb2")
+pb: Any = import_module("everloop.api.grpc._generated.inference_pb2")
 
 WIDEST = 16
 """Bytes in memory for a byte on the wire: `[0,0]` as eight bytes each, and what is around them."""
