@@ -31,8 +31,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 GRACE = 20.0
 """Seconds that a thread or process which was told to stop may take to be gone."""
-THREADS_OF_LIBRARIES = ("_poll_wrapper",)
-"""Of gRPC's client: it looks from time to time whether its channel was closed, and nobody can wait for it."""
+THREADS_OF_OTHERS = ("_poll_wrapper", "everloop-batch-iris")
+"""Of gRPC's client, which looks from time to time whether its channel was closed, and nobody can wait for it; and of the server that the
+tests of a module share, which gets one as soon as a run has taken long."""
 LIBRARIES_OWN = ("resource_tracker", "semaphore_tracker")
 """Helper processes of multiprocessing and loky: one for the whole run, ended by the interpreter."""
 
@@ -113,7 +114,7 @@ def _child_pids() -> list[int]:
 
 
 def _threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if not any(own in thread.name for own in THREADS_OF_LIBRARIES)]
+    return [thread for thread in threading.enumerate() if not any(own in thread.name for own in THREADS_OF_OTHERS)]
 
 
 @pytest.fixture(autouse=True)
