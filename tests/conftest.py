@@ -31,9 +31,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 GRACE = 20.0
 """Seconds that a thread or process which was told to stop may take to be gone."""
-THREADS_OF_OTHERS = ("_poll_wrapper", "everloop-batch-iris")
-"""Of gRPC's client, which looks from time to time whether its channel was closed, and nobody can wait for it; and of the server that the
-tests of a module share, which gets one as soon as a run has taken long."""
+THREADS_OF_OTHERS = ("_poll_wrapper",)
+"""Of gRPC's client: it looks from time to time whether its channel was closed, and nobody can wait for it."""
 LIBRARIES_OWN = ("resource_tracker", "semaphore_tracker")
 """Helper processes of multiprocessing and loky: one for the whole run, ended by the interpreter."""
 

@@ -32,6 +32,14 @@ def engine_of(prepare: Callable[[Services], None]) -> Engine:
     return engine
 
 
+def retire_batchers(services: Services) -> None:
+    """The loop that asked them is gone, the engine goes on: their threads would wait for it until it ends."""
+    for lane in services.table.current.all_lanes:
+        for batcher in lane.batchers:
+            if batcher.loop.is_closed():
+                batcher.retire()
+
+
 @contextmanager
 def speaking(services: Services) -> Iterator[str]:
     """Only gRPC. Its address."""
@@ -58,6 +66,7 @@ def speaking(services: Services) -> Iterator[str]:
     finally:
         ending[0]()
         thread.join()
+        retire_batchers(services)
         gc.collect()  # a client of asyncio that was refused keeps what polls for both of them until then
 
 
