@@ -1,7 +1,8 @@
 # everloop: the few commands of this house. Each builds .venv by itself, once, and again when the pins change.
 #
 #   make demo    a live server, real streams, drift, retraining and swaps in your terminal
-#   make test    lint, types, layers, and every test with coverage
+#   make test    lint, types, layers, and every test
+#   make coverage  the same tests, and which lines they reach
 #   make bench   every benchmark, a table of every bar, and the pictures of the README
 #   make lint    ruff, mypy, import-linter
 #   make docs    runs every code block of README.md and docs/
@@ -22,7 +23,7 @@ PYTEST ?=
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench docs format clean
+.PHONY: help venv demo test coverage lint bench docs format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -55,8 +56,12 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The data of this run only: stale files of children that were killed would count into it.
 test: lint
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST)
+
+# Half as long again: every line is watched, in the servers and fits that tests start, too.
+# The data of this run only: stale files of children that were killed would count into it.
+coverage: $(STAMP)
 	@rm -f .coverage .coverage.*
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --cov --cov-report=term $(PYTEST)
 

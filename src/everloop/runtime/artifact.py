@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported, Untrusted
+from everloop.runtime.formats import format_of
 from everloop.runtime.session import Session
 from everloop.stores.ports import Manifest
 
@@ -20,34 +21,23 @@ class Trust:
     """Whether pickled models may be loaded. Whoever wrote them can then run anything here."""
     types: tuple[str, ...] = ()
     """Full names of types, such as `mypackage.MyTransformer`, that a skops file may contain besides scikit-learn's own."""
+    code: tuple[str, ...] = ()
+    """Python code that artifacts may name: import paths such as `package.module:Model`, packages (`package`), or `*`."""
 
 
 def load_session(manifest: Manifest, payload: bytes, *, trust: Trust) -> Session:
-    """The session of an artifact. Raises ArtifactCorrupt (its runtime cannot read it), Untrusted, NotSupported."""
+    """The session of an artifact. Raises ArtifactCorrupt (its runtime cannot read it), Untrusted, NotSupported,
+    MissingExtra."""
+    made = format_of(manifest.runtime).open()
     try:
-        if manifest.runtime == "linear":
-            from everloop.runtime import linear
-
-            return linear.load(manifest, payload)
-        if manifest.runtime == "sklearn":
-            from everloop.runtime import sklearn
-
-            return sklearn.load(manifest, payload, trust)
-        if manifest.runtime == "onnx":
-            from everloop.runtime import onnx
-
-            return onnx.load(manifest, payload)
-        if manifest.runtime == "river":
-            from everloop.runtime import river
-
-            return river.load(manifest, payload, trust)
+        session: Session = made.load(manifest, payload, trust)
     except EverloopError:
         raise
     except Exception as error:
         raise ArtifactCorrupt(
             f"the {manifest.runtime} artifact cannot be read: {type(error).__name__}: {error}"
         ) from error
-    raise NotSupported(f"no runtime named {manifest.runtime!r}; known are linear, sklearn, onnx, river")
+    return session
 
 
 def read_model_file(path: str | Path, *, trust: Trust) -> tuple[Manifest, bytes]:

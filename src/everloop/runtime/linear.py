@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from everloop.core.errors import ArtifactCorrupt
 from everloop.core.schema import Schema, Target
+from everloop.runtime.artifact import Trust
 from everloop.runtime.session import Matrix, RowFunction
 from everloop.stores.ports import Manifest
 
@@ -135,7 +136,7 @@ class LinearSession:
         """Nothing is held."""
 
 
-def load(manifest: Manifest, payload: bytes) -> LinearSession:
+def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> LinearSession:  # noqa: ARG001  there is nothing to trust
     return LinearSession(manifest, LinearModel.unpack(payload))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.types import Task
-from everloop.runtime.artifact import library_versions
+from everloop.runtime.artifact import Trust, library_versions
 from everloop.runtime.onnx_tensors import OnnxTensors, OnnxTensorSession, Rows, signature_of
 from everloop.runtime.protobuf import class_labels
 from everloop.runtime.session import Matrix
@@ -147,7 +147,7 @@ def _closed(*_: Any) -> Any:
     raise ModelFailed("this ONNX session is closed")
 
 
-def load(manifest: Manifest, payload: bytes) -> OnnxSession | OnnxTensorSession:
+def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> OnnxSession | OnnxTensorSession:  # noqa: ARG001  as in `linear`
     runtime = open_runtime(payload)
     if manifest.task == "tensors":
         return OnnxTensorSession(manifest, runtime, why_no_rows(runtime))

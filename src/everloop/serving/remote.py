@@ -38,6 +38,7 @@ from everloop.core.errors import (
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Row
 from everloop.runtime.artifact import Trust
+from everloop.runtime.formats import PYTHON
 from everloop.runtime.session import Matrix, Session
 from everloop.serving.remote_process import (
     ANSWER,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from everloop.parallel.executors.calling import Caller
     from everloop.registry.catalog import Registry
 
-RUNTIMES = frozenset({"sklearn", "river"})
+RUNTIMES = PYTHON
 """Those whose answers are Python code. Our own arithmetic needs no guard, and ONNX Runtime lets the interpreter go while it computes."""
 NICENESS = 5
 """A third of the weight of the server on a core that they share (sched(7)): one that burns leaves the champion its turn, and an equal one still
@@ -106,7 +107,9 @@ class RemoteSession:
     def open(self, payload: bytes, rows: Sequence[Row], seconds: float) -> None:
         """Load the artifact there, and try it on `rows`. Raises ModelFailed (it crashed, or took more than `seconds`), ArtifactCorrupt."""
         trust = self._trust
-        opening = Opening(self._record.manifest, trust.pickle, list(trust.types), os.getpid(), list(rows))
+        opening = Opening(
+            self._record.manifest, trust.pickle, list(trust.types), list(trust.code), os.getpid(), list(rows)
+        )
         with self._lock:
             self._call(msgspec.msgpack.encode(opening), seconds)
             reply = self._call(payload, seconds)

@@ -36,6 +36,7 @@ class Opening(msgspec.Struct):
     manifest: Manifest
     trust_pickle: bool
     trust_types: list[str]
+    trust_code: list[str]
     parent: int
     rows: list[Row]
     """To be tried on, one at a time and all at once, as traffic would."""
@@ -75,7 +76,9 @@ class RemoteProcess:
 def _open(asked: Opening, payload: bytes) -> Session:
     from everloop.runtime.artifact import Trust, load_session
 
-    return load_session(asked.manifest, payload, trust=Trust(asked.trust_pickle, tuple(asked.trust_types)))
+    return load_session(
+        asked.manifest, payload, trust=Trust(asked.trust_pickle, tuple(asked.trust_types), tuple(asked.trust_code))
+    )
 
 
 def _try(session: Session, rows: list[Row]) -> None:

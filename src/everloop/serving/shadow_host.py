@@ -163,6 +163,7 @@ class ShadowHost:
             self._record.manifest,
             trust.pickle,
             list(trust.types),
+            list(trust.code),
             rules.batch_rows,
             rules.memory_bytes,
             os.getpid(),

@@ -35,6 +35,7 @@ class Opening(msgspec.Struct, tag="open"):
     manifest: Manifest
     trust_pickle: bool
     trust_types: list[str]
+    trust_code: list[str]
     batch_rows: int
     memory_bytes: int
     parent: int
@@ -101,7 +102,7 @@ class ShadowProcess:
         confinement.silence()
         confinement.die_with(asked.parent)
         confinement.go_first()
-        trust = Trust(asked.trust_pickle, tuple(asked.trust_types))
+        trust = Trust(asked.trust_pickle, tuple(asked.trust_types), tuple(asked.trust_code))
         session = load_session(asked.manifest, payload, trust=trust)
         self._runner = Runner(session, asked.model, asked.version, BatchRules(max_rows=asked.batch_rows))
         confinement.limit_memory(asked.memory_bytes)

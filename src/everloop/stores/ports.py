@@ -1,7 +1,6 @@
 """The contracts of what remembers: the journal, the catalog and the artifact store.
 
-Each has an embedded implementation (SQLite, a folder), one in PostgreSQL and one in memory; one suite in `tests/contracts` runs over all.
-Implementations are safe to call from any thread.
+Each is embedded (SQLite, a folder), in PostgreSQL and in memory, safe from any thread; one suite in `tests/contracts` runs over all.
 """
 
 from __future__ import annotations
@@ -129,8 +128,7 @@ class Journal(Protocol):
 class Manifest(msgspec.Struct, frozen=True):
     """What is known of an artifact besides its bytes."""
 
-    runtime: str
-    """Which room loads it: `linear`, `sklearn`, `onnx`, `river`."""
+    runtime: str  # a key of `runtime.formats.FORMATS`
     task: Task
     schema: Schema
     target: Target
@@ -141,6 +139,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """How it came about: parent version, reason, examples (first id, last id, count), seconds, rows kept for judging."""
     libraries: dict[str, str] = {}
     """Versions of the libraries it was made with."""
+    options: dict[str, Any] = {}
+    """What its runtime needs besides the bytes, as its module tells."""
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
@@ -196,7 +196,7 @@ class Report(msgspec.Struct, frozen=True):
     """What one process has seen of a rollout so far, cumulated since it first saw it."""
 
     source: str
-    """Names the process and its life: a restarted one reports anew."""
+    """Names the process and its life."""
     at: float
     payload: bytes
 

@@ -1,0 +1,27 @@
+"""SHRINK: from one artifact the fastest form that still gives the same answers.
+
+candidates    a form of a model, and why one was not made or not taken
+onnx          `ONNXConverter`: PyTorch, scikit-learn, boosted trees and pipelines become ONNX
+quantization  `ModelQuantizer`: INT8 and FP16
+parity        whether two forms agree, in numbers
+measuring     what a form costs: latency a batch size, memory, load time
+variants      makes the candidates, lets them prove themselves, keeps the fastest that agrees
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES: dict[str, str] = {}
+
+__all__: list[str] = []
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when somebody first asks: importing one module of this room loads no other."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'everloop.optimization' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)

@@ -1,0 +1,50 @@
+"""The runtimes: which module loads which kind of artifact, what it needs installed, and whether its answers are Python code.
+
+A runtime is a module with `load(manifest, payload, trust) -> Session`. It imports its library inside that function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+from everloop.core.errors import MissingExtra, NotSupported
+
+
+@dataclass(frozen=True)
+class Format:
+    module: str
+    what: str
+    """In words, for messages."""
+    library: str = ""
+    """What must be importable; empty: nothing besides everloop's own dependencies."""
+    extra: str = ""
+    """Of everloop, which brings the library."""
+    python: bool = False
+    """Whether answering holds the interpreter: such a challenger runs in a process of its own, and a slow champion as well."""
+
+    def open(self) -> ModuleType:
+        """Raises MissingExtra where its library is not installed."""
+        if self.library and find_spec(self.library) is None:
+            raise MissingExtra.of(self.extra, self.what)
+        return import_module(self.module)
+
+
+FORMATS: dict[str, Format] = {
+    "linear": Format("everloop.runtime.linear", "a compiled linear model"),
+    "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True),
+    "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
+    "river": Format("everloop.runtime.river", "a River model", python=True),
+}
+
+PYTHON = frozenset(name for name, each in FORMATS.items() if each.python)
+
+
+def format_of(runtime: str) -> Format:
+    """Raises NotSupported."""
+    found = FORMATS.get(runtime)
+    if found is None:
+        raise NotSupported(f"no runtime named {runtime!r}; known are {', '.join(FORMATS)}")
+    return found
