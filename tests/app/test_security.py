@@ -295,6 +295,7 @@ def test_given_keys_come_from_the_environment_and_are_told_nowhere(tmp_path: Pat
         (["list"], "there is no data folder"),
         (["create", "a", "--scope", "root"], "some of predict, feedback, admin"),
         (["create", "a", "--expires", "soon"], "expected a time like 90d"),
+        (["create", "a", "--expires", "5"], "expected a time like 90d"),
         (["revoke", "nobody", "--data-dir", "."], "no key 'nobody'"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from everloop.app.bench.load import first_answer
 from everloop.app.bench.processes import load_core, on_core
 
 _TICK = 0.0005
@@ -55,17 +56,12 @@ class _Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        end = self.buffer.find(b"\r\n\r\n")
-        if end < 0:
+        answer = first_answer(self.buffer)
+        if answer is None:
             return
-        head = self.buffer[:end].lower()
-        at = head.find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-        if len(self.buffer) < end + 4 + length:
-            return
-        self.buffer = self.buffer[end + 4 + length :]
+        self.buffer = answer.rest
         self.busy = False
-        self.load.arrived(self, int(head[9:12]))
+        self.load.arrived(self, answer.status)
 
     def connection_lost(self, _error: Exception | None) -> None:
         if self.busy:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -94,6 +94,28 @@ Answered = Callable[[int, int, bytes], None]
 """Connection, status, body."""
 
 
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    rest: bytes
+    """What came after it."""
+    closes: bool
+
+
+def first_answer(buffer: bytes) -> Answer | None:
+    """None while it is not all there. As our servers frame it, by `Content-Length`."""
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = buffer[:end].lower()
+    at = head.find(b"content-length:")
+    length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+    whole = end + 4 + length
+    if len(buffer) < whole:
+        return None
+    return Answer(int(head[9:12]), buffer[end + 4 : whole], buffer[whole:], b"connection: close" in head)
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, number: int, client: Client) -> None:
         self.number, self.client = number, client
@@ -114,17 +136,12 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        end = self.buffer.find(b"\r\n\r\n")
-        if end < 0:
+        answer = first_answer(self.buffer)
+        if answer is None:
             return
-        head = self.buffer[:end].lower()
-        at = head.find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-        if len(self.buffer) < end + 4 + length:
-            return
-        body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
-        self.client.answered(self.number, int(head[9:12]), body)
-        if b"connection: close" not in head:
+        self.buffer = answer.rest
+        self.client.answered(self.number, answer.status, answer.body)
+        if not answer.closes:
             self.send()
 
     def connection_lost(self, _error: Exception | None) -> None:

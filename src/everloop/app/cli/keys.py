@@ -40,8 +40,8 @@ ServerUrl = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="Through a running server, instead of its data folder.")
 ]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Its id, or its name.")]
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @keys.command(help="Make a key and print it, alone on stdout. It is shown this once.")
@@ -155,7 +155,9 @@ def rotate(
 
 
 def seconds(text: str, option: str) -> float:
-    """`90d`, `12h`, `30m`, `45s`, `45`. Raises UsageError."""
+    """`90d`, `12h`, `30m`, `45s`; the unit is part of it, since 5 could be days. Raises UsageError."""
+    if text.strip() == "0":
+        return 0.0
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise UsageError(f"{option}: expected a time like 90d, 12h or 30m, got {text!r}")
