@@ -16,7 +16,8 @@ from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, Not
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.types import Task
 from everloop.runtime.artifact import Trust, library_versions
-from everloop.runtime.onnx_tensors import OnnxTensors, OnnxTensorSession, Rows, signature_of
+from everloop.runtime.onnx_tensors import OnnxTensors, signature_of, tensors_only
+from everloop.runtime.own_tensors import Rows, TensorSession
 from everloop.runtime.protobuf import class_labels
 from everloop.runtime.session import Matrix
 from everloop.stores.ports import Manifest
@@ -99,9 +100,9 @@ class OnnxSession:
             feed = {self._first_name: np.ascontiguousarray(X, dtype=self._kind)}
             return self._read(self._run(self._wanted, feed)[0], len(X))
         if self._single:
-            rows = [self._read(self._run(self._wanted, self._feed(X[i : i + 1]))[0], 1) for i in range(len(X))]
+            rows = [self._read(self._run(self._wanted, self.feed(X[i : i + 1]))[0], 1) for i in range(len(X))]
             return np.concatenate(rows) if rows else np.empty(0)
-        return self._read(self._run(self._wanted, self._feed(X))[0], len(X))
+        return self._read(self._run(self._wanted, self.feed(X))[0], len(X))
 
     def scores(self, X: Matrix) -> NDArray[np.float64] | None:
         if not self.scored or self.classes is None:
@@ -109,7 +110,7 @@ class OnnxSession:
         batches = [X[i : i + 1] for i in range(len(X))] if self._single else [X]
         parts = []
         for batch in batches:
-            (out,) = self._run([self._answer.scores], self._feed(batch))
+            (out,) = self._run([self._answer.scores], self.feed(batch))
             if self._answer.scores_are_maps:
                 parts.append(np.array([[row[label] for label in self.classes] for row in out], np.float64))
             else:
@@ -121,7 +122,8 @@ class OnnxSession:
         self._run = _closed
         self.tensors.close()
 
-    def _feed(self, X: Matrix) -> dict[str, Any]:
+    def feed(self, X: Matrix) -> dict[str, Any]:
+        """(n, fields) as what ONNX Runtime takes: an array an input. Raises InvalidInput (an integer input and a fraction)."""
         feed: dict[str, Any] = {}
         start = 0
         for each in self._inputs:
@@ -147,10 +149,10 @@ def _closed(*_: Any) -> Any:
     raise ModelFailed("this ONNX session is closed")
 
 
-def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> OnnxSession | OnnxTensorSession:  # noqa: ARG001  as in `linear`
+def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> OnnxSession | TensorSession:  # noqa: ARG001  as in `linear`
     runtime = open_runtime(payload)
     if manifest.task == "tensors":
-        return OnnxTensorSession(manifest, runtime, why_no_rows(runtime))
+        return tensors_only(manifest, runtime, why_no_rows(runtime))
     return OnnxSession(manifest, runtime)
 
 
@@ -171,7 +173,7 @@ def open_runtime(payload: bytes) -> Any:
         raise ArtifactCorrupt(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
 
 
-def read_file(payload: bytes) -> Manifest:
+def read_file(payload: bytes, trust: Trust | None = None) -> Manifest:  # noqa: ARG001  as in `sklearn`
     """What an ONNX file tells of itself. Raises ArtifactCorrupt, NotSupported."""
     runtime = open_runtime(payload)
     why = why_no_rows(runtime)
