@@ -43,7 +43,7 @@ class Rows:
 
 def work_of(payload: bytes | Rows, rules: BatchRules | None = None) -> TensorWork:
     if isinstance(payload, bytes):
-        manifest = read_model(payload, "a test", trust=Trust(), field="body")
+        manifest, _ = read_model(payload, "a test", trust=Trust(), field="body")
         session = load_session(manifest, payload, trust=Trust())
     else:
         session = payload  # type: ignore[assignment]

@@ -60,7 +60,7 @@ def hand_in(
     from everloop.runtime.artifact import Trust, load_session, read_model
 
     trust = services.trust_files or Trust()
-    manifest = read_model(payload, source, trust=trust, field=field)
+    manifest, payload = read_model(payload, source, trust=trust, field=field)
     registry, digest = services.registry, artifact_digest(payload)
     try:
         for known in reversed(registry.versions(name)):

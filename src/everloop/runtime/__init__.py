@@ -1,11 +1,13 @@
 """RUN: an artifact's bytes become a session that answers.
 
 session    the contract of a loaded model
-artifact   the way in: which runtime loads what, and what is trusted; `save_model`
-packing    whatever a person calls a model, as an artifact; `loaded` is a session for use by hand
-sniff      what a file looks like, by its content
+artifact   the way in: what is trusted, files and bytes; `save_model`; `formats` is the table of runtimes and of who reads what
+source     what a person names as a model: a file, a folder, an import path; `sniff` tells what a file is by its content
+packaged   an artifact as a file; `packing`: whatever a person calls a model, as an artifact
+modules    code by import path: who may run it, how an artifact brings its own; `loaded` is a session for use by hand
 linear     linear models as data, compiled for single rows
 sklearn    scikit-learn estimators; `inputs` shapes their rows, `trees` checks trees read from files
 onnx       ONNX models; `protobuf` reads the labels that ONNX Runtime does not tell
 river      River models
+python     models in Python, by import path
 """

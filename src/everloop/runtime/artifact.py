@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported, Untrusted
-from everloop.runtime.formats import format_of
+from everloop.runtime.formats import FORMATS, READERS, format_of
 from everloop.runtime.session import Session
 from everloop.stores.ports import Manifest
+
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ def load_session(manifest: Manifest, payload: bytes, *, trust: Trust) -> Session
 
 def read_model_file(path: str | Path, *, trust: Trust) -> tuple[Manifest, bytes]:
     """A file as an artifact. Raises as `read_payload` and `read_model`."""
-    payload = read_payload(path)
-    return read_model(payload, str(path), trust=trust, field="path"), payload
+    return read_model(read_payload(path), str(path), trust=trust, field="path", path=Path(path))
 
 
 def read_payload(path: str | Path) -> bytes:
@@ -62,15 +63,18 @@ def read_payload(path: str | Path) -> bytes:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}", field="path") from error
 
 
-def read_model(payload: bytes, source: str, *, trust: Trust, field: str) -> Manifest:
-    """The bytes of an ONNX or skops file (or a pickled estimator, where pickles are trusted) as an artifact; told by content, not by
-    name. `source` says in messages what they are, `field` is to blame.
+def read_model(
+    payload: bytes, source: str, *, trust: Trust, field: str, path: Path | None = None
+) -> tuple[Manifest, bytes]:
+    """The bytes of a model file (of a pickled estimator only where pickles are trusted) as an artifact, whose bytes may be others;
+    told by content, not by name. `source` says in messages what they are, `field` is to blame, and `path` is where files that they
+    name are looked for.
 
-    Raises NotSupported (something else: what it looks like, and what to do), Untrusted, ArtifactCorrupt."""
+    Raises NotSupported (something else: what it looks like, and what to do), MissingExtra, Untrusted, ArtifactCorrupt."""
     from everloop.runtime.sniff import look_at
 
     kind, what, advice = look_at(payload)
-    if kind == "other":
+    if kind != "artifact" and READERS.get(kind) not in FORMATS:
         raise NotSupported(f"{source} is {what}: {advice}", field=field)
     if kind == "pickle" and not trust.pickle:
         raise Untrusted(
@@ -79,21 +83,31 @@ def read_model(payload: bytes, source: str, *, trust: Trust, field: str) -> Mani
             field=field,
         )
     try:
-        return _manifest_of_file(kind, payload, trust)
+        return _read(kind, payload, trust, path)
     except EverloopError as error:
         raise type(error)(f"{source}: {error.message}", field=field) from error
     except Exception as error:
         raise ArtifactCorrupt(f"{source} is {what}, but it cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _manifest_of_file(kind: str, payload: bytes, trust: Trust) -> Manifest:
-    if kind == "onnx":
-        from everloop.runtime import onnx
+def _read(kind: str, payload: bytes, trust: Trust, path: Path | None) -> tuple[Manifest, bytes]:
+    if kind == "artifact":
+        from everloop.runtime.packaged import read_artifact
 
-        return onnx.read_file(payload)
-    from everloop.runtime import sklearn
+        return read_artifact(payload)
+    module = format_of(READERS[kind]).open()
+    if path is not None and hasattr(module, "read_path"):
+        made: tuple[Manifest, bytes] = module.read_path(path, trust)
+        return made
+    return module.read_file(payload, trust), payload
 
-    return sklearn.read_file(payload, trust)
+
+def threads_of(manifest: Manifest) -> int:
+    """How many threads one run of the model may use: 1, unless its options say otherwise."""
+    threads = manifest.options.get("threads", 1)
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= MOST_THREADS:
+        raise ArtifactCorrupt(f"options.threads: expected a whole number from 1 to {MOST_THREADS}, got {threads!r}")
+    return threads
 
 
 def save_model(model: Any, path: str | Path, *, feature_names: Sequence[str] | None = None) -> Path:

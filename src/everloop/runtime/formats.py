@@ -1,6 +1,8 @@
 """The runtimes: which module loads which kind of artifact, what it needs installed, and whether its answers are Python code.
 
-A runtime is a module with `load(manifest, payload, trust) -> Session`. It imports its library inside that function.
+A runtime is a module with `load(manifest, payload, trust) -> Session`, and `read_file(payload, trust) -> Manifest` if there are files of
+its kind (`READERS`). One whose files name other files beside them has `read_path(path, trust) -> (Manifest, payload)` as well, which
+puts them together. They import their library inside those functions.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ class Format:
     """Of everloop, which brings the library."""
     python: bool = False
     """Whether answering holds the interpreter: such a challenger runs in a process of its own, and a slow champion as well."""
+    code: bool = False
+    """Whether an artifact of it may bring Python code along, or name some: nobody may introduce one over the network, then."""
 
     def open(self) -> ModuleType:
         """Raises MissingExtra where its library is not installed."""
@@ -34,10 +38,28 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "linear": Format("everloop.runtime.linear", "a compiled linear model"),
+    "tree": Format("everloop.runtime.tree", "compiled decision trees"),
+    "by_size": Format("everloop.runtime.by_size", "several forms of a model, each for some batch sizes"),
+    "pipeline": Format("everloop.runtime.pipeline", "a pipeline of models and steps", python=True),
     "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True),
     "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
     "river": Format("everloop.runtime.river", "a River model", python=True),
+    "python": Format("everloop.runtime.python", "a model in Python", python=True, code=True),
 }
+
+READERS: dict[str, str] = {
+    "onnx": "onnx",
+    "skops": "sklearn",
+    "pickle": "sklearn",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "catboost": "catboost",
+    "torch_export": "torch",
+    "torchscript": "torch",
+    "safetensors": "torch",
+    "pipeline": "pipeline",
+}
+"""Which runtime reads a file of which kind (`sniff.Kind`)."""
 
 PYTHON = frozenset(name for name, each in FORMATS.items() if each.python)
 

@@ -29,8 +29,7 @@ def pack(
     `feature_names`: of the columns, where the model was fitted on arrays; of a River model, which does not tell. `classes`: the labels of
     a River classifier that does not tell. Raises NotSupported, InvalidInput (not fitted), ModelUntrained, Untrusted, ArtifactCorrupt."""
     if isinstance(model, (bytes, bytearray, memoryview)):
-        payload = bytes(model)
-        return read_model(payload, "the model", trust=trust, field="model"), payload
+        return read_model(bytes(model), "the model", trust=trust, field="model")
     if isinstance(model, (str, Path)):
         return read_model_file(model, trust=trust)
     if isinstance(model, type):

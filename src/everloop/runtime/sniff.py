@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["onnx", "skops", "pickle", "other"]
+Kind = Literal[
+    "artifact",
+    "onnx",
+    "skops",
+    "pickle",
+    "xgboost",
+    "lightgbm",
+    "catboost",
+    "torch_export",
+    "torchscript",
+    "safetensors",
+    "pipeline",
+    "other",
+]
+"""`runtime.formats.READERS` tells who reads a file of a kind; `artifact`: see `runtime.packaged`."""
 
 _TO_ONNX = "export it to ONNX"
 _SAVE_AGAIN = "load it where it was made and save it with everloop.save_model(model, 'model.skops')"
 
-_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+_BEGINNINGS: tuple[tuple[bytes, Kind, str, str], ...] = (
     (
         b"\x89HDF\r\n\x1a\n",
+        "other",
         "a Keras or other HDF5 file",
         f"{_TO_ONNX} with tf2onnx or keras.Model.export(format='onnx')",
     ),
-    (b"CBM1", "a CatBoost model", f"{_TO_ONNX} with save_model(…, format='onnx')"),
-    (b"binf", "an XGBoost model", f"{_TO_ONNX} with onnxmltools"),
-    (b"tree\nversion=", "a LightGBM model", f"{_TO_ONNX} with onnxmltools"),
-    (b"GGUF", "a GGUF language model", "language models are served by other servers"),
-    (b"\x93NUMPY", "a NumPy array", "an array is no model: save the fitted estimator with everloop.save_model"),
-    (b"PAR1", "a Parquet table", "a table is no model: give a model file"),
+    (b"CBM1", "catboost", "a CatBoost model", f"{_TO_ONNX} with save_model(…, format='onnx')"),
+    (b"binf", "other", "an XGBoost model of the old binary format", "load it and save it with save_model('model.ubj')"),
+    (b"tree\nversion=", "lightgbm", "a LightGBM model", f"{_TO_ONNX} with onnxmltools"),
+    (b"GGUF", "other", "a GGUF language model", "language models are served by other servers"),
+    (
+        b"\x93NUMPY",
+        "other",
+        "a NumPy array",
+        "an array is no model: save the fitted estimator with everloop.save_model",
+    ),
+    (b"PAR1", "other", "a Parquet table", "a table is no model: give a model file"),
     (
         b"EVLINEAR",
+        "other",
         "the bare weights of an everloop artifact",
         "artifacts live in a data folder: give that with --data-dir",
     ),
 )
+_PIPELINE = re.compile(r"^\[\[(steps|members)\]\]", re.MULTILINE)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"(\xb5/\xfd", b"ZF")
 
 
@@ -53,9 +76,11 @@ def look_at(payload: bytes) -> tuple[Kind, str, str]:
     """The kind, what it looks like in words, and what to do where it cannot be served."""
     if not payload:
         return "other", "an empty file", "was it written to the end?"
-    for beginning, what, advice in _BEGINNINGS:
+    for beginning, kind, what, advice in _BEGINNINGS:
         if payload.startswith(beginning):
-            return "other", what, advice
+            return kind, what, advice
+    if payload.startswith(b"{") and b"learner" in payload[:64]:
+        return "xgboost", "an XGBoost model", f"{_TO_ONNX} with onnxmltools"
     if payload.startswith(b"PK"):
         return _look_into_zip(payload)
     if payload.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."):
@@ -69,7 +94,7 @@ def look_at(payload: bytes) -> tuple[Kind, str, str]:
     if payload[4:8] == b"ORTM" or _starts_like_onnx(payload):
         return "onnx", "an ONNX model", ""
     if len(payload) > 9 and payload[8:9] == b"{" and int.from_bytes(payload[:8], "little") < len(payload):
-        return "other", "a safetensors file", "it holds weights without the model around them; export the model to ONNX"
+        return "safetensors", "a safetensors file", "it holds weights without the model around them; export it to ONNX"
     return _look_at_text(payload)
 
 
@@ -91,6 +116,14 @@ def _look_into_zip(payload: bytes) -> tuple[Kind, str, str]:
         return "other", "a damaged zip or skops file", "was it copied to the end?"
     if "schema.json" in names:
         return "skops", "a skops file", ""
+    if "everloop.json" in names:
+        if "payload" in names:
+            return "artifact", "an everloop artifact", ""
+        return "other", "an exported everloop model with its versions", "read it with `everloop models import`"
+    if any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in names):
+        return "torch_export", "a program of torch.export", f"{_TO_ONNX} with torch.onnx.export"
+    if any("/code/" in name for name in names) and any(name.endswith("data.pkl") for name in names):
+        return "torchscript", "a TorchScript module", f"{_TO_ONNX} with torch.onnx.export"
     if any(name.endswith("data.pkl") for name in names):
         return "other", "a PyTorch file", f"{_TO_ONNX} with torch.onnx.export"
     if "model.weights.h5" in names:
@@ -108,7 +141,9 @@ def _look_at_text(payload: bytes) -> tuple[Kind, str, str]:
             return "other", "a file of a kind that is not known", "give an ONNX (.onnx) or a skops (.skops) file"
         text = payload[: error.start].decode().strip()
     if '"learner"' in text and text.startswith("{"):
-        return "other", "an XGBoost model (JSON)", f"{_TO_ONNX} with onnxmltools"
+        return "xgboost", "an XGBoost model (JSON)", f"{_TO_ONNX} with onnxmltools"
+    if _PIPELINE.search(text):
+        return "pipeline", "a pipeline of models and steps", "give its path, so that the files it names are found"
     if "<PMML" in text:
         return "other", "a PMML file", f"{_TO_ONNX}, or save the estimator with everloop.save_model"
     if text.startswith("version https://git-lfs"):
