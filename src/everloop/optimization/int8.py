@@ -1,0 +1,206 @@
+"""An ONNX graph in eight bits: made ready, calibrated, and its heavy operators quantised, by ONNX Runtime's own quantiser.
+
+    dynamic   weights are INT8 in the file; what flows between operators is scaled anew for every batch. Needs no examples
+    static    what flows is INT8 as well, in ranges that examples tell beforehand (calibration): the faster one
+
+Weights are signed and symmetric, activations unsigned (U8S8): the pair that VNNI instructions multiply without a detour. An x86 processor
+without them adds pairs of such products in 16 bits, which overflow: weights then keep to seven bits (`reduce_range`).
+
+Formats: ONNX `QuantizeLinear`/`DequantizeLinear` (static), `DynamicQuantizeLinear`/`MatMulInteger` (dynamic), ONNX operator set 13.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from everloop.core.errors import ArtifactCorrupt, NotSupported
+from everloop.optimization.calibration import Range
+
+LEAST_OPSET = 13
+"""Below it a scale a channel cannot be written."""
+DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention", "Gather")
+"""A convolution with scales that are found anew a batch is slower than one in floats."""
+STATIC = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FOLLOWING = (
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Flatten",
+    "GlobalAveragePool",
+    "MaxPool",
+    "Pad",
+    "Relu",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Worth nothing alone; between two heavy operators they save the way to floats and back."""
+CALIBRATED = (*STATIC, *_FOLLOWING)
+
+
+def prepare(payload: bytes) -> Any:
+    """The graph as the quantiser wants it (an `onnx.ModelProto` of its own): constants folded, batch norms inside their convolutions, all
+    shapes known, every operator with a name. Raises NotSupported, ArtifactCorrupt."""
+    import onnx
+    from onnx import shape_inference, version_converter
+
+    model = read_graph(payload)
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    if opset < LEAST_OPSET:
+        try:
+            model = version_converter.convert_version(model, LEAST_OPSET)
+        except Exception as error:  # onnx raises a bare RuntimeError, or what its C++ throws
+            raise NotSupported(
+                f"INT8 needs ONNX operator set {LEAST_OPSET}; the model has {opset} and does not convert "
+                f"({type(error).__name__}: {error}): export it with opset {LEAST_OPSET} or newer"
+            ) from error
+    model = read_graph(_folded(model.SerializeToString()))
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = [each for each in model.opset_import if each.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    for i, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{i}"
+    inferred: onnx.ModelProto = shape_inference.infer_shapes(model)
+    return inferred
+
+
+def _folded(payload: bytes) -> bytes:
+    """What ONNX Runtime makes of the graph where it only uses operators of the standard. Raises ArtifactCorrupt."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    with tempfile.TemporaryDirectory(prefix="everloop-quantise-") as folder:
+        path = Path(folder, "model.onnx")
+        options.optimized_model_filepath = str(path)
+        try:
+            onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own exceptions derive from nothing more special
+            raise ArtifactCorrupt(f"ONNX Runtime cannot load the model: {error}") from error
+        return path.read_bytes()
+
+
+def read_graph(payload: bytes) -> Any:
+    """An `onnx.ModelProto` that holds its own weights. Raises NotSupported where they are in other files."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    model = onnx.load_model_from_string(payload)
+    if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+        raise NotSupported("the ONNX model keeps its weights in other files: save it with all of them inside")
+    return model
+
+
+def heavy_operators(model: Any, types: Collection[str]) -> list[str]:
+    """The names of those with weights of their own: what there is to shrink, and what may hurt. Raises NotSupported for none."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    found = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in types and (node.op_type == "Attention" or constants.intersection(node.input[:2]))
+    ]
+    if not found:
+        kinds = sorted({node.op_type for node in model.graph.node})
+        raise NotSupported(
+            f"nothing in the model can be INT8: it has {', '.join(kinds[:8])}{', …' if len(kinds) > 8 else ''}, "
+            f"and none of {', '.join(types)} with weights"
+        )
+    return found
+
+
+def without_gemm(model: Any) -> Any:
+    """`Gemm` as `MatMul` and `Add`, which is all that the dynamic quantiser knows."""
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    wrapped = ONNXModel(model)
+    wrapped.replace_gemm_with_matmul()
+    for i, node in enumerate(wrapped.model.graph.node):
+        node.name = f"{node.op_type}_{i}"
+    return wrapped.model
+
+
+def quantise_dynamic(model: Any, in_float: Collection[str], *, per_channel: bool, reduce_range: bool) -> bytes:
+    """`model`: as `prepare` and `without_gemm` give it; it stays as it is. `in_float`: names of operators that are left alone."""
+    from onnxruntime.quantization import QuantizationMode, QuantType
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+
+    quantizer = ONNXQuantizer(
+        _copy(model),
+        per_channel,
+        reduce_range,
+        QuantizationMode.IntegerOps,
+        False,  # static
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        None,
+        [],
+        list(in_float),
+        list(DYNAMIC),
+        {"MatMulConstBOnly": True},
+    )
+    quantizer.quantize_model()
+    return _finished(quantizer.model)
+
+
+def quantise_static(
+    model: Any, ranges: Mapping[str, Range], in_float: Collection[str], *, per_channel: bool, reduce_range: bool
+) -> bytes:
+    """`ranges`: of all tensors that the operators of `CALIBRATED` read and write (`optimization.calibration`)."""
+    import numpy as np
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+
+    known = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+
+    quantizer = QDQQuantizer(
+        _copy(model),
+        per_channel,
+        reduce_range,
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, known),
+        [],
+        list(in_float),
+        list(CALIBRATED),
+        {},
+    )
+    quantizer.quantize_model()
+    return _finished(quantizer.model)
+
+
+def _copy(model: Any) -> Any:
+    """The quantiser works in place."""
+    copied = type(model)()
+    copied.CopyFrom(model)
+    return copied
+
+
+def _finished(made: Any) -> bytes:
+    """Sorted, without what only the way here needed."""
+    made.topological_sort()
+    model = made.model
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    payload: bytes = model.SerializeToString()
+    return payload
+
+
+@cache
+def saturates() -> bool:
+    """Whether this processor adds products of U8S8 in 16 bits: x86 without VNNI, or where that cannot be told."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "x86"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return "vnni" not in flags

@@ -1,0 +1,143 @@
+"""What a quantised graph loses against the original, as one number that a search can go by. (The gate is `optimization.parity`.)
+
+With labels: by how much the accuracy, or R² of a regression, falls. Without: the lost share of the answers' variance, that is
+`mean((a - b)²) / var(a)` over probabilities, values or output tensors, and for models that give nothing but labels the share of them that
+changed. It is found on rows that calibration does not see, where there are at least two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everloop.core.errors import InvalidInput, NotSupported
+from everloop.runtime import onnx
+from everloop.stores.ports import Manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_TOGETHER = 32
+"""Rows that a graph is asked at once, where it takes more than one."""
+
+
+class Judge:
+    """Made once from the original; `loss` then of as many forms as are tried."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        payload: bytes,
+        rows: Sequence[Sequence[Any]] | NDArray[Any] | Mapping[str, NDArray[Any]],
+        labels: Sequence[Any] | None,
+        calibration_rows: int,
+    ) -> None:
+        """`rows`: (n, fields), or a model of tensors' inputs by name, each (n, …). `labels`: (n,). Rows with missing values are left out.
+        Raises InvalidInput, NotSupported (none that is complete)."""
+        self._manifest = manifest
+        session = onnx.load(manifest, payload)
+        self._tensors = manifest.task == "tensors"
+        columns, y = _complete(session, rows, labels)
+        n = len(columns[0])
+        shown = max(1, min(calibration_rows, n // 2))
+        places = np.unique(np.linspace(0, n - 1, shown).round().astype(int))
+        others = np.setdiff1d(np.arange(n), places)
+        kept = others if len(others) else places
+        self.calibration = _feeds(session, [column[places] for column in columns])
+        self.calibrated_on, self.judged_on = len(places), len(kept)
+        self._columns = [column[kept] for column in columns]
+        self._y = None if y is None else y[kept]
+        self._classifies = manifest.target.task == "classification"
+        self.measure = "answers' variance"
+        if y is not None:
+            self.measure = "accuracy" if self._classifies else "R²"
+        self._before = self._numbers(session)
+        self._metric_before = self._metric(session)
+        session.close()
+
+    def loss(self, payload: bytes) -> float:
+        """Infinite for answers that are no numbers. Raises ArtifactCorrupt."""
+        session = onnx.load(self._manifest, payload)
+        try:
+            if self._y is not None:
+                return max(0.0, self._metric_before - self._metric(session))
+            return _lost_share(self._before, self._numbers(session))
+        finally:
+            session.close()
+
+    def _numbers(self, session: Any) -> list[NDArray[Any]]:
+        """What the forms are compared by: each array on its own."""
+        if self._tensors:
+            names = [spec.name for spec in session.tensors.signature.outputs if spec.datatype.startswith("FP")]
+            parts = [session.tensors.infer(list(feed.values()), names) for feed in _feeds(session, self._columns)]
+            return [np.concatenate([np.asarray(part[name]).reshape(-1) for part in parts]) for name in names]
+        (X,) = self._columns
+        scores = session.scores(X) if self._classifies else None
+        return [session.run(X) if scores is None else scores]
+
+    def _metric(self, session: Any) -> float:
+        if self._y is None:
+            return 0.0
+        answers = session.run(self._columns[0])
+        if self._classifies:
+            return float(np.mean([a == b for a, b in zip(answers.tolist(), self._y.tolist(), strict=True)]))
+        y = self._y.astype(np.float64)
+        spread = float(((y - y.mean()) ** 2).sum())
+        return 1 - float(((y - answers) ** 2).sum()) / spread if spread else 0.0
+
+
+def _complete(
+    session: Any, rows: Any, labels: Sequence[Any] | None
+) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+    """One array an input of a model of tensors, one matrix of any other; without incomplete rows."""
+    y = None if labels is None else np.asarray(labels)
+    if session.target.task == "tensors":
+        if not isinstance(rows, Mapping):
+            raise InvalidInput("this model takes tensors: give its inputs by name, (n, …) each", field="rows")
+        names = [spec.name for spec in session.tensors.signature.inputs]
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise InvalidInput(f"there is no input {missing[0]!r} among the examples", field="rows")
+        if y is not None:
+            raise NotSupported("a model of tensors has no metric that labels could tell", field="labels")
+        columns = [np.asarray(rows[name]) for name in names]
+    else:
+        X = rows if isinstance(rows, np.ndarray) else session.schema.matrix(list(rows), session.dtype)
+        columns = [X.reshape(len(X), len(session.schema.fields))]
+    n = len(columns[0])
+    if any(len(column) != n for column in columns) or (y is not None and len(y) != n):
+        raise InvalidInput("all inputs and the labels need the same number of rows", field="rows")
+    good = np.ones(n, bool)
+    for column in columns:
+        if column.dtype.kind == "f":
+            good &= np.isfinite(column.reshape(n, -1)).all(axis=1)
+    if not good.any():
+        raise NotSupported("there are no complete rows to calibrate and judge on", field="rows")
+    return [column[good] for column in columns], None if y is None else y[good]
+
+
+def _feeds(session: Any, columns: Sequence[NDArray[Any]]) -> list[dict[str, Any]]:
+    """What ONNX Runtime is asked, a few rows at a time."""
+    size = _TOGETHER if session.tensors.batched else 1
+    parts = [[column[i : i + size] for column in columns] for i in range(0, len(columns[0]), size)]
+    if session.target.task == "tensors":
+        names = [spec.name for spec in session.tensors.signature.inputs]
+        return [dict(zip(names, part, strict=True)) for part in parts]
+    return [session.feed(part[0]) for part in parts]
+
+
+def _lost_share(before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]]) -> float:
+    """Of the array that loses the most."""
+    worst = 0.0
+    for a, b in zip(before, after, strict=True):
+        if a.dtype.kind != "f":
+            worst = max(worst, float(np.mean(a != b)))
+            continue
+        if not np.isfinite(b).all():
+            return float("inf")
+        difference = float(np.mean((a.astype(np.float64) - b) ** 2))
+        spread = float(np.var(a)) or float(np.mean(np.square(a))) or 1.0
+        worst = max(worst, difference / spread)
+    return worst

@@ -1,0 +1,141 @@
+"""From an ONNX artifact a smaller one: INT8 with or without calibration, or FP16. The artifact given is never changed.
+
+Where there are rows, what the quantised graph loses is measured on rows that calibration did not see, and operators that hurt stay in
+float until the loss is within the budget (`optimization.sensitivity`). How it was made, which operators were left and what was lost is in
+the manifest: `lineage["quantization"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from everloop.core.errors import InvalidInput, NotSupported
+from everloop.optimization import calibration, int8, sensitivity
+from everloop.optimization.losses import Judge
+from everloop.runtime.artifact import library_versions
+from everloop.stores.ports import Manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Method = Literal["dynamic", "static", "fp16"]
+_METHODS = ("dynamic", "static", "fp16")
+_CALIBRATIONS = ("minmax", "entropy", "percentile")
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """Raises InvalidInput naming the field."""
+
+    method: Method = "dynamic"
+    """`dynamic`: INT8 weights; `static`: INT8 weights and activations, calibrated on rows; `fp16`: weights in half precision."""
+    calibration: calibration.Method = "minmax"
+    """How static ranges are found: all that was seen, the middle `percentile`, or what loses the least information."""
+    percentile: float = 99.99
+    """Per cent of the values that a range covers."""
+    per_channel: bool = True
+    """A scale for each output channel of a weight, and not one for all of it: more faithful, a little larger."""
+    reduce_range: bool | None = None
+    """Weights of seven bits, for x86 processors whose sums would overflow; None: by this processor."""
+    budget: float = 0.005
+    """How much may be lost before operators are left in float: with labels the fall of the accuracy (or of R²), without them the lost share
+    of the answers' variance."""
+    keep_float: tuple[str, ...] = ()
+    """Kinds of operators that are left in float in any case, such as `Conv`."""
+    calibration_rows: int = 512
+    """The most rows that calibration looks at."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("method", self.method in _METHODS, f"one of {', '.join(_METHODS)}"),
+            ("calibration", self.calibration in _CALIBRATIONS, f"one of {', '.join(_CALIBRATIONS)}"),
+            ("percentile", 50 < self.percentile <= 100, "above 50 and at most 100"),
+            ("budget", self.budget >= 0, "at least 0"),
+            ("calibration_rows", self.calibration_rows >= 1, "at least 1"),
+        )
+        for name, good, expected in checks:
+            if not good:
+                raise InvalidInput(f"{name}: expected {expected}, got {getattr(self, name)!r}", field=name)
+
+
+def quantize_artifact(
+    manifest: Manifest,
+    payload: bytes,
+    rows: Sequence[Sequence[Any]] | NDArray[Any] | Mapping[str, NDArray[Any]] | None,
+    config: QuantizationConfig,
+    labels: Sequence[Any] | None = None,
+) -> tuple[Manifest, bytes]:
+    """`rows`: of the model's schema, (n, fields); of a model of tensors, its inputs by name, (n, …) each. None: dynamic INT8 and FP16 of the
+    whole graph, unmeasured. `labels`: (n,), then the budget is of the metric.
+
+    Raises NotSupported (no ONNX, nothing to quantise, no rows to calibrate on, all of it hurts), ArtifactCorrupt."""
+    if manifest.runtime != "onnx":
+        raise NotSupported(
+            f"an artifact of runtime {manifest.runtime!r} is not quantised as it is: convert it to ONNX first"
+        )
+    judge = None if rows is None else Judge(manifest, payload, rows, labels, config.calibration_rows)
+    if config.method == "fp16":
+        made, how = _halved(payload, judge)
+    else:
+        made, how = _in_int8(payload, judge, config)
+    told = {**asdict(config), **how, "bytes": len(made), "bytes_before": len(payload)}
+    lineage = {**manifest.lineage, "quantization": msgspec.to_builtins(told)}
+    libraries = manifest.libraries | library_versions("onnx", "onnxruntime")
+    return msgspec.structs.replace(manifest, lineage=lineage, libraries=libraries), made
+
+
+def _halved(payload: bytes, judge: Judge | None) -> tuple[bytes, dict[str, Any]]:
+    from everloop.optimization.float16 import halve
+
+    made, weights = halve(payload)
+    return made, {"weights": weights} | ({} if judge is None else {"loss": judge.loss(made)})
+
+
+def _in_int8(payload: bytes, judge: Judge | None, config: QuantizationConfig) -> tuple[bytes, dict[str, Any]]:
+    model = int8.prepare(payload)
+    reduce = int8.saturates() if config.reduce_range is None else config.reduce_range
+    how: dict[str, Any] = {"reduce_range": reduce}
+    build: Callable[[Sequence[str]], bytes]
+    if config.method == "dynamic":
+        model = int8.without_gemm(model)
+        types = int8.DYNAMIC
+
+        def build(in_float: Sequence[str]) -> bytes:
+            return int8.quantise_dynamic(
+                model, [*always, *in_float], per_channel=config.per_channel, reduce_range=reduce
+            )
+    else:
+        if judge is None:
+            raise NotSupported("static quantisation needs rows to calibrate on", field="rows")
+        types = int8.STATIC
+        ranges = calibration.calibrate(
+            model, int8.CALIBRATED, judge.calibration, config.calibration, config.percentile
+        )
+        how["calibration_rows"] = judge.calibrated_on
+
+        def build(in_float: Sequence[str]) -> bytes:
+            return int8.quantise_static(
+                model, ranges, [*always, *in_float], per_channel=config.per_channel, reduce_range=reduce
+            )
+
+    always = [node.name for node in model.graph.node if node.op_type in config.keep_float]
+    operators = int8.heavy_operators(model, [kind for kind in types if kind not in config.keep_float])
+    if judge is None:
+        return build(()), how | {"operators": len(operators), "in_float": always}
+    chosen = sensitivity.choose(operators, build, judge.loss, config.budget)
+    if chosen is None:
+        raise NotSupported(
+            f"{config.method} INT8 loses more than {config.budget:g} of the {judge.measure}, whichever operators are left in float"
+        )
+    return chosen.payload, how | {
+        "operators": len(operators),
+        "in_float": [*always, *chosen.in_float],
+        "measure": judge.measure,
+        "loss": chosen.loss,
+        "loss_without_floats": chosen.all_quantised,
+        "judged_on": judge.judged_on,
+    }
