@@ -2,6 +2,9 @@
 
 One thread, no spinning: a server answers many small requests at once, and ONNX Runtime's own pool would only get in its way. `run` asks
 for the one output that holds the answer; the probabilities beside it are computed when `scores` asks.
+
+Options of a manifest: `threads`; `graph`, how far ONNX Runtime rewrites the graph when it is opened (`none`, `basic`, `extended` or `all`,
+as where nothing is said); `missing_text`, what is put in for a text that is missing.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.types import Task
-from everloop.runtime.artifact import Trust, library_versions
+from everloop.runtime.artifact import Trust, library_versions, threads_of
 from everloop.runtime.onnx_tensors import OnnxTensors, signature_of, tensors_only
 from everloop.runtime.own_tensors import Rows, TensorSession
 from everloop.runtime.protobuf import class_labels
@@ -40,6 +43,12 @@ _NUMBERS: dict[str, Any] = {
     "tensor(bool)": np.bool_,
 }
 _FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
+_GRAPH_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 _LABELS = ("tensor(int64)", "tensor(string)", "tensor(int32)", "tensor(bool)")
 _MAPS = ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))")
 
@@ -90,6 +99,9 @@ class OnnxSession:
             self.dtype = np.float32 if all(each.type == "tensor(float)" for each in self._inputs) else np.float64
         self._kind = _NUMBERS.get(first.type, object)
         self._run: Any = runtime.run
+        self._missing_text = str(manifest.options.get("missing_text", ""))
+        # a graph knows no truth values and no floats for labels: it answers whole numbers
+        self._labels = np.asarray(self.classes).dtype if self.classes and type(self.classes[0]) in (bool, float) else None
         self._wanted = [self._answer.name]
         self._first_name = first.name
         self.scored = self._answer.scores is not None and self.classes is not None
@@ -129,8 +141,17 @@ class OnnxSession:
         for each in self._inputs:
             part = X[:, start : start + each.width]
             start += each.width
-            feed[each.name] = _typed(part, each.type, self.schema, start - each.width).reshape(len(X), *each.shape)
+            if each.type == "tensor(string)":
+                typed = self._texts(part)
+            else:
+                typed = _typed(part, each.type, self.schema, start - each.width)
+            feed[each.name] = typed.reshape(len(X), *each.shape)
         return feed
+
+    def _texts(self, part: Matrix) -> Matrix:
+        texts = part.astype(object)  # a copy
+        texts[np.equal(texts, None)] = self._missing_text
+        return texts
 
     def _read(self, out: Any, rows: int) -> Matrix:
         values = np.asarray(out)
@@ -142,7 +163,9 @@ class OnnxSession:
                 f"the ONNX model's output {self._answer.name!r} has shape {values.shape} for {rows} rows: one answer a row is expected"
             )
         values = values.reshape(rows)
-        return values.astype(np.float64) if self._answer.how == "value" else values
+        if self._answer.how == "value":
+            return values.astype(np.float64)
+        return values if self._labels is None else values.astype(self._labels)
 
 
 def _closed(*_: Any) -> Any:
@@ -150,27 +173,40 @@ def _closed(*_: Any) -> Any:
 
 
 def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> OnnxSession | TensorSession:  # noqa: ARG001  as in `linear`
-    runtime = open_runtime(payload)
+    level = manifest.options.get("graph", "all")
+    if level not in _GRAPH_LEVELS:
+        raise ArtifactCorrupt(f"options.graph: expected one of {', '.join(_GRAPH_LEVELS)}, got {level!r}")
+    runtime = open_runtime(payload, threads=threads_of(manifest), graph=level)
     if manifest.task == "tensors":
         return tensors_only(manifest, runtime, why_no_rows(runtime))
     return OnnxSession(manifest, runtime)
 
 
-def open_runtime(payload: bytes) -> Any:
+def open_runtime(payload: bytes, *, threads: int = 1, graph: str = "all") -> Any:
     """An `onnxruntime.InferenceSession`. Raises ArtifactCorrupt."""
+    import onnxruntime
+
+    options = session_options(graph)
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own exceptions derive from nothing more special
+        raise ArtifactCorrupt(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+
+
+def session_options(graph: str = "all") -> Any:
+    """`onnxruntime.SessionOptions` of one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _GRAPH_LEVELS[graph])
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # a plan is kept for each batch size, and batches come in all sizes
     options.log_severity_level = 4  # it raises what it would log
-    try:
-        return onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own exceptions derive from nothing more special
-        raise ArtifactCorrupt(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+    return options
 
 
 def read_file(payload: bytes, trust: Trust | None = None) -> Manifest:  # noqa: ARG001  as in `sklearn`
@@ -313,8 +349,6 @@ def _schema(inputs: list[Input]) -> Schema:
 
 
 def _typed(part: Matrix, kind: str, schema: Schema, start: int) -> Any:
-    if kind == "tensor(string)":
-        return part.astype(object)
     if kind in _FLOATS:
         return np.ascontiguousarray(part, dtype=_NUMBERS[kind])
     numbers = np.asarray(part, np.float64)

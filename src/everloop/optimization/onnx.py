@@ -1,0 +1,103 @@
+"""An artifact of another runtime as ONNX that answers the same.
+
+Single precision comes first: it is the fastest, and what most models were made for. Where that would answer otherwise on the rows at hand
+(numbers too large or too close for 24 bits), double precision is tried, and where that differs as well the conversion is refused: a
+converter that misreads an estimator raises no error, so its graph is believed only after it has answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from everloop.core.errors import EverloopError, NotSupported, explain
+from everloop.core.types import Row
+from everloop.optimization.parity import Evidence, ask, draw_rows, judge
+from everloop.runtime.artifact import Trust, library_versions, load_session
+from everloop.runtime.session import Session
+from everloop.stores.ports import Manifest
+
+OPSET = 18
+"""Of what is converted for serving here. The dynamo exporter writes it, and every ONNX Runtime that everloop works with reads it."""
+DRAWN = 1_000
+"""Rows besides the given ones, their values in new combinations, on which a graph is compared with its original."""
+SEED = 20
+
+Maker = Callable[[Manifest, bytes, Trust, str, int], tuple[bytes, dict[str, Any]]]
+"""(manifest, payload, trust, precision, opset) -> the graph, and the options of its manifest. Raises NotSupported."""
+
+
+def convert_artifact(
+    manifest: Manifest, payload: bytes, *, trust: Trust, rows: Sequence[Row] | None = None, opset: int = OPSET
+) -> tuple[Manifest, bytes]:
+    """`rows`: as `Schema.rows` gives them, on which the graph must answer as the original does; none: it is only opened.
+
+    Schema, target, classes, metrics and lineage stay. Raises NotSupported with the reason in words; and what opening the original raises."""
+    makers = _makers(manifest)
+    evidence = _evidence(manifest, payload, trust, rows) if rows else None
+    reasons: list[str] = []
+    for precision, make in makers:
+        try:
+            graph, options = make(manifest, payload, trust, precision, opset)
+            made = msgspec.structs.replace(
+                manifest,
+                runtime="onnx",
+                options=options,
+                libraries=library_versions("onnx", "onnxruntime", "skl2onnx"),
+            )
+            reason = _difference(made, graph, evidence)
+        except NotSupported as error:
+            reason = error.message
+        if not reason:
+            return made, graph
+        if reason not in reasons:
+            reasons.append(reason)
+    raise NotSupported("; ".join(reasons))
+
+
+def _makers(manifest: Manifest) -> list[tuple[str, Maker]]:
+    if manifest.runtime == "sklearn":
+        return [("float32", _of_sklearn), ("float64", _of_sklearn)]
+    if manifest.runtime == "onnx":
+        raise NotSupported("it is an ONNX model already")
+    raise NotSupported(f"there is no way from the runtime {manifest.runtime!r} to ONNX")
+
+
+def _of_sklearn(
+    manifest: Manifest, payload: bytes, trust: Trust, precision: Any, opset: int
+) -> tuple[bytes, dict[str, Any]]:
+    from everloop.optimization.onnx_sklearn import MISSING_TEXT, graph_of
+    from everloop.runtime.sklearn import load_estimator
+
+    graph = graph_of(load_estimator(payload, trust), manifest.schema, precision=precision, opset=opset)
+    gaps = any(field.kind == "text" and field.nullable for field in manifest.schema.fields)
+    return graph, {"missing_text": MISSING_TEXT} if gaps else {}
+
+
+def _evidence(manifest: Manifest, payload: bytes, trust: Trust, rows: Sequence[Row]) -> Evidence:
+    original = load_session(manifest, payload, trust=trust)
+    try:
+        asked = [*rows, *draw_rows(rows, DRAWN, SEED)]
+        return Evidence(asked, len(rows), None, ask(original, asked), original.dtype, loss=0.0, seed=SEED)
+    finally:
+        original.close()
+
+
+def _difference(made: Manifest, graph: bytes, evidence: Evidence | None) -> str:
+    """What the graph answers otherwise, or why it cannot be opened; empty where it agrees."""
+    session: Session | None = None
+    try:
+        session = load_session(made, graph, trust=Trust())
+        if evidence is None:
+            return ""
+        parity = judge(evidence, session, exact=True)
+        return "" if parity.passed else f"its ONNX form answers otherwise: {parity.why}"
+    except EverloopError as error:
+        return f"its ONNX form does not answer: {error.message}"
+    except Exception as error:  # whatever ONNX Runtime raises on these rows
+        return f"its ONNX form does not answer: {explain(error)}"
+    finally:
+        if session is not None:
+            session.close()
