@@ -1,0 +1,86 @@
+"""Every number that making a model faster came to: what is shown, and what the chosen form's manifest keeps (`lineage.optimization`).
+
+All of it is JSON. With the original, the same rows and `seed`, `variants.optimise` comes to the same forms and the same differences; times
+are the machine's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from everloop.optimization.opening import Cost
+from everloop.optimization.parity import Parity
+
+Fate = Literal["chosen", "kept", "slower", "unfaithful", "not made"]
+"""`kept`: part of what was chosen, or the original where another form was."""
+
+
+class Data(msgspec.Struct, frozen=True):
+    """What the forms were compared on."""
+
+    source: Literal["given", "made up"]
+    rows: int
+    labelled: bool
+    digest: str
+    """SHA-256 of rows and labels; of made up ones as well."""
+    judged: int
+    """Rows on which a metric is judged."""
+    calibrated: int
+    """Rows that only calibrated INT8."""
+    drawn: int
+    """Rows beside, their values drawn column by column."""
+    seed: int
+
+
+class Form(msgspec.Struct, frozen=True):
+    """One line of the table."""
+
+    name: str
+    runtime: str = ""
+    fate: Fate = "not made"
+    why: str = ""
+    bytes: int = 0
+    digest: str = ""
+    exact: bool = True
+    how: dict[str, Any] = {}
+    parity: Parity | None = None
+    seconds: list[float] = []
+    """Of a call, for each of the sizes; the median."""
+    rounds: list[list[float]] = []
+    """For each of the sizes: the least and the most of the rounds."""
+    cost: Cost | None = None
+    """In a process of its own."""
+
+
+class Figures(msgspec.Struct, frozen=True):
+    original: str
+    """The original's digest."""
+    chosen: str
+    """A form's name."""
+    why: str
+    """In one sentence."""
+    data: Data
+    sizes: list[int]
+    """Rows of a call."""
+    stretches: list[list[Any]]
+    """From how many rows on which form answers."""
+    forms: list[Form]
+    """The original first."""
+    loss: float
+    machine: str
+    load: list[float]
+    """The machine's load averages before: times of a busy machine say less."""
+    libraries: dict[str, str]
+    seconds: float
+    """That all of it took."""
+
+    def form(self, name: str) -> Form:
+        return next(form for form in self.forms if form.name == name)
+
+    @property
+    def speedups(self) -> list[float]:
+        """Original against chosen, for each of the sizes."""
+        before, after = self.form("original").seconds, self.form(self.chosen).seconds
+        return [a / b for a, b in zip(before, after, strict=True)]

@@ -1,0 +1,113 @@
+"""What a call of each form costs, by number of rows: all forms in turns, on one thread.
+
+One row is asked as the server asks it: from a checked list to a plain answer, by the form's own function of a row where it compiles one,
+else through an array. More rows are asked as one array. Every block of calls takes about `BLOCK_SECONDS`; a round has a block of each form
+for each size, in another order every round, so that a machine which slows down slows all of them. Told is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from everloop.core.types import Row
+from everloop.optimization.parity import matrix_of
+from everloop.runtime.session import Session, plain_answers
+
+BLOCK_SECONDS = 0.002
+ROUNDS = 15
+FEWEST = 5
+"""Rounds, however little time there is."""
+DIFFERENT = 32
+"""Inputs of one size that are asked in turns: no form profits from having just seen the same."""
+
+
+def one_row(session: Session) -> Callable[[Row], Any]:
+    """A checked row -> its plain answer, as `serving` gets it."""
+    compile_row = getattr(session, "compile_row", None)
+    if compile_row is not None:
+        quick: Callable[[Row], Any] = compile_row()
+        return quick
+    regression = session.target.task == "regression"
+
+    def answer(row: Row) -> Any:
+        return plain_answers(session.run(matrix_of(session, [row])), regression=regression)[0]
+
+    return answer
+
+
+Call = Callable[[], Any]
+
+
+def calls(session: Session, rows: Sequence[Row], size: int) -> list[Call]:
+    """Different calls of `size` rows each."""
+    count = min(DIFFERENT, max(1, len(rows) // size))
+    if size == 1:
+        ask = one_row(session)
+        return [_bound(ask, list(rows[i])) for i in range(min(DIFFERENT, len(rows)))]
+    matrices = [
+        matrix_of(session, [rows[(start * size + i) % len(rows)] for i in range(size)]) for start in range(count)
+    ]
+    return [_bound(session.run, X) for X in matrices]
+
+
+def _bound(function: Callable[[Any], Any], value: Any) -> Call:
+    return lambda: function(value)
+
+
+def measure(
+    sessions: Mapping[str, Session],
+    rows: Sequence[Row],
+    sizes: Sequence[int],
+    *,
+    seconds: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[list[float]]]:
+    """Form -> for each size the seconds of a call, one value a round. About `seconds` in all, where `FEWEST` rounds take no longer.
+
+    Rows must be answerable by every form."""
+    from threadpoolctl import threadpool_limits
+
+    order = random.Random(seed)  # noqa: S311 - it only has to differ from round to round
+    taken: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in sessions}
+    with threadpool_limits(1), np.errstate(all="ignore"):
+        blocks = []
+        one_round = 0.0
+        for name, session in sessions.items():
+            for i, size in enumerate(sizes):
+                made = calls(session, rows, size)
+                repeats, block = _calibrate(made, clock)
+                one_round += block
+                blocks.append((name, i, made, repeats))
+        rounds = int(min(ROUNDS, max(FEWEST, seconds / max(one_round, 1e-9))))
+        for _ in range(rounds):
+            for name, i, made, repeats in order.sample(blocks, len(blocks)):
+                taken[name][i].append(_timed(made, repeats, clock))
+    return taken
+
+
+def medians(taken: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[float]]:
+    return {name: [statistics.median(each) for each in by_size] for name, by_size in taken.items()}
+
+
+def _calibrate(made: Sequence[Call], clock: Callable[[], float]) -> tuple[int, float]:
+    """How many calls a block has, and its seconds. The first calls warm the form up."""
+    made[0]()
+    seconds = min(_timed(made, 1, clock) for _ in range(3))
+    repeats = max(1, min(10_000, round(BLOCK_SECONDS / max(seconds, 1e-9))))
+    return repeats, repeats * seconds
+
+
+def _timed(made: Sequence[Call], repeats: int, clock: Callable[[], float]) -> float:
+    """Seconds a call."""
+    asked = [made[i % len(made)] for i in range(repeats)]
+    begun = clock()
+    for call in asked:
+        call()
+    return (clock() - begun) / repeats

@@ -1,0 +1,104 @@
+"""What opening an artifact costs where nothing is loaded yet: seconds, and memory of the process, in a process of its own.
+
+`python -m everloop.optimization.opening` reads one msgpack `Asked` from stdin and writes one `Cost` to stdout. What the library of a
+runtime takes counts: a server that holds nothing else pays for it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from everloop.core.errors import explain
+from everloop.core.types import Row
+from everloop.stores.ports import Manifest
+
+if TYPE_CHECKING:
+    from everloop.runtime.artifact import Trust
+
+SECONDS = 120.0
+
+
+class Asked(msgspec.Struct):
+    manifest: Manifest
+    payload: bytes
+    rows: list[Row]
+    """Asked one by one, as warming up does."""
+    trust_pickle: bool
+    trust_types: list[str]
+    trust_code: list[str]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    load_seconds: float
+    """Importing its library included."""
+    first_seconds: float
+    """The first answer to one row."""
+    memory_bytes: int
+    """That the process has grown by, once it has answered; of no other process."""
+    error: str = ""
+
+
+def measure_opening(
+    manifest: Manifest, payload: bytes, rows: list[Row], *, trust: Trust, seconds: float = SECONDS
+) -> Cost:
+    """In a process of its own, which is ended after `seconds`. `error` tells why there is nothing to tell."""
+    asked = Asked(manifest, payload, rows, trust.pickle, list(trust.types), list(trust.code))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "everloop.optimization.opening"],
+            input=msgspec.msgpack.encode(asked),
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Cost(0.0, 0.0, 0, f"it was not open after {seconds:g} s")
+    if done.returncode != 0:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        return Cost(0.0, 0.0, 0, words[-1] if words else f"its process ended with code {done.returncode}")
+    return msgspec.msgpack.decode(done.stdout, type=Cost)
+
+
+def answer(asked: Asked) -> Cost:
+    import numpy as np  # noqa: F401  every server has it: not the model's cost
+    import psutil
+
+    from everloop.optimization.measuring import one_row
+    from everloop.runtime.artifact import Trust, load_session
+
+    process = psutil.Process()
+    before = process.memory_info().rss
+    trust = Trust(asked.trust_pickle, tuple(asked.trust_types), tuple(asked.trust_code))
+    begun = time.perf_counter()
+    session = load_session(asked.manifest, asked.payload, trust=trust)
+    loaded = time.perf_counter()
+    ask = one_row(session)
+    first = 0.0
+    for i, row in enumerate(asked.rows):
+        ask(row)
+        if i == 0:
+            first = time.perf_counter() - loaded
+    grown = process.memory_info().rss - before
+    session.close()
+    return Cost(loaded - begun, first, max(grown, 0))
+
+
+def main() -> None:
+    with os.fdopen(os.dup(1), "wb") as told:
+        os.dup2(2, 1)  # what the model prints is no answer
+        asked = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Asked)
+        try:
+            cost = answer(asked)
+        except Exception as error:  # whatever a model raises: told, and dropped for it
+            cost = Cost(0.0, 0.0, 0, explain(error))
+        told.write(msgspec.msgpack.encode(cost))
+
+
+if __name__ == "__main__":
+    main()

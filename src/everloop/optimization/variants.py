@@ -1,0 +1,392 @@
+"""From one artifact the fastest form that still gives the same answers.
+
+`optimise` makes the forms (`making`), lets each prove that it answers as the original does (`parity`), measures those that do, all in turns
+(`measuring`) and each in a process of its own (`opening`), and chooses (`policy.selection`): one form, or one for each stretch of batch
+sizes. What cannot be made, answers otherwise or is slower is told with its reason. The original itself is one of the forms, so the worst
+that comes of it is the original.
+
+What is chosen carries every number in its manifest, under `lineage["optimization"]`, and `verify` comes to them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from everloop.core.errors import EverloopError, InvalidInput, NotSupported, explain
+from everloop.core.hashing import artifact_digest
+from everloop.core.schema import Schema, pack_rows
+from everloop.core.types import Row, Scalar
+from everloop.optimization.candidates import Candidate
+from everloop.optimization.figures import Data, Fate, Figures, Form
+from everloop.optimization.making import Maker, Material, makers
+from everloop.optimization.measuring import measure, medians
+from everloop.optimization.opening import measure_opening
+from everloop.optimization.parity import Evidence, Parity, ask, draw_rows, judge
+from everloop.optimization.synthetic import make_up_rows
+from everloop.parallel import fingerprint
+from everloop.policy.selection import Stretch, select
+from everloop.runtime.artifact import library_versions, load_session
+from everloop.runtime.session import Session
+from everloop.stores.ports import Manifest
+
+if TYPE_CHECKING:
+    from everloop.runtime.artifact import Trust
+
+SIZES = (1, 8, 64)
+Progress = Callable[[str], None]
+
+CALIBRATION = 5
+"""Every so many-th row calibrates INT8, and is then not one that judges it …"""
+MOST_CALIBRATION = 500
+"""… up to so many."""
+MADE_UP = 2_000
+_LIBRARIES = (
+    "everloop",
+    "numpy",
+    "scikit-learn",
+    "onnx",
+    "onnxruntime",
+    "skl2onnx",
+    "onnxmltools",
+    "torch",
+    "xgboost",
+    "lightgbm",
+    "catboost",
+)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How far it may go."""
+
+    int8: bool = False
+    """Whether forms that round on purpose may be chosen: INT8 and FP16. They need given rows, and are judged best with labels."""
+    sizes: tuple[int, ...] = SIZES
+    """Rows of a call, at which forms are compared: these, and those that the server really sees."""
+    loss: float = 0.005
+    """What a form that rounds may cost: of accuracy as a share (0.005 are 0.5 points), of an error as a share of the original's."""
+    rows: int = 20_000
+    """On how many rows a form has to agree; given ones, and as many drawn from them as are missing. Fewer where the original is slow."""
+    max_seconds: float = 60.0
+    """About what measuring and comparing may take."""
+    combine: bool = True
+    """Whether several forms may be put together, each for the sizes at which it is fastest."""
+    open_apart: bool = True
+    """Whether each form is opened in a process of its own, for its memory and the seconds it takes."""
+    only: tuple[str, ...] | None = None
+    """Names of the forms that are tried; None: all."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > 1_000_000:
+            raise InvalidInput(f"sizes: expected numbers of rows from 1 to 1000000, got {self.sizes}", field="sizes")
+        if not 0 <= self.loss < 1:
+            raise InvalidInput(f"loss: expected a share from 0 to below 1, got {self.loss}", field="loss")
+        if self.rows < 1:
+            raise InvalidInput(f"rows: expected at least 1, got {self.rows}", field="rows")
+        if not 0 < self.max_seconds < float("inf"):
+            raise InvalidInput(f"max_seconds: expected seconds above 0, got {self.max_seconds}", field="max_seconds")
+
+
+@dataclass(frozen=True)
+class Report:
+    chosen: Candidate
+    """Its manifest's `lineage["optimization"]` holds `figures`."""
+    figures: Figures
+    candidates: list[Candidate] = field(default_factory=list, repr=False)
+    """All that were made and agree, the original first."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether another form than the original was chosen."""
+        return self.chosen.name != "original"
+
+    @property
+    def why(self) -> str:
+        return self.figures.why
+
+
+def optimise(
+    manifest: Manifest,
+    payload: bytes,
+    rows: Sequence[Row],
+    labels: Sequence[Scalar] | None = None,
+    *,
+    wishes: Wishes = Wishes(),
+    trust: Trust,
+    progress: Progress | None = None,
+) -> Report:
+    """`rows`: checked, in the schema's order, as `Schema.rows` gives them; without any, some are made up and nothing may round. `labels`:
+    one a row, of the target's kind.
+
+    Raises InvalidInput, NotSupported (a model that is asked by tensors), and what opening and asking the original raises."""
+    with ExitStack() as stack:
+        return _Attempt(
+            _Task(manifest, payload, rows, labels, wishes, trust), progress or (lambda _: None), stack
+        ).run()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What `optimise` was given."""
+
+    manifest: Manifest
+    payload: bytes
+    rows: Sequence[Row]
+    labels: Sequence[Scalar] | None
+    wishes: Wishes
+    trust: Trust
+
+    def check(self) -> None:
+        if not self.manifest.schema.fields or self.manifest.task == "tensors":
+            raise NotSupported("this model is asked by tensors: there are no rows to compare its forms on")
+        if self.labels is not None and len(self.labels) != len(self.rows):
+            raise InvalidInput(
+                f"labels: expected one for each of {len(self.rows)} rows, got {len(self.labels)}", field="labels"
+            )
+
+
+class _Attempt:
+    """One run of `optimise`: what is known so far of each form."""
+
+    def __init__(self, task: _Task, say: Progress, stack: ExitStack) -> None:
+        task.check()
+        self.begun = time.monotonic()
+        self.load = [round(each, 2) for each in os.getloadavg()] if hasattr(os, "getloadavg") else []
+        self.manifest, self.payload = task.manifest, task.payload
+        self.wishes = wishes = task.wishes
+        self.trust, self.say, self.stack = task.trust, say, stack
+        self.made_up = not task.rows
+        self.int8 = wishes.int8 and not self.made_up
+        self.sizes = sorted(set(wishes.sizes))
+        self.rows = list(task.rows) or make_up_rows(task.manifest.schema, min(MADE_UP, wishes.rows), wishes.seed)
+        self.labels = None if task.labels is None or self.made_up else list(task.labels)
+        self.candidates: dict[str, Candidate] = {}
+        self.sessions: dict[str, Session] = {}
+        """Of those that agree."""
+        self.forms: dict[str, Form] = {}
+
+    def run(self) -> Report:
+        original = Candidate("original", self.manifest, self.payload, how={"by": "training"})
+        session = self._open(original)
+        evidence, calibration, data = self._evidence(session)
+        self._agreed(original, session, None)
+        material = Material(self.manifest, self.payload, calibration or self.rows[:MOST_CALIBRATION], self.trust)
+        for maker in makers(int8=self.int8):
+            if self.wishes.only is None or maker.name in self.wishes.only:
+                self._try(maker, material, evidence)
+        if self.wishes.int8 and self.made_up:
+            self.forms["int8"] = Form("int8", why="there are no examples to prove it on", exact=False)
+        self.say(f"measuring {', '.join(self.sessions)}")
+        self._measure(list(self.sessions), self.wishes.max_seconds / 4)
+        stretches = self._choose()
+        chosen = self._settle(stretches)
+        return self._report(chosen, stretches, data)
+
+    # -- making and judging --
+
+    def _open(self, candidate: Candidate) -> Session:
+        session = load_session(candidate.manifest, candidate.payload, trust=self.trust)
+        self.stack.enter_context(closing(session))
+        return session
+
+    def _evidence(self, session: Session) -> tuple[Evidence, list[Row], Data]:
+        """What forms are judged on; the rows to calibrate with; how to tell of both."""
+        wishes, rows, labels = self.wishes, self.rows, self.labels
+        aside = list(range(0, len(rows), CALIBRATION))[:MOST_CALIBRATION] if self.int8 else []
+        apart = set(aside)
+        judged = [row for i, row in enumerate(rows) if i not in apart]
+        truth = None if labels is None else [label for i, label in enumerate(labels) if i not in apart]
+        calibration = [rows[i] for i in aside]
+        begun = time.perf_counter()
+        some = rows[: min(len(rows), 256)]
+        ask(session, some)
+        affordable = int(wishes.max_seconds / 16 / max((time.perf_counter() - begun) / len(some), 1e-9))
+        drawn = draw_rows(rows, min(wishes.rows, affordable) - len(rows), wishes.seed)
+        everything = [*judged, *calibration, *drawn]
+        self.say(f"asking the original {len(everything):,} rows")
+        evidence = Evidence(
+            rows=everything,
+            given=0 if self.made_up else len(judged),
+            labels=truth,
+            original=ask(session, everything),
+            dtype=session.dtype,
+            loss=wishes.loss,
+            seed=wishes.seed,
+        )
+        data = Data(
+            source="made up" if self.made_up else "given",
+            rows=len(rows),
+            labelled=labels is not None,
+            digest=data_digest(rows, labels, self.manifest.schema),
+            judged=evidence.given,
+            calibrated=len(calibration),
+            drawn=len(drawn),
+            seed=wishes.seed,
+        )
+        return evidence, calibration, data
+
+    def _try(self, maker: Maker, material: Material, evidence: Evidence) -> None:
+        self.say(f"making {maker.name}")
+        try:
+            manifest, payload = maker.make(material)
+            material.made[maker.name] = manifest, payload
+        except EverloopError as error:
+            self.forms[maker.name] = Form(maker.name, why=error.message, exact=maker.exact, how=maker.how)
+            return
+        except Exception as error:  # a converter's own trouble costs its form, never the others
+            self.forms[maker.name] = Form(
+                maker.name, why=f"making it failed: {explain(error)}", exact=maker.exact, how=maker.how
+            )
+            return
+        candidate = Candidate(maker.name, manifest, payload, maker.exact, maker.how)
+        twin = next(
+            (each.name for each in self.candidates.values() if (each.payload, each.manifest.runtime, each.manifest.options) == (payload, manifest.runtime, manifest.options)), None
+        )  # fmt: skip
+        difference = f"the same as {twin}" if twin is not None else _differs(self.manifest, manifest)
+        if difference:
+            self.forms[maker.name] = _form(candidate, "not made", difference)
+            return
+        try:
+            session = self._open(candidate)
+            parity = judge(evidence, session, exact=maker.exact)
+        except Exception as error:  # whatever a form raises where the original answers
+            self.forms[maker.name] = _form(candidate, "unfaithful", explain(error))
+            return
+        if not parity.passed:
+            self.forms[maker.name] = _form(candidate, "unfaithful", parity.why, parity)
+            return
+        self._agreed(candidate, session, parity)
+
+    def _agreed(self, candidate: Candidate, session: Session, parity: Parity | None) -> None:
+        self.candidates[candidate.name] = candidate
+        self.sessions[candidate.name] = session
+        form = _form(candidate, "slower", parity.why if parity is not None else "", parity)
+        if self.wishes.open_apart:
+            self.say(f"opening {candidate.name} in a process of its own")
+            cost = measure_opening(candidate.manifest, candidate.payload, self.rows[:8], trust=self.trust)
+            form = msgspec.structs.replace(form, cost=cost)
+        self.forms[candidate.name] = form
+
+    # -- measuring and choosing --
+
+    def _measure(self, names: Sequence[str], seconds: float) -> None:
+        taken = measure(
+            {name: self.sessions[name] for name in names}, self.rows, self.sizes, seconds=seconds, seed=self.wishes.seed
+        )
+        for name, by_size in medians(taken).items():
+            self.forms[name] = msgspec.structs.replace(
+                self.forms[name], seconds=by_size, rounds=[[min(each), max(each)] for each in taken[name]]
+            )
+
+    def _choose(self, *, combine: bool = True) -> list[Stretch]:
+        return select(
+            self.sizes,
+            {name: self.forms[name].seconds for name in self.sessions},
+            original="original",
+            combine=combine and self.wishes.combine,
+        )
+
+    def _settle(self, stretches: list[Stretch]) -> Candidate:
+        """One candidate: the form of all sizes, or several put together, which then proves itself as any other."""
+        if len(stretches) == 1:
+            return self.candidates[stretches[0].form]
+        from everloop.runtime.by_size import combine
+
+        parts = [self.candidates[stretch.form] for stretch in stretches]
+        manifest, payload = combine(
+            [(stretch.start, part.manifest, part.payload) for stretch, part in zip(stretches, parts, strict=True)]
+        )
+        how = {"by": "size", "stretches": [[stretch.start, stretch.form] for stretch in stretches]}
+        candidate = Candidate("by-size", manifest, payload, all(part.exact for part in parts), how)
+        changes = [part for stretch in stretches if (part := self.forms[stretch.form].parity) is not None]
+        self._agreed(candidate, self._open(candidate), max(changes, key=lambda parity: parity.worst, default=None))
+        members = sorted({stretch.form for stretch in stretches} | {"original"})
+        self.say(f"measuring by-size beside {', '.join(members)}")
+        self._measure([*members, "by-size"], self.wishes.max_seconds / 8)
+        return candidate
+
+    # -- telling --
+
+    def _report(self, chosen: Candidate, stretches: list[Stretch], data: Data) -> Report:
+        parts = {stretch.form for stretch in stretches}
+        for name in self.sessions:
+            fate: Fate = "chosen" if name == chosen.name else "kept" if name in parts | {"original"} else "slower"
+            self.forms[name] = msgspec.structs.replace(self.forms[name], fate=fate)
+        figures = Figures(
+            original=artifact_digest(self.payload),
+            chosen=chosen.name,
+            why=_why(chosen, self.forms, self.sizes, stretches),
+            data=data,
+            sizes=self.sizes,
+            stretches=[[stretch.start, stretch.form] for stretch in stretches],
+            forms=list(self.forms.values()),
+            loss=self.wishes.loss,
+            machine=fingerprint.get_fingerprint().line(),
+            load=self.load,
+            libraries=library_versions(*_LIBRARIES),
+            seconds=round(time.monotonic() - self.begun, 2),
+        )
+        lineage = {**self.manifest.lineage, "optimization": msgspec.to_builtins(figures)}
+        manifest = msgspec.structs.replace(chosen.manifest, lineage=lineage, metrics=self.manifest.metrics)
+        made = Candidate(chosen.name, manifest, chosen.payload, chosen.exact, chosen.how)
+        return Report(made, figures, [self.candidates[name] for name in self.sessions])
+
+
+def data_digest(rows: Sequence[Row], labels: Sequence[Scalar] | None, schema: Schema) -> str:
+    """SHA-256 that tells whether two runs saw the same examples."""
+    encoding, packed = pack_rows(rows, schema)
+    digest = hashlib.sha256(encoding.encode() + packed)
+    digest.update(msgspec.json.encode(labels))
+    return digest.hexdigest()
+
+
+def _form(candidate: Candidate, fate: Fate, why: str, parity: Parity | None = None) -> Form:
+    return Form(
+        candidate.name,
+        candidate.manifest.runtime,
+        fate,
+        why,
+        len(candidate.payload),
+        artifact_digest(candidate.payload),
+        candidate.exact,
+        candidate.how,
+        parity,
+    )
+
+
+def _differs(original: Manifest, made: Manifest) -> str:
+    """Why a form could not stand where the original does; empty where it could."""
+    ours, theirs = original.schema.fields, made.schema.fields
+    if [(f.name, f.kind) for f in ours] != [(f.name, f.kind) for f in theirs]:
+        return "it takes other features"
+    if any(a.nullable and not b.nullable for a, b in zip(ours, theirs, strict=True)):
+        return "it takes no missing values, as the original does"
+    if (original.task, original.target, original.classes) != (made.task, made.target, made.classes):
+        return "it answers another kind of thing"
+    return ""
+
+
+def _why(chosen: Candidate, forms: dict[str, Form], sizes: Sequence[int], stretches: Sequence[Stretch]) -> str:
+    if chosen.name == "original":
+        others = [form for form in forms.values() if form.fate == "slower"]
+        if not others:
+            return "the original stays: no other form could be made that answers alike"
+        return "the original stays: no form that answers alike is faster"
+    before, after = forms["original"].seconds, forms[chosen.name].seconds
+    told = ", ".join(
+        f"{a / b:.3g} times as fast at {size:,} row{'s' * (size != 1)}"
+        for size, a, b in zip(sizes, before, after, strict=True)
+    )
+    if len(stretches) == 1:
+        return f"{chosen.name} is {told}"
+    which = ", ".join(f"{stretch.form} from {stretch.start:,}" for stretch in stretches)
+    return f"by number of rows ({which}) it is {told}"
