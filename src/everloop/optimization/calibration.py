@@ -34,7 +34,9 @@ _NOTHING = 1e-9
 """What q has where it knows of nothing and p has all that was cut off."""
 
 
-def calibrate(model: Any, types: Collection[str], feeds: Sequence[Feed], method: Method, percentile: float) -> dict[str, Range]:
+def calibrate(
+    model: Any, types: Collection[str], feeds: Sequence[Feed], method: Method, percentile: float
+) -> dict[str, Range]:
     """`model`: an `onnx.ModelProto` with its shapes inferred; it stays as it is. The range of each float tensor that operators of `types`
     read or write, by its name."""
     run = _watched(model, types)

@@ -12,14 +12,15 @@ Formats: ONNX `QuantizeLinear`/`DequantizeLinear` (static), `DynamicQuantizeLine
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from everloop.core.errors import ArtifactCorrupt, NotSupported
+from everloop.core.errors import NotSupported
 from everloop.optimization.calibration import Range
+from everloop.optimization.graphs import at_level
+from everloop.stores.ports import Manifest
 
 LEAST_OPSET = 13
 """Below it a scale a channel cannot be written."""
@@ -45,9 +46,9 @@ _FOLLOWING = (
 CALIBRATED = (*STATIC, *_FOLLOWING)
 
 
-def prepare(payload: bytes) -> Any:
+def prepare(manifest: Manifest, payload: bytes) -> Any:
     """The graph as the quantiser wants it (an `onnx.ModelProto` of its own): constants folded, batch norms inside their convolutions, all
-    shapes known, every operator with a name. Raises NotSupported, ArtifactCorrupt."""
+    shapes known, every operator with a name. Raises NotSupported."""
     import onnx
     from onnx import shape_inference, version_converter
 
@@ -61,7 +62,7 @@ def prepare(payload: bytes) -> Any:
                 f"INT8 needs ONNX operator set {LEAST_OPSET}; the model has {opset} and does not convert "
                 f"({type(error).__name__}: {error}): export it with opset {LEAST_OPSET} or newer"
             ) from error
-    model = read_graph(_folded(model.SerializeToString()))
+    model = read_graph(at_level(manifest, model.SerializeToString(), "basic")[1])
     used = {node.domain for node in model.graph.node} | {""}
     kept = [each for each in model.opset_import if each.domain in used]
     del model.opset_import[:]
@@ -70,24 +71,6 @@ def prepare(payload: bytes) -> Any:
         node.name = f"{node.op_type}_{i}"
     inferred: onnx.ModelProto = shape_inference.infer_shapes(model)
     return inferred
-
-
-def _folded(payload: bytes) -> bytes:
-    """What ONNX Runtime makes of the graph where it only uses operators of the standard. Raises ArtifactCorrupt."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    with tempfile.TemporaryDirectory(prefix="everloop-quantise-") as folder:
-        path = Path(folder, "model.onnx")
-        options.optimized_model_filepath = str(path)
-        try:
-            onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its own exceptions derive from nothing more special
-            raise ArtifactCorrupt(f"ONNX Runtime cannot load the model: {error}") from error
-        return path.read_bytes()
 
 
 def read_graph(payload: bytes) -> Any:
@@ -174,7 +157,32 @@ def quantise_static(
         {},
     )
     quantizer.quantize_model()
+    _free_ends(quantizer.model.model.graph)
     return _finished(quantizer.model)
+
+
+def _free_ends(graph: Any) -> None:
+    """What a `Gemm` or `MatMul` gives to operators that compute in floats, or as the answer, is not rounded on the way: the kernel has it
+    in floats anyway. (A quantised convolution has not.)"""
+    made_by = {name: node for node in graph.node for name in node.output}
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    told = {each.name for each in graph.output}
+    for back in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+        rounded = made_by.get(back.input[0])
+        if rounded is None or rounded.op_type != "QuantizeLinear" or len(users[rounded.output[0]]) != 1:
+            continue
+        source = made_by.get(rounded.input[0])
+        (value,) = back.output
+        if source is None or source.op_type not in ("Gemm", "MatMul") or len(users[rounded.input[0]]) != 1:
+            continue
+        if any(user.op_type in CALIBRATED for user in users.get(value, [])) or not (users.get(value) or value in told):
+            continue
+        graph.node.remove(rounded)
+        graph.node.remove(back)
+        source.output[list(source.output).index(rounded.input[0])] = value
 
 
 def _copy(model: Any) -> Any:

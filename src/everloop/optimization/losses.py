@@ -88,9 +88,7 @@ class Judge:
         return 1 - float(((y - answers) ** 2).sum()) / spread if spread else 0.0
 
 
-def _complete(
-    session: Any, rows: Any, labels: Sequence[Any] | None
-) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
+def _complete(session: Any, rows: Any, labels: Sequence[Any] | None) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
     """One array an input of a model of tensors, one matrix of any other; without incomplete rows."""
     y = None if labels is None else np.asarray(labels)
     if session.target.task == "tensors":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -22,16 +22,14 @@ from everloop.stores.ports import Manifest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Method = Literal["dynamic", "static", "fp16"]
-_METHODS = ("dynamic", "static", "fp16")
-_CALIBRATIONS = ("minmax", "entropy", "percentile")
+Mode = Literal["dynamic", "static", "fp16"]
 
 
 @dataclass(frozen=True)
 class QuantizationConfig:
     """Raises InvalidInput naming the field."""
 
-    method: Method = "dynamic"
+    mode: Mode = "dynamic"
     """`dynamic`: INT8 weights; `static`: INT8 weights and activations, calibrated on rows; `fp16`: weights in half precision."""
     calibration: calibration.Method = "minmax"
     """How static ranges are found: all that was seen, the middle `percentile`, or what loses the least information."""
@@ -50,9 +48,10 @@ class QuantizationConfig:
     """The most rows that calibration looks at."""
 
     def __post_init__(self) -> None:
+        methods = get_args(calibration.Method)
         checks = (
-            ("method", self.method in _METHODS, f"one of {', '.join(_METHODS)}"),
-            ("calibration", self.calibration in _CALIBRATIONS, f"one of {', '.join(_CALIBRATIONS)}"),
+            ("mode", self.mode in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
+            ("calibration", self.calibration in methods, f"one of {', '.join(methods)}"),
             ("percentile", 50 < self.percentile <= 100, "above 50 and at most 100"),
             ("budget", self.budget >= 0, "at least 0"),
             ("calibration_rows", self.calibration_rows >= 1, "at least 1"),
@@ -78,14 +77,16 @@ def quantize_artifact(
             f"an artifact of runtime {manifest.runtime!r} is not quantised as it is: convert it to ONNX first"
         )
     judge = None if rows is None else Judge(manifest, payload, rows, labels, config.calibration_rows)
-    if config.method == "fp16":
+    if config.mode == "fp16":
         made, how = _halved(payload, judge)
     else:
-        made, how = _in_int8(payload, judge, config)
+        made, how = _in_int8(manifest, payload, judge, config)
     told = {**asdict(config), **how, "bytes": len(made), "bytes_before": len(payload)}
     lineage = {**manifest.lineage, "quantization": msgspec.to_builtins(told)}
     libraries = manifest.libraries | library_versions("onnx", "onnxruntime")
-    return msgspec.structs.replace(manifest, lineage=lineage, libraries=libraries), made
+    # whatever was done ahead to the original's graph: this one is rewritten when it is opened, which fuses what is quantised
+    options = {name: value for name, value in manifest.options.items() if name != "graph"}
+    return msgspec.structs.replace(manifest, lineage=lineage, libraries=libraries, options=options), made
 
 
 def _halved(payload: bytes, judge: Judge | None) -> tuple[bytes, dict[str, Any]]:
@@ -95,12 +96,15 @@ def _halved(payload: bytes, judge: Judge | None) -> tuple[bytes, dict[str, Any]]
     return made, {"weights": weights} | ({} if judge is None else {"loss": judge.loss(made)})
 
 
-def _in_int8(payload: bytes, judge: Judge | None, config: QuantizationConfig) -> tuple[bytes, dict[str, Any]]:
-    model = int8.prepare(payload)
+def _in_int8(
+    manifest: Manifest, payload: bytes, judge: Judge | None, config: QuantizationConfig
+) -> tuple[bytes, dict[str, Any]]:
+    model = int8.prepare(manifest, payload)
     reduce = int8.saturates() if config.reduce_range is None else config.reduce_range
     how: dict[str, Any] = {"reduce_range": reduce}
     build: Callable[[Sequence[str]], bytes]
-    if config.method == "dynamic":
+    types: tuple[str, ...]
+    if config.mode == "dynamic":
         model = int8.without_gemm(model)
         types = int8.DYNAMIC
 
@@ -112,9 +116,7 @@ def _in_int8(payload: bytes, judge: Judge | None, config: QuantizationConfig) ->
         if judge is None:
             raise NotSupported("static quantisation needs rows to calibrate on", field="rows")
         types = int8.STATIC
-        ranges = calibration.calibrate(
-            model, int8.CALIBRATED, judge.calibration, config.calibration, config.percentile
-        )
+        ranges = calibration.calibrate(model, int8.CALIBRATED, judge.calibration, config.calibration, config.percentile)
         how["calibration_rows"] = judge.calibrated_on
 
         def build(in_float: Sequence[str]) -> bytes:
@@ -129,7 +131,7 @@ def _in_int8(payload: bytes, judge: Judge | None, config: QuantizationConfig) ->
     chosen = sensitivity.choose(operators, build, judge.loss, config.budget)
     if chosen is None:
         raise NotSupported(
-            f"{config.method} INT8 loses more than {config.budget:g} of the {judge.measure}, whichever operators are left in float"
+            f"{config.mode} INT8 loses more than {config.budget:g} of the {judge.measure}, whichever operators are left in float"
         )
     return chosen.payload, how | {
         "operators": len(operators),
