@@ -49,8 +49,7 @@ CALIBRATED = (*STATIC, *_FOLLOWING)
 def prepare(manifest: Manifest, payload: bytes) -> Any:
     """The graph as the quantiser wants it (an `onnx.ModelProto` of its own): constants folded, batch norms inside their convolutions, all
     shapes known, every operator with a name. Raises NotSupported."""
-    import onnx
-    from onnx import shape_inference, version_converter
+    from onnx import version_converter
 
     model = read_graph(payload)
     opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
@@ -67,10 +66,7 @@ def prepare(manifest: Manifest, payload: bytes) -> Any:
     kept = [each for each in model.opset_import if each.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
-    for i, node in enumerate(model.graph.node):
-        node.name = f"{node.op_type}_{i}"
-    inferred: onnx.ModelProto = shape_inference.infer_shapes(model)
-    return inferred
+    return _named(model)
 
 
 def read_graph(payload: bytes) -> Any:
@@ -107,9 +103,23 @@ def without_gemm(model: Any) -> Any:
 
     wrapped = ONNXModel(model)
     wrapped.replace_gemm_with_matmul()
-    for i, node in enumerate(wrapped.model.graph.node):
+    return _named(wrapped.model)
+
+
+def _named(model: Any) -> Any:
+    """Each operator by a name of its own, without words about where it came from, and the shapes of what flows between them."""
+    from onnx import shape_inference
+
+    graph = model.graph
+    for i, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{i}"
-    return wrapped.model
+        node.doc_string = ""
+        del node.metadata_props[:]
+    model.doc_string = graph.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    return shape_inference.infer_shapes(model)
 
 
 def quantise_dynamic(model: Any, in_float: Collection[str], *, per_channel: bool, reduce_range: bool) -> bytes:
@@ -197,7 +207,6 @@ def _finished(made: Any) -> bytes:
     made.topological_sort()
     model = made.model
     del model.graph.value_info[:]
-    del model.metadata_props[:]
     payload: bytes = model.SerializeToString()
     return payload
 
