@@ -22,14 +22,14 @@ from everloop.stores.ports import Manifest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Mode = Literal["dynamic", "static", "fp16"]
+Method = Literal["dynamic", "static", "fp16"]
 
 
 @dataclass(frozen=True)
 class QuantizationConfig:
     """Raises InvalidInput naming the field."""
 
-    mode: Mode = "dynamic"
+    method: Method = "dynamic"
     """`dynamic`: INT8 weights; `static`: INT8 weights and activations, calibrated on rows; `fp16`: weights in half precision."""
     calibration: calibration.Method = "minmax"
     """How static ranges are found: all that was seen, the middle `percentile`, or what loses the least information."""
@@ -50,7 +50,7 @@ class QuantizationConfig:
     def __post_init__(self) -> None:
         methods = get_args(calibration.Method)
         checks = (
-            ("mode", self.mode in get_args(Mode), f"one of {', '.join(get_args(Mode))}"),
+            ("method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}"),
             ("calibration", self.calibration in methods, f"one of {', '.join(methods)}"),
             ("percentile", 50 < self.percentile <= 100, "above 50 and at most 100"),
             ("budget", self.budget >= 0, "at least 0"),
@@ -77,7 +77,7 @@ def quantize_artifact(
             f"an artifact of runtime {manifest.runtime!r} is not quantised as it is: convert it to ONNX first"
         )
     judge = None if rows is None else Judge(manifest, payload, rows, labels, config.calibration_rows)
-    if config.mode == "fp16":
+    if config.method == "fp16":
         made, how = _halved(payload, judge)
     else:
         made, how = _in_int8(manifest, payload, judge, config)
@@ -104,7 +104,7 @@ def _in_int8(
     how: dict[str, Any] = {"reduce_range": reduce}
     build: Callable[[Sequence[str]], bytes]
     types: tuple[str, ...]
-    if config.mode == "dynamic":
+    if config.method == "dynamic":
         model = int8.without_gemm(model)
         types = int8.DYNAMIC
 
@@ -131,7 +131,7 @@ def _in_int8(
     chosen = sensitivity.choose(operators, build, judge.loss, config.budget)
     if chosen is None:
         raise NotSupported(
-            f"{config.mode} INT8 loses more than {config.budget:g} of the {judge.measure}, whichever operators are left in float"
+            f"{config.method} INT8 loses more than {config.budget:g} of the {judge.measure}, whichever operators are left in float"
         )
     return chosen.payload, how | {
         "operators": len(operators),
