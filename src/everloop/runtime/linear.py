@@ -7,6 +7,9 @@ that could run.
 How a row is answered: up to 128 fields, `compile_row` writes the sum out as Python source with the weights as constants
 (`0.5*a0 + 1.25*a1 + 3.0`), which is as little work as CPython can do for it. `run` adds in the same order, so that a row gets
 the same answer to the last bit alone or in any batch. Wider models go through a NumPy product.
+
+Manifest option `scores`: how a classifier makes probabilities of its outputs; `softmax` (where nothing is said), `ovr` (a sigmoid a
+class, normalised), or `none`.
 """
 
 from __future__ import annotations
@@ -109,6 +112,11 @@ class LinearSession:
         self.classes: list[Any] | None = list(manifest.classes) if manifest.classes is not None else None
         self.model = model
         self._labels = _label_array(self.classes) if self.classes is not None else None
+        link = manifest.options.get("scores", "softmax")
+        if link not in ("softmax", "ovr", "none"):
+            raise ArtifactCorrupt(f"a linear model that makes its probabilities by {link!r:.40}")
+        self.scored = self.classes is not None and link != "none"
+        self._probabilities = one_versus_rest if link == "ovr" and outputs > 1 else softmax
 
     def run(self, X: Matrix) -> Matrix:
         outputs = self.model.outputs(X)
@@ -119,12 +127,12 @@ class LinearSession:
         return labels
 
     def scores(self, X: Matrix) -> Floats | None:
-        if self.classes is None:
+        if not self.scored:
             return None
         outputs = self.model.outputs(X)
         if outputs.shape[1] == 1:
             outputs = np.hstack([np.zeros_like(outputs), outputs])
-        return softmax(outputs)
+        return self._probabilities(outputs)
 
     def compile_row(self) -> RowFunction:
         outputs, fields = self.model.weights.shape
@@ -144,6 +152,16 @@ def softmax(outputs: Floats) -> Floats:
     """(n, classes) -> rows that sum to one; shifted by their maximum, so that no exponential overflows."""
     exponentials = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     normalised: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def one_versus_rest(outputs: Floats) -> Floats:
+    """(n, classes) -> a sigmoid each, in rows that sum to one; all alike where every sigmoid is 0."""
+    each = 1.0 / (1.0 + np.exp(np.minimum(-outputs, 700.0)))
+    each[outputs <= -700.0] = 0.0
+    total = each.sum(axis=1, keepdims=True)
+    each[(total == 0.0)[:, 0]] = 1.0
+    normalised: Floats = each / each.sum(axis=1, keepdims=True)
     return normalised
 
 

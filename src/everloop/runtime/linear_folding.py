@@ -1,0 +1,124 @@
+"""A fitted linear estimator or pipeline as one `LinearModel`: every step in front of it goes into the weights.
+
+A row then costs one sum, whatever the pipeline did. The folded sum adds in another order than the estimator's matrix product, so the
+last bits differ (1e-12 of a value at most, see `folding.MOST_SHIFT`); the probabilities are made as the estimator makes them: softmax,
+or one sigmoid a class and normalised ("one versus rest"), or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from everloop.core.errors import NotSupported
+from everloop.runtime.folding import Add, Divide, Floats, Impute, Multiply, Project, Select, Step, own, unfold
+from everloop.runtime.linear import LinearModel
+
+Scores = Literal["softmax", "ovr", "none"]
+
+_REGRESSORS = (
+    "LinearRegression",
+    "Ridge",
+    "RidgeCV",
+    "Lasso",
+    "LassoCV",
+    "ElasticNet",
+    "ElasticNetCV",
+    "Lars",
+    "LarsCV",
+    "LassoLars",
+    "LassoLarsCV",
+    "LassoLarsIC",
+    "OrthogonalMatchingPursuit",
+    "OrthogonalMatchingPursuitCV",
+    "BayesianRidge",
+    "ARDRegression",
+    "HuberRegressor",
+    "TheilSenRegressor",
+    "QuantileRegressor",
+    "SGDRegressor",
+    "PassiveAggressiveRegressor",
+    "LinearSVR",
+)
+_SOFTMAX = ("LogisticRegression", "LogisticRegressionCV", "LinearDiscriminantAnalysis")
+_LABELS_ONLY = ("RidgeClassifier", "RidgeClassifierCV", "LinearSVC", "Perceptron", "PassiveAggressiveClassifier")
+
+
+def fold_linear(estimator: Any, *, gaps: bool = False) -> tuple[LinearModel, Scores]:
+    """Of a fitted estimator; `gaps`: its rows may have missing values. Raises NotSupported, saying why, for any other than the linear
+    ones."""
+    steps, last = unfold(estimator)
+    if gaps and not any(isinstance(step, Impute) for step in steps):
+        raise NotSupported("values may be missing, and no imputer says what they are taken for")
+    weights, bias, scores = _head(last)
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise NotSupported("a linear model whose weights are not finite")
+    fill = np.zeros(weights.shape[1])
+    for step in reversed(steps):
+        weights, bias, fill = _before(step, weights, bias, fill)
+    return LinearModel(np.ascontiguousarray(weights), bias, fill), scores
+
+
+def _head(last: Any) -> tuple[Floats, Floats, Scores]:
+    """Weights (outputs, columns) and bias of the last estimator."""
+    if own(last, *_REGRESSORS):
+        return *_weights(last, outputs=1), "none"
+    if own(last, "RANSACRegressor"):
+        return _head(last.estimator_)
+    if own(last, "SVR", "NuSVR") and last.kernel == "linear":
+        return *_weights(last, outputs=1), "none"
+    if own(last, *_SOFTMAX, *_LABELS_ONLY, "SGDClassifier"):
+        return *_weights(last, outputs=_outputs(last)), _scores_of(last)
+    if own(last, "SVC", "NuSVC") and last.kernel == "linear" and not last.probability:
+        if len(last.classes_) != 2:
+            raise NotSupported("an SVC of several classes lets every two of them vote, which is no linear model")
+        return *_weights(last, outputs=1), "none"
+    raise NotSupported(f"{type(last).__name__} is no linear model that is read")
+
+
+def _scores_of(last: Any) -> Scores:
+    if own(last, *_LABELS_ONLY):
+        return "none"
+    if own(last, *_SOFTMAX):
+        return "softmax"
+    if last.loss == "modified_huber":
+        raise NotSupported("an SGDClassifier with loss='modified_huber' makes probabilities in its own way")
+    return "ovr" if last.loss == "log_loss" else "none"
+
+
+def _outputs(last: Any) -> int:
+    classes = last.classes_
+    if isinstance(classes, list) or np.asarray(classes).ndim != 1 or len(classes) < 2:
+        raise NotSupported(f"a {type(last).__name__} of several labels a row, or of one class")
+    return 1 if len(classes) == 2 else len(classes)
+
+
+def _weights(last: Any, outputs: int) -> tuple[Floats, Floats]:
+    coefficients = last.coef_
+    if hasattr(coefficients, "toarray"):
+        coefficients = coefficients.toarray()
+    weights = np.atleast_2d(np.asarray(coefficients, np.float64))
+    if weights.shape[0] != outputs:
+        raise NotSupported(f"a {type(last).__name__} of {weights.shape[0]} outputs")
+    bias = np.broadcast_to(np.asarray(last.intercept_, np.float64).reshape(-1), (outputs,)).copy()
+    return weights, bias
+
+
+def _before(step: Step, weights: Floats, bias: Floats, fill: Floats) -> tuple[Floats, Floats, Floats]:
+    """The same model as seen from before `step`."""
+    match step:
+        case Add(by):
+            return weights, bias + weights @ by, fill - by
+        case Multiply(by):
+            return weights * by, bias, fill / np.where(by == 0.0, 1.0, by)
+        case Divide(by):
+            return weights / by, bias, fill * by
+        case Impute(values):
+            return weights, bias, values
+        case Select(places, width):
+            wider, filled = np.zeros((len(weights), width)), np.zeros(width)
+            wider[:, places], filled[places] = weights, fill
+            return wider, bias, filled
+        case Project(matrix):
+            return weights @ matrix, bias, np.zeros(matrix.shape[1])
