@@ -31,6 +31,7 @@ def components(services: Services) -> dict[str, Component]:
         "learner": _learner(services),
         "reconciler": _reconciler(services),
         "controller": _controller(services),
+        "optimizer": _optimizer(services),
         "cache": _cache(services),
         "queues": _queues(services),
     }
@@ -137,6 +138,15 @@ def _controller(services: Services) -> Component:
         told = "; ".join(f"{name!r}: {why}" for name, why in sorted(stuck.items())[:TOLD])
         return Component("degraded", f"rollouts that cannot be looked at: {told}")
     return Component("ok")
+
+
+def _optimizer(services: Services) -> Component:
+    """Without it versions stay as they are."""
+    optimizer = services.optimizer
+    if not optimizer.alive:
+        return Component("degraded", f"versions are not made faster: {optimizer.last_error}")
+    running = optimizer.running()
+    return Component("ok", f"looking for a faster form of {running[0]!r}" if running else "")
 
 
 def _cache(services: Services) -> Component:

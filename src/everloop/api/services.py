@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from everloop.learning.config import LearningConfig
     from everloop.learning.intake import Intake
     from everloop.learning.loop import LearningLoop
+    from everloop.optimization.background import BackgroundOptimizer
     from everloop.registry.catalog import Registry
     from everloop.runtime.artifact import Trust
     from everloop.serving.cache import AnswerCache
@@ -48,6 +49,7 @@ class Services:
     intake: Intake
     loop: LearningLoop
     controller: Controller
+    optimizer: BackgroundOptimizer
     bus: EventBus
     clock: Clock
     cache: AnswerCache

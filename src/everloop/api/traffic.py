@@ -33,8 +33,10 @@ _COUNTED = {
     "fit_failed": ("fits", "failed"),
     "rejected": ("fits", "rejected"),
     "rollout_ended": ("rollouts", ""),
+    "optimized": ("optimizations", ""),
+    "not_optimized": ("optimizations", ""),
 }
-"""Event kind -> the count it adds to, and its outcome; of a rollout, the state it ended in."""
+"""Event kind -> the count it adds to, and its outcome; of a rollout and an optimisation, the state it ended in."""
 
 _MOVING = {
     "swapped",
@@ -108,7 +110,7 @@ class Traffic:
             }
 
     def happened(self) -> dict[tuple[str, str, str], int]:
-        """(what, model, outcome) -> how often, of `swaps`, `drift_alarms`, `fits` and `rollouts`."""
+        """(what, model, outcome) -> how often, of `swaps`, `drift_alarms`, `fits`, `rollouts` and `optimizations`."""
         with self._lock:
             return dict(self._happened)
 

@@ -25,6 +25,8 @@ from everloop.api.wire import (
     ModelSpec,
     ModelStatus,
     ModelSummary,
+    Optimization,
+    OptimizeSpec,
     SchemaInfo,
     TargetInfo,
     Timeline,
@@ -91,6 +93,13 @@ def delete_model(services: Services, name: str) -> None:
     services.loop.remove(name)
     services.registry.unregister(name)
     services.reconciler.step()
+
+
+def optimize(services: Services, name: str, asked: OptimizeSpec) -> Optimization:
+    """Look for a faster form of the version that serves; returns at once. Raises ModelNotFound, InvalidInput (nothing to compare it on)."""
+    find_model(services, name)
+    services.optimizer.ask(name, "int8" if asked.int8 else "float")
+    return _optimization(services, name)
 
 
 def timeline(services: Services, name: str, after: int = 0, limit: int = 100, latest: bool = False) -> Timeline:
@@ -276,4 +285,9 @@ def _info(services: Services, record: ModelRecord) -> ModelInfo:
             last_verdict=status.last_verdict or None,
             last_fit=status.last_fit,
         ),
+        optimization=_optimization(services, record.name),
     )
+
+
+def _optimization(services: Services, name: str) -> Optimization:
+    return Optimization(**msgspec.structs.asdict(services.optimizer.status(name)))

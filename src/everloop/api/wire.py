@@ -139,6 +139,28 @@ class Learner(msgspec.Struct):
     """Seconds since the epoch."""
 
 
+class OptimizeSpec(msgspec.Struct, forbid_unknown_fields=True):
+    """How far making it faster may go."""
+
+    int8: bool = False
+    """Whether its answers may differ a little: INT8 is chosen where the recorded labels show no loss."""
+
+
+class Optimization(msgspec.Struct):
+    """Where making the version that serves faster stands, in this process."""
+
+    state: str = "off"
+    """`off`, `waiting`, `running` or `done`."""
+    reason: str = ""
+    """What it waits for, or what came of it."""
+    version: int | None = None
+    """Which version that is about."""
+    since: float | None = None
+    """When the attempt began, seconds since the epoch, while it runs."""
+    result: dict[str, Any] = {}
+    """Of the last attempt: what was chosen, how much faster it is, and what was dropped and why."""
+
+
 class ModelSummary(msgspec.Struct, kw_only=True):
     """One line of the list of models."""
 
@@ -174,6 +196,7 @@ class ModelInfo(ModelSummary, kw_only=True):
     traffic: Traffic
     batching: dict[str, Any]
     learner: Learner
+    optimization: Optimization
 
 
 class ModelList(msgspec.Struct):

@@ -7,25 +7,28 @@ predictions are drained, and the journal commits what it has before it closes.
 
 from __future__ import annotations
 
-import os
 import threading
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from everloop.api.door import Door
 from everloop.api.services import Services
+from everloop.app import registering
+from everloop.app.optimizing import Surroundings
 from everloop.app.settings import EngineSettings
 from everloop.core.clock import Clock, SystemClock
 from everloop.core.errors import StoreUnavailable
 from everloop.core.events import EventBus
-from everloop.core.hashing import artifact_digest
 from everloop.learning.config import LearningConfig, ModelParameters
 from everloop.learning.intake import Intake
 from everloop.learning.loop import LearningLoop
+from everloop.optimization.background import BackgroundOptimizer
 from everloop.registry.catalog import Registry
 from everloop.runtime.artifact import Trust
+from everloop.runtime.modules import with_code
+from everloop.runtime.source import Source
 from everloop.serving.admission import Hall
 from everloop.serving.cache import open_cache
 from everloop.serving.config import effective
@@ -40,9 +43,7 @@ from everloop.stores.opening import open_stores
 from everloop.stores.ports import ArtifactStore, Catalog, ModelRecord, VersionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from everloop.learning.learners.base import Learner
+    from collections.abc import Mapping, Sequence
 
 HOUSEKEEPING_SECONDS = 60.0
 LIVE_TIMEOUT_SECONDS = 30.0
@@ -56,8 +57,8 @@ class Engine:
         self.settings = settings
         clock = clock or SystemClock()
         # In memory, every artifact was made by this very process, so its pickles are its own. Files never are.
-        trust = Trust(pickle=settings.trust_pickle or settings.in_memory, types=settings.trust_types)
-        self._trust_files = Trust(pickle=settings.trust_pickle, types=settings.trust_types)
+        said = Trust(settings.trust_pickle, settings.trust_types, settings.trust_code)
+        trust = replace(said, pickle=said.pickle or settings.in_memory)
         cache = open_cache(settings.cache, clock)
         journal, catalog, artifacts = open_stores(settings.database or settings.data_dir, clock=clock)
         bus = EventBus()
@@ -73,7 +74,7 @@ class Engine:
             config=settings.serving,
             hall=Hall(settings.limits.max_waiting),
             cache=cache,
-            trial=ProcessTrial(registry, trust),
+            trial=ProcessTrial(registry),
         )
         owner = reconciler.evidences.source
         controller = Controller(registry, journal, reconciler.evidences, clock, owner=owner, shadows=reconciler.shadows)
@@ -97,7 +98,23 @@ class Engine:
             backlog=loop.backlog,
             wake=loop.wake,
         )
-        self.trust = trust
+        optimizer = BackgroundOptimizer(
+            registry,
+            journal,
+            settings.optimize,
+            clock,
+            owner=owner,
+            ports=Surroundings(
+                journal,
+                table,
+                clock,
+                optimize=settings.optimize,
+                serving=settings.serving,
+                learning=settings.learning,
+            ),
+        )
+        self.trust_files = said
+        """What files may be read under, that somebody names here."""
         self.catalog: Catalog = catalog
         self.artifacts: ArtifactStore = artifacts
         self.services = Services(
@@ -110,6 +127,7 @@ class Engine:
             intake=intake,
             loop=loop,
             controller=controller,
+            optimizer=optimizer,
             bus=bus,
             clock=clock,
             config=settings.learning,
@@ -119,7 +137,7 @@ class Engine:
             limits=settings.limits,
             record=settings.record,
             trust=trust,
-            trust_files=self._trust_files,
+            trust_files=replace(said, network=True),
             door=Door(catalog, clock),
             learning=False,
             starting=True,
@@ -127,6 +145,11 @@ class Engine:
         self._housekeeping: threading.Thread | None = None
         self._stopping = threading.Event()
         self._stopped = False
+
+    @property
+    def trust(self) -> Trust:
+        """What the artifacts that it keeps may be loaded under."""
+        return self.services.registry.trust
 
     @property
     def learning(self) -> LearningConfig:
@@ -140,6 +163,7 @@ class Engine:
             services.reconciler.step()
             services.reconciler.start()
             services.controller.start()
+            services.optimizer.start()
             self._housekeeping = threading.Thread(target=self._keep_house, name="everloop-housekeeping", daemon=True)
             self._housekeeping.start()
             services.starting = False
@@ -157,6 +181,7 @@ class Engine:
         self._stopping.set()
         if self._housekeeping is not None:
             self._housekeeping.join()
+        services.optimizer.stop()
         services.loop.close()
         services.controller.stop()
         services.reconciler.stop()
@@ -177,26 +202,26 @@ class Engine:
         serving: Mapping[str, Any] | None = None,
         record: float | None = None,
     ) -> ModelRecord:
-        """Register a kind, an estimator, a River model, a learner or a file, and make it live if it is already trained.
+        """Register a kind, an estimator, a River model, a learner, or what names a model (`runtime.source`), and make it live if it is
+        already trained. Code that is named is allowed by that.
 
         The same name with the same specification is the model that is already there, as after a restart; a file whose bytes
         have changed becomes the next version. Raises Conflict, NotSupported, InvalidInput, Untrusted."""
-        share = self.settings.record if record is None else record
-        overrides = dict(learning or {})
         effective(self.settings.serving, serving or {})
-        if isinstance(model, os.PathLike) or (isinstance(model, str) and _looks_like_path(model)):
-            return self._register_file(
-                name, Path(model), learning=overrides, rollout=rollout, serving=serving, record=share
-            )
-        from everloop.learning.learners.make import already_fitted, make_learner
-
-        learner = make_learner(model, parameters, trust=self.trust)
-        made = self.services.loop.register(
-            name, learner, task=learner.task, learning=overrides, rollout=rollout, serving=serving, record=share
+        share = self.settings.record if record is None else record
+        return registering.register(
+            self, name, model, parameters, registering.Wishes(learning or {}, rollout, serving, share)
         )
-        if made.live_version is None and already_fitted(model):
-            self._publish_fitted(name, learner)
-        return self.services.registry.get(name)
+
+    def register_named(self, name: str, source: Source) -> ModelRecord:
+        """`register` of what `source` names, whatever it looks like."""
+        return registering.register_source(self, name, source, registering.Wishes(record=self.settings.record))
+
+    def allow_code(self, entries: Sequence[str]) -> None:
+        """From now on artifacts may run this Python code (`Trust.code`); what was refused for that is tried again."""
+        registry = self.services.registry
+        registry.trust = with_code(registry.trust, *entries)
+        self.services.reconciler.forgive()
 
     def unregister(self, name: str) -> None:
         """The model, its versions and its examples go; its timeline stays. Raises ModelNotFound."""
@@ -225,72 +250,11 @@ class Engine:
             )
 
     def register_file(
-        self, name: str, path: Path, *, live: bool, version_name: str = "", note: str = "", by: str = "python"
+        self, name: str, source: Source, *, live: bool, version_name: str = "", note: str = "", by: str = "python"
     ) -> VersionRecord:
-        """A model file as the next version of a model, which is made if it is not there; or the version there is of the very same
-        bytes. Not `live`: it waits as `staging`. Raises as `api.files.hand_in`."""
-        from everloop.api.files import hand_in
-        from everloop.runtime.artifact import read_payload
-
-        made, new = hand_in(
-            self.services,
-            name,
-            read_payload(path),
-            source=str(path),
-            live=live,
-            version_name=version_name,
-            note=note,
-            by=by,
-            field="path",
-        )
-        if new and live:
-            self.settle(name, made.version)
-        return made
-
-    def _register_file(
-        self,
-        name: str,
-        path: Path,
-        *,
-        learning: dict[str, Any],
-        rollout: Mapping[str, Any] | None,
-        serving: Mapping[str, Any] | None,
-        record: float,
-    ) -> ModelRecord:
-        """A scikit-learn file brings an estimator that can be fitted again; an ONNX file only answers."""
-        from everloop.learning.learners.make import make_learner
-        from everloop.runtime.artifact import read_model_file
-
-        manifest, payload = read_model_file(path, trust=self._trust_files)
-        learner: Learner | None = None
-        if manifest.runtime == "sklearn":
-            from everloop.runtime.sklearn import load_estimator
-
-            learner = make_learner(load_estimator(payload, self._trust_files), trust=self._trust_files)
-        found = self.services.loop.register(
-            name,
-            learner,
-            task=manifest.task,
-            learning=learning,
-            rollout=rollout,
-            serving=serving,
-            record=record,
-            schema=manifest.schema,
-            target=manifest.target,
-        )
-        registry = self.services.registry
-        digest = artifact_digest(payload)
-        if found.live_version is None or all(known.digest != digest for known in registry.versions(name)):
-            made = registry.add_version(name, manifest, payload, live=True, note=f"from {path.name}")
-            self.settle(name, made.version)
-        return registry.get(name)
-
-    def _publish_fitted(self, name: str, learner: Learner) -> None:
-        manifest, payload = learner.freeze()
-        registry = self.services.registry
-        registry.fix_schema(name, manifest.schema, manifest.target)
-        made = registry.add_version(name, manifest, payload, live=True, note="fitted when it was registered")
-        self.settle(name, made.version)
+        """What `source` names as the next version of a model, which is made if it is not there; or the version there is of the very
+        same bytes. Not `live`: it waits as `staging`. Raises as `runtime.source.read_source` and `api.files.accept`."""
+        return registering.add_version(self, name, source, live=live, version_name=version_name, note=note, by=by)
 
     def _keep_house(self) -> None:
         settings, services = self.settings, self.services
@@ -303,8 +267,3 @@ class Engine:
 def build_engine(settings: EngineSettings, *, clock: Clock | None = None) -> Engine:
     """Open the stores and construct every room; nothing runs before `Engine.start`. Raises StoreUnavailable."""
     return Engine(settings, clock=clock)
-
-
-def _looks_like_path(text: str) -> bool:
-    """A kind is one plain word; whatever has a separator or an ending is meant as a file."""
-    return os.sep in text or "/" in text or "." in text

@@ -27,6 +27,7 @@ from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch, Scalar
 from everloop.learning.config import LearningConfig, ModelParameters
 from everloop.learning.intake import Feedback
+from everloop.optimization.config import OptimizeConfig
 from everloop.registry.rollouts import plan_of
 from everloop.registry.traffic import weights_of
 from everloop.stores.ports import VersionRecord
@@ -63,8 +64,10 @@ class Continuum:
         data_dir: str | PathLike[str] | None = None,
         database: str | None = None,
         record: float = 1.0,
+        optimize: bool | OptimizeConfig = False,
         trust_pickle: bool = False,
         trust_types: Sequence[str] = (),
+        trust_code: Sequence[str] = (),
     ) -> None:
         self.config = LearningConfig.default() if config is None else config
         settings = EngineSettings(
@@ -72,8 +75,10 @@ class Continuum:
             database=database,
             learning=self.config,
             record=record,
+            optimize=OptimizeConfig(on_publish=optimize) if isinstance(optimize, bool) else optimize,
             trust_pickle=trust_pickle,
             trust_types=tuple(trust_types),
+            trust_code=tuple(trust_code),
         )
         self.engine: Engine = build_engine(settings)
         self._table = self.engine.services.table
@@ -95,7 +100,8 @@ class Continuum:
         serving: Mapping[str, Any] | None = None,
     ) -> None:
         """`model`: a kind (`"linear"`, `"ridge"`, `"logistic"`, `"forest"`, `"boosting"`, `"auto"`), a scikit-learn
-        estimator or pipeline, a River model, a `Learner`, or the path of an artifact (ONNX, skops).
+        estimator or pipeline, a River model, a `Learner`, or what names a model: the path of a file (ONNX, skops, …) or a folder,
+        `"package.module:Model"`, `"models:/name@alias"`; a class or a function of that contract itself (`everloop.runtime.python`).
 
         An estimator that is already fitted answers at once as version 1. `record`: which share of its predictions is
         recorded; `learning`: fields of `LearningConfig` that only this model overrides; `rollout`: how the versions that it learns
@@ -224,12 +230,12 @@ class Continuum:
         return self.engine.services.registry.versions(name)
 
     def add_version(
-        self, name: str, path: str | PathLike[str], *, live: bool = False, version_name: str = "", note: str = ""
+        self, name: str, model: str | PathLike[str], *, live: bool = False, version_name: str = "", note: str = ""
     ) -> int:
-        """A model file (ONNX, skops) as the next version of a model, which is made if it is not there; returns its number. It waits
-        for `promote` or `start_rollout` unless it is `live`. Raises Conflict (it does not fit the model), NotSupported, Untrusted."""
+        """What names a model (a file, a folder, `package.module:Model`) as the next version, of a model that is made if it is not there;
+        returns its number. It waits for `promote` or `start_rollout` unless it is `live`. Raises Conflict (it does not fit the model), NotSupported, Untrusted."""
         self._open()
-        made = self.engine.register_file(name, Path(path), live=live, version_name=version_name, note=note, by=_BY)
+        made = self.engine.register_file(name, model, live=live, version_name=version_name, note=note, by=_BY)
         return made.version
 
     def promote(self, name: str, version: int | str) -> None:

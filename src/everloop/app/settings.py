@@ -1,7 +1,7 @@
 """Where options come from: flags, then `EVERLOOP_*`, then `everloop.toml` (here, then in the XDG folder), then defaults.
 
-Owns no option that another room declares: `LearningConfig`, `ServingConfig` and `Limits` stay beside their consumers, and their fields
-become the sections `[learning]`, `[serving]` and `[limits]` by being there. What belongs to the process itself (where it listens, where it
+Owns no option that another room declares: `LearningConfig`, `ServingConfig` and `Limits`, for example, stay beside their consumers, and their
+fields become the sections `[learning]`, `[serving]` and `[limits]` by being there. What belongs to the process itself (where it listens, where it
 remembers) is declared here, as `ServerSettings` and `EngineSettings`.
 
 An option has one name everywhere: `learning.min_samples` is `min_samples` under `[learning]` in the file,
@@ -27,6 +27,8 @@ from everloop.api.override import check_keys
 from everloop.app.security import Security
 from everloop.core.errors import InvalidInput
 from everloop.learning.config import LearningConfig
+from everloop.optimization.config import OptimizeConfig
+from everloop.runtime.source import Source, beside
 from everloop.serving.cache_config import CacheConfig
 from everloop.serving.config import ServingConfig
 
@@ -49,6 +51,8 @@ class EngineSettings:
     """Whether artifacts may be loaded with pickle, which runs whatever code is in them."""
     trust_types: tuple[str, ...] = ()
     """Types that a skops file may contain beyond the safe ones, by their full names."""
+    trust_code: tuple[str, ...] = ()
+    """Python code that models may run: import paths (`package.module:Model`), packages, or `*`. Code that is named as a model is allowed."""
     record: float = 1.0
     """Share of predictions that is recorded, for models that do not say otherwise: 0 to 1."""
     retention_age_sec: float | None = 30 * 86_400.0
@@ -59,6 +63,7 @@ class EngineSettings:
     serving: ServingConfig = field(default_factory=ServingConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     limits: Limits = field(default_factory=Limits)
+    optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
 
     def __post_init__(self) -> None:
         _expect("record", 0 <= self.record <= 1, "between 0 and 1", self.record)
@@ -127,8 +132,8 @@ class Settings:
 
     engine: EngineSettings
     server: ServerSettings
-    models: dict[str, Path] = field(default_factory=dict)
-    """Files to serve, by the model's name: `[models]` of the file."""
+    models: dict[str, Source] = field(default_factory=dict)
+    """What to serve, by the model's name: `[models]` of the file."""
     files: tuple[Path, ...] = ()
     """The configuration files that were read, the strongest first."""
     warnings: tuple[str, ...] = ()
@@ -142,6 +147,7 @@ SECTIONS: dict[str, type[Any]] = {
     "serving": ServingConfig,
     "cache": CacheConfig,
     "limits": Limits,
+    "optimize": OptimizeConfig,
     "observe": Observing,
     "security": Security,
 }
@@ -183,7 +189,7 @@ def load_settings(
     """
     kinds = {name: kind for name, kind, _ in options()}
     said: dict[str, Any] = {}
-    models: dict[str, Path] = {}
+    models: dict[str, Source] = {}
     files = _find_files(environ, cwd, config)
     for path in reversed(files):
         values, named = _read_file(path, kinds)
@@ -210,6 +216,7 @@ def load_settings(
         serving=ServingConfig(**parts["serving"]),
         cache=CacheConfig(**parts["cache"]),
         limits=Limits(**parts["limits"]),
+        optimize=OptimizeConfig(**parts["optimize"]),
     )
     server = ServerSettings(
         **parts["server"], observe=Observing(**parts["observe"]), security=Security(**parts["security"])
@@ -232,7 +239,7 @@ def _find_files(environ: Mapping[str, str], cwd: Path, config: Path | None) -> l
     return [path for path in found if path.is_file()]
 
 
-def _read_file(path: Path, kinds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+def _read_file(path: Path, kinds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Source]]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -240,7 +247,7 @@ def _read_file(path: Path, kinds: Mapping[str, Any]) -> tuple[dict[str, Any], di
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
     values: dict[str, Any] = {}
-    models: dict[str, Path] = {}
+    models: dict[str, Source] = {}
     for section, content in document.items():
         if section not in (*SECTIONS, "models"):
             at_home = [name for name in kinds if name.endswith(f".{section}")]
@@ -251,8 +258,10 @@ def _read_file(path: Path, kinds: Mapping[str, Any]) -> tuple[dict[str, Any], di
         for key, value in content.items():
             if section == "models":
                 if not isinstance(value, str):
-                    raise InvalidInput(f"{path}: models.{key}: expected the path of a file", field=f"models.{key}")
-                models[key] = path.parent / Path(value).expanduser()
+                    raise InvalidInput(
+                        f"{path}: models.{key}: expected a path or an import path", field=f"models.{key}"
+                    )
+                models[key] = beside(value, path.parent)
                 continue
             name = _known(f"{section}.{key}", kinds, f"{path}: ")
             values[name] = _convert(name, value, kinds[name], f"{path}: ", text=False)

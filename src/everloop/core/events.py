@@ -42,6 +42,9 @@ EventKind = Literal[
     "collected",
     "imported",
     "quality",
+    "optimize_started",
+    "optimized",
+    "not_optimized",
     "deleted",
     "audit",
 ]

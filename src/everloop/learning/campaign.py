@@ -369,8 +369,14 @@ class Campaign:
             self._tell("learner_failed", self.last_error, version=version.version)
             memory.examiner.adopt(None, since=memory.cursor + 1)
             return
+        before = memory.examiner.champion
         memory.examiner.adopt(champion, since=memory.cursor + 1, unseen=unseen or (), floor=floor)
-        if memory.apprentice is not None:
+        if (
+            before is not None and before.origin == champion.origin
+        ):  # what was judged against the one holds for the other
+            if self._flight is not None and self._flight.champion == before.version:
+                self._flight.champion = champion.version
+        elif memory.apprentice is not None:
             memory.apprentice.new_champion()
 
 

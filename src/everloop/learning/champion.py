@@ -13,6 +13,7 @@ from typing import Any
 from everloop.core.schema import Target
 from everloop.core.types import Row, Scalar
 from everloop.learning.learners.base import Losses, losses
+from everloop.optimization.succession import origin_of
 from everloop.runtime.session import Session
 from everloop.stores.ports import VersionRecord
 
@@ -24,6 +25,8 @@ class Champion:
         lineage = version.manifest.lineage
         self.last_id = int(lineage.get("last_id") or 0)
         """The newest example it was trained on; 0 for one that was trained elsewhere."""
+        self.origin = origin_of(version)
+        """The version that was trained: another one where this is a faster form of it, and answers alike."""
 
     def __repr__(self) -> str:
         return f"Champion(version {self.version}, trained up to example {self.last_id})"

@@ -60,11 +60,14 @@ class Examiner:
 
     def adopt(self, champion: Champion | None, *, since: int, unseen: Sequence[float] = (), floor: float = 0.0) -> None:
         """From now on test this one. `unseen`: its losses on rows that it was not trained on."""
-        if self.champion is not None:
-            self.champion.close()
-        self.champion = champion
+        before, self.champion = self.champion, champion
+        if before is not None:
+            before.close()
         version = champion.version if champion else 0
         if version == self._version:  # found again after a restart: its statistics go on
+            return
+        if champion is not None and champion.origin in {self._version, before.origin if before else None}:
+            self._version = version  # another form of the same: so do its
             return
         self._version, self._since = version, since
         self._fed.clear()

@@ -26,6 +26,7 @@ from __future__ import annotations
 from everloop.core.clock import Clock
 from everloop.core.errors import EverloopError, VersionNotFound
 from everloop.learning.champion import Champion
+from everloop.optimization.config import BY as OPTIMIZER
 from everloop.policy.rollout import Plan, Rollout
 from everloop.registry.catalog import Registry
 from everloop.registry.rollouts import Policy, Rollouts, plan_of, policy_of
@@ -91,9 +92,16 @@ def traffic(journal: Journal, record: ModelRecord, clock: Clock) -> float:
     return requests / span / record.record
 
 
+def next_plan(journal: Journal, clock: Clock, record: ModelRecord, default: str, *, recovering: bool) -> Plan | None:
+    """How the next version goes out; None: at once. `default`: where the model says nothing of its own. Raises InvalidInput."""
+    policy = policy_of(default, record.rollout)
+    rate = traffic(journal, record, clock) if policy.strategy == "auto" else 0.0
+    return plan_for(policy, rate, recovering=recovering)
+
+
 def ran_dry(rollout: Rollout) -> bool:
-    """Whether a rollout of the learning loop's own has ended only because nobody asked any more."""
-    return rollout.state == "inconclusive" and rollout.cause == "time" and rollout.by == BY
+    """Whether a rollout of the loop's own, or of the optimiser's, has ended only because nobody asked any more."""
+    return rollout.state == "inconclusive" and rollout.cause == "time" and rollout.by in {BY, OPTIMIZER}
 
 
 class GoingOut:
@@ -131,10 +139,8 @@ class GoingOut:
         return self.active is not None and not (recovering and cut_id > self._knows)
 
     def plan(self, record: ModelRecord, default: str, *, recovering: bool) -> Plan | None:
-        """How the next version goes out; None: at once. `default`: where the model says nothing of its own. Raises InvalidInput."""
-        policy = policy_of(default, record.rollout)
-        rate = traffic(self._journal, record, self._clock) if policy.strategy == "auto" else 0.0
-        return plan_for(policy, rate, recovering=recovering)
+        """As `next_plan`."""
+        return next_plan(self._journal, self._clock, record, default, recovering=recovering)
 
     def left(self, version: VersionRecord, unseen: list[float], floor: float) -> None:
         """This version waits, or is out, from now on. `unseen`: its losses on rows that it was not trained on."""

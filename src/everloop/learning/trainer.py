@@ -365,8 +365,9 @@ class ModelTrainer:
             return
         champion = self._memory.examiner.champion
         version = champion.version if champion is not None else None
-        if version != self._inputs_of:
-            self._inputs_of = version
+        origin = champion.origin if champion is not None else None
+        if origin != self._inputs_of:
+            self._inputs_of = origin
             window = self._memory.window
             known = len(window) - window.count_from((champion.last_id if champion is not None else 0) + 1)
             self.inputs.refer_to(window.newest(len(window)).part(0, known))

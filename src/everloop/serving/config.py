@@ -16,8 +16,11 @@ import msgspec
 
 from everloop.core.errors import InvalidInput
 from everloop.policy.batching import BatchRules
+from everloop.runtime.artifact import MOST_THREADS
+from everloop.stores.ports import VersionRecord
 
 Isolation = Literal["auto", "thread", "process"]
+Optimize = Literal["auto", "off", "float", "int8"]
 HOUR_MS = 3_600_000.0
 
 
@@ -45,8 +48,14 @@ class ServingConfig:
     isolation: Isolation = "auto"
     """Where a version that is Python code (scikit-learn, River) runs: on a `thread` of the server, in a `process` of its own, or `auto`: in a process
     if it takes longer than 20 ms for one row, for it would hold up all other models. Other runtimes are on a thread."""
+    threads: int | None = None
+    """Threads that one run of the model may use, where its library has threads of its own. None: one, or as many as its artifact says. Holds for
+    what is opened from then on."""
     loaded: bool = True
     """Whether the model is held ready to answer."""
+    optimize: Optimize = "auto"
+    """What a version that goes live may become in the background: `off` nothing else, `float` a faster form that answers alike, `int8` also one
+    whose answers differ a little; `auto` as `optimize.on_publish` and `optimize.int8` say."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -66,6 +75,7 @@ class ServingConfig:
             ("max_queue", 1 <= self.max_queue <= 1 << 30),
             ("max_wait_ms", 0 <= (self.max_wait_ms or 0) <= HOUR_MS),
             ("cache_ttl_sec", 0 < self.cache_ttl_sec <= 366 * 86_400),
+            ("threads", self.threads is None or 1 <= self.threads <= MOST_THREADS),
         )
         for name, good in checks:
             if not good:
@@ -92,7 +102,9 @@ _EXPECTED = {
     "cache": "true or false",
     "cache_ttl_sec": "seconds above 0 and at most a year",
     "isolation": "'auto', 'thread' or 'process'",
+    "threads": "a whole number from 1 to 1,024, or none",
     "loaded": "true or false",
+    "optimize": "'auto', 'off', 'float' or 'int8'",
 }
 
 DEFAULT = ServingConfig()
@@ -112,6 +124,14 @@ def effective(config: ServingConfig, overrides: Mapping[str, Any]) -> ServingCon
         return replace(config, **overrides)
     except InvalidInput as error:
         raise InvalidInput(f"serving.{error.message}", field=f"serving.{error.field}") from None
+
+
+def threaded(record: VersionRecord, threads: int | None) -> VersionRecord:
+    """The version, to be opened with so many threads; None: as many as it says itself."""
+    if threads is None:
+        return record
+    options = {**record.manifest.options, "threads": threads}
+    return msgspec.structs.replace(record, manifest=msgspec.structs.replace(record.manifest, options=options))
 
 
 def merged(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

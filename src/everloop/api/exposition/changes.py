@@ -88,6 +88,10 @@ def happened(services: Services) -> Iterator[Metric]:
         "drift_alarms": ("Drift noticed in a model's errors or inputs.", ("errors", "inputs")),
         "fits": ("Fits by what became of them.", ("fitted", "failed", "rejected")),
         "rollouts": ("Rollouts that this process ended, by how.", ENDED),
+        "optimizations": (
+            "Attempts of this process to make a version faster, by what became of them.",
+            ("optimized", "kept", "failed", "stopped"),
+        ),
     }
     happened = services.traffic.happened()
     models = sorted({model for _, model, _ in happened} | set(services.table.current.lanes))

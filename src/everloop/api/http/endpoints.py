@@ -39,6 +39,7 @@ from everloop.core.hashing import body_digest
 _model_spec = msgspec.json.Decoder(wire.ModelSpec)
 _model_change = msgspec.json.Decoder(wire.ModelChange)
 _nothing = msgspec.json.Decoder(wire.Nothing)
+_optimize = msgspec.json.Decoder(wire.OptimizeSpec)
 
 
 async def predict(api: Api, request: Request) -> Response:
@@ -125,6 +126,11 @@ async def delete_model(api: Api, request: Request) -> Response:
 async def train(api: Api, request: Request) -> Response:
     decode(_nothing, await optional_body(api, request))
     return json(await api.fits.run(versions.train, api.services, model_name(request)))
+
+
+async def optimize(api: Api, request: Request) -> Response:
+    asked = decode(_optimize, await optional_body(api, request))
+    return json(await api.threads.run(verbs.optimize, api.services, model_name(request), asked), 202)
 
 
 async def timeline(api: Api, request: Request) -> Response:

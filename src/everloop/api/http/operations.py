@@ -143,6 +143,20 @@ _SERVER: tuple[Operation, ...] = (
         refusals=("fit_failed", "conflict", "model_untrained", "not_supported", "overloaded"),
     ),
     Operation(
+        "optimize",
+        "POST",
+        "/v1/models/{model}/optimize",
+        "learning",
+        "Look for a faster form of the version that serves, now and in the background; what comes of it is on the timeline, and in the "
+        "model's `optimization`.",
+        body=wire.OptimizeSpec,
+        body_required=False,
+        example={"int8": False},
+        answer=wire.Optimization,
+        status=202,
+        refusals=("invalid_input",),
+    ),
+    Operation(
         "timeline",
         "GET",
         "/v1/models/{model}/timeline",

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from everloop.app.settings import EngineSettings, Settings
     from everloop.core.events import Event
     from everloop.core.schema import Schema
+    from everloop.runtime.source import Source
     from everloop.stores.ports import ModelRecord
 
 DATA_DIR = Path("everloop-data")
@@ -45,6 +47,8 @@ LEVELS = {
     "open_failed": logging.WARNING,
     "learner_failed": logging.WARNING,
     "rejected": logging.DEBUG,
+    "optimized": logging.INFO,
+    "not_optimized": logging.INFO,
 }
 """How loud what happens to a model is in the log; other kinds are only in its timeline."""
 
@@ -57,14 +61,14 @@ def serve(
     """Serve until a signal. Raises UsageError for what is wrong with the command line, EverloopError and OSError otherwise."""
     from everloop.app.settings import load_settings
 
-    named = parse_files(files)
+    named = parse_models(files)
     try:
         settings = load_settings(
             flags,
             environ=os.environ,
             cwd=Path.cwd(),
             assignments=(*assignments, *(["engine.data_dir=", "engine.database="] if memory else [])),
-            defaults={"engine.data_dir": DATA_DIR},
+            defaults={"engine.data_dir": DATA_DIR, "optimize.on_publish": True},
             config=config,
         )
     except InvalidInput as error:
@@ -75,12 +79,12 @@ def serve(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"--data-dir: {folder} is a file, not a folder")
     wanted = {**settings.models, **named}
-    for name, path in wanted.items():
-        usable_file(name, path)
-    start(settings, wanted)
+    for name, source in wanted.items():
+        usable(name, source)
+    start(allow_named(settings, wanted), wanted)
 
 
-def start(settings: Settings, wanted: Mapping[str, Path]) -> None:
+def start(settings: Settings, wanted: Mapping[str, Source]) -> None:
     from everloop.app.interpreter import one_core_each
 
     one_core_each(os.environ)  # before libraries that would read it are loaded
@@ -126,67 +130,76 @@ def log_event(event: Event) -> None:
         log.log(level, "%s: %s: %s", event.model, event.kind, event.message)
 
 
-def parse_files(texts: list[str]) -> dict[str, Path]:
-    """`NAME=PATH` each. Raises UsageError."""
-    found: dict[str, Path] = {}
+def parse_models(texts: list[str]) -> dict[str, Source]:
+    """`NAME=MODEL` each. Raises UsageError."""
+    found: dict[str, Source] = {}
     for text in texts:
-        name, equals, path = text.partition("=")
+        name, equals, source = text.partition("=")
         if not equals:
-            guess = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(text).stem).strip("-._") or "model"
-            raise UsageError(f"{text}: expected NAME=PATH, e.g. {guess}={text}")
+            stem = Path(text.partition(":")[0] or text).stem.rpartition(".")[2]
+            guess = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "model"
+            raise UsageError(f"{text}: expected NAME=MODEL, e.g. {guess}={text}")
         if name in found:
-            raise UsageError(f"{name}: named twice, with {found[name]} and {path}")
-        if not path:
-            raise UsageError(f"{text}: the path of the file is missing")
-        found[name] = Path(path).expanduser()
+            raise UsageError(f"{name}: named twice, with {found[name]} and {source}")
+        if not source:
+            raise UsageError(f"{text}: what to serve is missing: a file, a folder, or package.module:Model")
+        found[name] = source
     return found
 
 
-def usable_file(name: str, path: Path) -> None:
-    """Raises UsageError unless `name` can be a model's and `path` is a file that can be read."""
+def usable(name: str, source: Source) -> None:
+    """Raises UsageError unless `name` can be a model's and `source` can be there."""
     from everloop.registry.references import NAME
+    from everloop.runtime.source import check_source
 
     if not NAME.match(name):
         raise UsageError(
             f"{name!r} cannot be a model's name: letters, digits and . _ - only, not starting with . _ or -"
         )
-    if path.is_dir():
-        raise UsageError(f"{name}: {path} is a folder; a model is one file, ONNX or skops")
-    if not path.exists():
-        raise UsageError(f"{name}: there is no file {path}{_near(path)}")
-    if not os.access(path, os.R_OK):
-        raise UsageError(f"{name}: {path} cannot be read: permission denied")
+    try:
+        check_source(source)
+    except InvalidInput as error:
+        raise UsageError(f"{name}: {error.message}") from error
 
 
-def register_all(engine: Engine, wanted: Mapping[str, Path]) -> None:
-    """Every file under its name. Raises what the first bad one raised, said with its name and path."""
-    for name, path in wanted.items():
+def allow_named(settings: Settings, wanted: Mapping[str, Source]) -> Settings:
+    """With the code that is named as a model allowed before anything is opened: what was there before may be of it."""
+    from everloop.runtime.artifact import Trust
+    from everloop.runtime.source import trust_in
+
+    trust = Trust(code=settings.engine.trust_code)
+    for source in wanted.values():
+        trust = trust_in(source, trust)
+    return replace(settings, engine=replace(settings.engine, trust_code=trust.code))
+
+
+def register_all(engine: Engine, wanted: Mapping[str, Source]) -> None:
+    """Every model under its name. Raises what the first bad one raised, said with its name and source."""
+    for name, source in wanted.items():
         try:
-            engine.register(name, path.absolute())
+            engine.register_named(name, source)
         except EverloopError as error:
-            raise type(error)(f"{name}={path}: {error.message}", field=error.field) from error
+            raise type(error)(f"{name}={source}: {error.message}", field=error.field) from error
 
 
-def register_file(
+def register_source(
     name: str,
-    path: Path,
+    source: Source,
     storage: EngineSettings,
     *,
     stage: bool,
     version_name: str,
     note: str,
 ) -> dict[str, Any]:
-    """Register a file in a data folder or a database, without a server: the version, its status, and where it is, in words. A server
+    """Register a model in a data folder or a database, without a server: the version, its status, and where it is, in words. A server
     there notices by itself."""
     from everloop.app.build import build_engine
 
     engine = build_engine(storage)
     try:
-        made = engine.register_file(
-            name, path.absolute(), live=not stage, version_name=version_name, note=note, by="cli"
-        )
+        made = engine.register_file(name, source, live=not stage, version_name=version_name, note=note, by="cli")
     except EverloopError as error:
-        raise type(error)(f"{name}={path}: {error.message}", field=error.field) from error
+        raise type(error)(f"{name}={source}: {error.message}", field=error.field) from error
     finally:
         engine.stop()
     where = engine.place if storage.database is not None else str(storage.data_dir)
@@ -244,14 +257,3 @@ def _model_lines(engine: Engine, records: list[ModelRecord]) -> list[str]:
         if failure is not None:
             complain(f"{record.name}: version {failure.version} cannot be opened: {failure.error.message}")
     return lines
-
-
-def _near(path: Path) -> str:
-    import difflib
-
-    try:
-        names = [each.name for each in path.parent.iterdir()]
-    except OSError:
-        return f" (there is no folder {path.parent})"
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""

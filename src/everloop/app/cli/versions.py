@@ -73,6 +73,29 @@ def train(
     _change(model, "train", {}, url, as_json=json, timeout=timeout)
 
 
+@models.command(
+    help="Look for a faster form of the version that serves, in the background of the server: what comes of it is on the timeline."
+)
+def optimize(
+    model: Model,
+    *,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8 as well, whose answers differ a little.")] = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    from everloop.app.cli.output import as_json, data, say
+    from everloop.app.client import model_path
+
+    with _connect(url) as client:
+        found = client.call("POST", model_path(model, "optimize"), {"int8": int8})
+    if json:
+        data(as_json(found))
+        return
+    data(found["state"])
+    say(f"{model} version {found['version']}: {found['state']} {found['reason']}")
+    say(f"follow it with `everloop models timeline {model} --follow`")
+
+
 ALIAS = """Names that stand for versions, as in fraud@stable: list them, set one, take one away.
 
 \b
