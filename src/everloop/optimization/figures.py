@@ -10,28 +10,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from everloop.optimization.evidence import Data
 from everloop.optimization.opening import Cost
 from everloop.optimization.parity import Parity
 
 Fate = Literal["chosen", "kept", "slower", "unfaithful", "not made"]
 """`kept`: part of what was chosen, or the original where another form was."""
-
-
-class Data(msgspec.Struct, frozen=True):
-    """What the forms were compared on."""
-
-    source: Literal["given", "made up"]
-    rows: int
-    labelled: bool
-    digest: str
-    """SHA-256 of rows and labels; of made up ones as well."""
-    judged: int
-    """Rows on which a metric is judged."""
-    calibrated: int
-    """Rows that only calibrated INT8."""
-    drawn: int
-    """Rows beside, their values drawn column by column."""
-    seed: int
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -68,7 +52,7 @@ class Figures(msgspec.Struct, frozen=True):
     """From how many rows on which form answers."""
     forms: list[Form]
     """The original first."""
-    loss: float
+    wishes: dict[str, Any]
     machine: str
     load: list[float]
     """The machine's load averages before: times of a busy machine say less."""

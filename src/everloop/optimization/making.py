@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import NotSupported
-from everloop.core.types import Row
+from everloop.core.types import Row, Scalar
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:
+    from everloop.optimization.graphs import Level
     from everloop.runtime.artifact import Trust
 
 Artifact = tuple[Manifest, bytes]
@@ -24,6 +25,8 @@ class Material:
     payload: bytes = field(repr=False)
     rows: Sequence[Row] = field(repr=False)
     """To convert and calibrate with."""
+    labels: Sequence[Scalar] | None = field(repr=False)
+    """Of these rows."""
     trust: Trust
     made: dict[str, Artifact] = field(default_factory=dict, repr=False)
     """The forms so far: ONNX graphs are made once, whatever is made of them."""
@@ -53,13 +56,13 @@ def makers(*, int8: bool) -> list[Maker]:
     return found
 
 
-LEVELS = ("basic", "extended", "all")
+LEVELS: tuple[Level, ...] = ("basic", "extended", "all")
 """Of ONNX Runtime's graph optimisation, done ahead; `onnx` leaves it to whoever loads it."""
 ROUNDED: dict[str, dict[str, Any]] = {
-    "int8-dynamic": {"mode": "dynamic"},
-    "int8-static": {"mode": "static", "calibration": "minmax"},
-    "int8-entropy": {"mode": "static", "calibration": "entropy"},
-    "fp16": {"mode": "fp16"},
+    "int8-dynamic": {"method": "dynamic"},
+    "int8-static": {"method": "static", "calibration": "minmax"},
+    "int8-entropy": {"method": "static", "calibration": "entropy"},
+    "fp16": {"method": "fp16"},
 }
 
 
@@ -86,7 +89,7 @@ def _graph(material: Material) -> Artifact:
     return material.made["onnx"]
 
 
-def _at_level(level: str) -> Callable[[Material], Artifact]:
+def _at_level(level: Level) -> Callable[[Material], Artifact]:
     def make(material: Material) -> Artifact:
         from everloop.optimization.graphs import at_level
 
@@ -99,6 +102,6 @@ def _quantized(options: dict[str, Any]) -> Callable[[Material], Artifact]:
     def make(material: Material) -> Artifact:
         from everloop.optimization.quantization import QuantizationConfig, quantize_artifact
 
-        return quantize_artifact(*_graph(material), material.rows, QuantizationConfig(**options))
+        return quantize_artifact(*_graph(material), material.rows, QuantizationConfig(**options), material.labels)
 
     return make

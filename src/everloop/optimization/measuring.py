@@ -16,29 +16,15 @@ from typing import Any
 import numpy as np
 
 from everloop.core.types import Row
-from everloop.optimization.parity import matrix_of
-from everloop.runtime.session import Session, plain_answers
+from everloop.optimization.asking import matrix_of, one_row
+from everloop.runtime.session import Session
 
 BLOCK_SECONDS = 0.002
-ROUNDS = 15
+ROUNDS = 41
 FEWEST = 5
 """Rounds, however little time there is."""
 DIFFERENT = 32
 """Inputs of one size that are asked in turns: no form profits from having just seen the same."""
-
-
-def one_row(session: Session) -> Callable[[Row], Any]:
-    """A checked row -> its plain answer, as `serving` gets it."""
-    compile_row = getattr(session, "compile_row", None)
-    if compile_row is not None:
-        quick: Callable[[Row], Any] = compile_row()
-        return quick
-    regression = session.target.task == "regression"
-
-    def answer(row: Row) -> Any:
-        return plain_answers(session.run(matrix_of(session, [row])), regression=regression)[0]
-
-    return answer
 
 
 Call = Callable[[], Any]
@@ -48,8 +34,7 @@ def calls(session: Session, rows: Sequence[Row], size: int) -> list[Call]:
     """Different calls of `size` rows each."""
     count = min(DIFFERENT, max(1, len(rows) // size))
     if size == 1:
-        ask = one_row(session)
-        return [_bound(ask, list(rows[i])) for i in range(min(DIFFERENT, len(rows)))]
+        return [_bound(one_row(session, row), list(row)) for row in rows[:DIFFERENT]]
     matrices = [
         matrix_of(session, [rows[(start * size + i) % len(rows)] for i in range(size)]) for start in range(count)
     ]

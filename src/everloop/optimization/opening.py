@@ -69,7 +69,7 @@ def answer(asked: Asked) -> Cost:
     import numpy as np  # noqa: F401  every server has it: not the model's cost
     import psutil
 
-    from everloop.optimization.measuring import one_row
+    from everloop.optimization.asking import one_row
     from everloop.runtime.artifact import Trust, load_session
 
     process = psutil.Process()
@@ -78,12 +78,10 @@ def answer(asked: Asked) -> Cost:
     begun = time.perf_counter()
     session = load_session(asked.manifest, asked.payload, trust=trust)
     loaded = time.perf_counter()
-    ask = one_row(session)
     first = 0.0
-    for i, row in enumerate(asked.rows):
-        ask(row)
-        if i == 0:
-            first = time.perf_counter() - loaded
+    for row in asked.rows:
+        one_row(session, row)(row)
+        first = first or time.perf_counter() - loaded
     grown = process.memory_info().rss - before
     session.close()
     return Cost(loaded - begun, first, max(grown, 0))

@@ -1,7 +1,6 @@
 """Whether a form answers as the original does, in numbers.
 
-Two things are looked at. **Rows**, on which both are asked: the user's or recorded ones, and more that are drawn from them column by
-column, which meet in combinations that nobody has sent yet. A form that computes in floats (`exact`) must give the same labels to all of
+Two things are looked at (`evidence`). **Rows**, on which both are asked. A form that computes in floats (`exact`) must give the same labels to all of
 them, and numbers that differ by no more than the dtype explains: `atol + rtol * |original|`, of probabilities where there are some, of
 values for regression, `atol` being in units of their spread.
 
@@ -12,19 +11,18 @@ there are no labels, the original's answers stand for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from everloop.core.types import Row, Scalar
+from everloop.optimization.asking import Answers, ask
+from everloop.optimization.evidence import Evidence
 from everloop.policy.paired import mean_difference, share_difference
-from everloop.runtime.session import Matrix, Session, plain_answers
+from everloop.runtime.session import Matrix, Session
 
-BLOCK = 4_096
-"""Rows that are asked at once."""
+_LARGEST = sys.float_info.max
 
 
 class Tolerances(msgspec.Struct, frozen=True):
@@ -73,73 +71,6 @@ class Parity(msgspec.Struct, frozen=True):
     """In one sentence."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a form says to all of the rows."""
-
-    labels: list[Any] | None
-    """Classification."""
-    numbers: Matrix | None
-    """(n,) values, or (n, classes) probabilities."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What forms are judged on; made once from the original."""
-
-    rows: list[Row]
-    """Given ones first, then drawn ones."""
-    given: int
-    labels: Sequence[Scalar] | None
-    """Of the given rows."""
-    original: Answers
-    dtype: Any
-    """What the original takes."""
-    loss: float
-    seed: int
-
-
-def ask(session: Session, rows: Sequence[Row]) -> Answers:
-    """Raises what the model raises, ValueError for answers that are not one a row."""
-    regression = session.target.task == "regression"
-    labels: list[Any] = []
-    parts: list[Matrix] = []
-    for start in range(0, len(rows), BLOCK):
-        X = matrix_of(session, rows[start : start + BLOCK])
-        with np.errstate(all="ignore"):
-            answers = session.run(X)
-            scores = None if regression else session.scores(X)
-        if answers.shape != (len(X),):
-            raise ValueError(f"it answers shape {answers.shape} to {len(X)} rows")
-        if regression:
-            parts.append(np.asarray(answers, np.float64))
-        else:
-            labels += plain_answers(answers, regression=False)
-            if scores is not None:
-                parts.append(np.asarray(scores, np.float64))
-    numbers = np.concatenate(parts) if parts else None
-    return Answers(None if regression else labels, numbers)
-
-
-def matrix_of(session: Session, rows: Sequence[Row]) -> Matrix:
-    schema = session.schema
-    if schema.numeric and np.dtype(session.dtype).kind == "f":
-        with np.errstate(over="ignore"):
-            return np.array(rows, session.dtype).reshape(len(rows), len(schema.fields))
-    return schema.matrix(rows, session.dtype if schema.numeric else None)
-
-
-def draw_rows(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows, each value from another of the given ones, in its column."""
-    if not rows or count <= 0:
-        return []
-    rng = np.random.default_rng(seed)
-    columns = [[row[i] for row in rows] for i in range(len(rows[0]))]
-    chosen = rng.integers(0, len(rows), (len(columns), count)).tolist()
-    drawn = [[column[i] for i in places] for column, places in zip(columns, chosen, strict=True)]
-    return [list(row) for row in zip(*drawn, strict=True)]
-
-
 def judge(evidence: Evidence, session: Session, *, exact: bool) -> Parity:
     """Raises what the form raises: it then does not answer as the original does."""
     found = ask(session, evidence.rows)
@@ -151,7 +82,7 @@ def judge(evidence: Evidence, session: Session, *, exact: bool) -> Parity:
     compared, greatest, mean, worst = _differences(original, found, tolerances, flips)
     parity = Parity(
         rows=len(evidence.rows),
-        drawn=len(evidence.rows) - evidence.given,
+        drawn=evidence.data.drawn,
         compared=compared,
         max_difference=greatest,
         mean_difference=mean,
@@ -160,7 +91,7 @@ def judge(evidence: Evidence, session: Session, *, exact: bool) -> Parity:
         tolerances=tolerances,
         change=_change(evidence, found),
     )
-    refused = _differ(parity) if exact else _loses(parity.change, evidence.loss)
+    refused = _lacks(original, found) or (_differ(parity) if exact else _loses(parity.change, evidence.loss))
     told = refused or (_alike(parity) if exact else _changed(parity))
     return msgspec.structs.replace(parity, passed=not refused, why=told)
 
@@ -178,7 +109,7 @@ def _differences(
     a, b = original.numbers, found.numbers
     if a is None or b is None or a.shape != b.shape:
         n = max(1, len(original.labels or ()))
-        return "labels", float(flips > 0), flips / n, float("inf") if flips else 0.0
+        return "labels", float(flips > 0), flips / n, _LARGEST if flips else 0.0
     with np.errstate(all="ignore"):
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         difference = np.where(same, 0.0, np.abs(a - b))
@@ -188,7 +119,12 @@ def _differences(
     shares = np.where(np.isnan(shares), np.inf, shares)
     difference = np.where(np.isnan(difference), np.inf, difference)
     name = "probabilities" if a.ndim == 2 else "values"
-    return name, float(difference.max(initial=0)), float(difference.mean()), float(shares.max(initial=0))
+    return name, _finite(difference.max(initial=0)), _finite(difference.mean()), _finite(shares.max(initial=0))
+
+
+def _finite(value: Any) -> float:
+    """JSON has no infinity."""
+    return min(float(value), _LARGEST)
 
 
 def _spread(values: Matrix) -> float:
@@ -199,7 +135,7 @@ def _spread(values: Matrix) -> float:
 
 
 def _change(evidence: Evidence, found: Answers) -> Change | None:
-    n, original = evidence.given, evidence.original
+    n, original = evidence.data.judged, evidence.original
     if n == 0:
         return None
     if original.labels is not None and found.labels is not None:
@@ -213,19 +149,26 @@ def _change(evidence: Evidence, found: Answers) -> Change | None:
         return Change(metric, n, sum(right) / n, sum(now) / n, (won - lost) / n, low, high)
     if original.numbers is None or found.numbers is None:
         return None
-    a, b = original.numbers[:n], found.numbers[:n]
-    if evidence.labels is None:
-        before, truth, metric, scale = np.zeros(n), a, "deviation", _spread(a)
-    else:
-        truth, metric = np.array(evidence.labels, np.float64), "mae"
-        before = np.abs(a - truth)
-        scale = float(before.mean()) or _spread(a)
-    after = np.abs(b - truth)
+    return _change_of_error(original.numbers[:n], found.numbers[:n], evidence)
+
+
+def _change_of_error(a: Matrix, b: Matrix, evidence: Evidence) -> Change:
+    n = len(a)
+    metric = "deviation" if evidence.labels is None else "mae"
+    truth = a if evidence.labels is None else np.array(evidence.labels, np.float64)
+    before, after = np.abs(a - truth), np.abs(b - truth)
     if not np.isfinite(after).all():
-        return Change(metric, n, float(before.mean()), float("inf"), float("-inf"), float("-inf"), float("-inf"))
+        return Change(metric, n, float(before.mean()), _LARGEST, -_LARGEST, -_LARGEST, -_LARGEST)
+    scale = _spread(a) if evidence.labels is None else float(before.mean()) or _spread(a)
     change = (before - after) / scale
-    low, high = mean_difference(change, np.random.default_rng(evidence.seed))
+    low, high = mean_difference(change, np.random.default_rng(evidence.data.seed))
     return Change(metric, n, float(before.mean()), float(after.mean()), float(change.mean()), low, high)
+
+
+def _lacks(original: Answers, found: Answers) -> str:
+    if original.numbers is None or (found.numbers is not None and found.numbers.shape == original.numbers.shape):
+        return ""
+    return "it does not give the probabilities that the original gives"
 
 
 def _differ(parity: Parity) -> str:

@@ -10,7 +10,6 @@ What is chosen carries every number in its manifest, under `lineage["optimizatio
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,15 +21,14 @@ import msgspec
 
 from everloop.core.errors import EverloopError, InvalidInput, NotSupported, explain
 from everloop.core.hashing import artifact_digest
-from everloop.core.schema import Schema, pack_rows
 from everloop.core.types import Row, Scalar
 from everloop.optimization.candidates import Candidate
-from everloop.optimization.figures import Data, Fate, Figures, Form
+from everloop.optimization.evidence import gather
+from everloop.optimization.figures import Fate, Figures, Form
 from everloop.optimization.making import Maker, Material, makers
 from everloop.optimization.measuring import measure, medians
 from everloop.optimization.opening import measure_opening
-from everloop.optimization.parity import Evidence, Parity, ask, draw_rows, judge
-from everloop.optimization.synthetic import make_up_rows
+from everloop.optimization.parity import Parity, judge
 from everloop.parallel import fingerprint
 from everloop.policy.selection import Stretch, select
 from everloop.runtime.artifact import library_versions, load_session
@@ -43,11 +41,6 @@ if TYPE_CHECKING:
 SIZES = (1, 8, 64)
 Progress = Callable[[str], None]
 
-CALIBRATION = 5
-"""Every so many-th row calibrates INT8, and is then not one that judges it …"""
-MOST_CALIBRATION = 500
-"""… up to so many."""
-MADE_UP = 2_000
 _LIBRARIES = (
     "everloop",
     "numpy",
@@ -75,6 +68,8 @@ class Wishes:
     """What a form that rounds may cost: of accuracy as a share (0.005 are 0.5 points), of an error as a share of the original's."""
     rows: int = 20_000
     """On how many rows a form has to agree; given ones, and as many drawn from them as are missing. Fewer where the original is slow."""
+    drawn: int | None = None
+    """How many are drawn, however long that takes; None: as `rows` says."""
     max_seconds: float = 60.0
     """About what measuring and comparing may take."""
     combine: bool = True
@@ -161,35 +156,45 @@ class _Attempt:
         task.check()
         self.begun = time.monotonic()
         self.load = [round(each, 2) for each in os.getloadavg()] if hasattr(os, "getloadavg") else []
+        self.task, self.say, self.stack = task, say, stack
         self.manifest, self.payload = task.manifest, task.payload
-        self.wishes = wishes = task.wishes
-        self.trust, self.say, self.stack = task.trust, say, stack
-        self.made_up = not task.rows
-        self.int8 = wishes.int8 and not self.made_up
-        self.sizes = sorted(set(wishes.sizes))
-        self.rows = list(task.rows) or make_up_rows(task.manifest.schema, min(MADE_UP, wishes.rows), wishes.seed)
-        self.labels = None if task.labels is None or self.made_up else list(task.labels)
+        self.wishes, self.trust = task.wishes, task.trust
+        self.sizes = sorted(set(task.wishes.sizes))
         self.candidates: dict[str, Candidate] = {}
         self.sessions: dict[str, Session] = {}
         """Of those that agree."""
         self.forms: dict[str, Form] = {}
+        self.rounds: dict[str, list[list[float]]] = {}
 
     def run(self) -> Report:
+        wishes = self.wishes
         original = Candidate("original", self.manifest, self.payload, how={"by": "training"})
         session = self._open(original)
-        evidence, calibration, data = self._evidence(session)
-        self._agreed(original, session, None)
-        material = Material(self.manifest, self.payload, calibration or self.rows[:MOST_CALIBRATION], self.trust)
-        for maker in makers(int8=self.int8):
-            if self.wishes.only is None or maker.name in self.wishes.only:
-                self._try(maker, material, evidence)
-        if self.wishes.int8 and self.made_up:
+        self.say("asking the original")
+        self.evidence = evidence = gather(
+            session,
+            self.task.rows,
+            self.task.labels,
+            total=wishes.rows,
+            drawn=wishes.drawn,
+            seconds=wishes.max_seconds / 16,
+            calibrate=wishes.int8,
+            loss=wishes.loss,
+            seed=wishes.seed,
+        )
+        self._admit(original, session, None)
+        material = Material(self.manifest, self.payload, evidence.shown, evidence.shown_labels, self.trust)
+        made_up = evidence.data.source == "made up"
+        for maker in makers(int8=wishes.int8 and not made_up):
+            if wishes.only is None or maker.name in wishes.only:
+                self._try(maker, material)
+        if wishes.int8 and made_up:
             self.forms["int8"] = Form("int8", why="there are no examples to prove it on", exact=False)
         self.say(f"measuring {', '.join(self.sessions)}")
-        self._measure(list(self.sessions), self.wishes.max_seconds / 4)
+        self._measure(list(self.sessions), wishes.max_seconds / 4)
         stretches = self._choose()
         chosen = self._settle(stretches)
-        return self._report(chosen, stretches, data)
+        return self._report(chosen, stretches)
 
     # -- making and judging --
 
@@ -198,105 +203,76 @@ class _Attempt:
         self.stack.enter_context(closing(session))
         return session
 
-    def _evidence(self, session: Session) -> tuple[Evidence, list[Row], Data]:
-        """What forms are judged on; the rows to calibrate with; how to tell of both."""
-        wishes, rows, labels = self.wishes, self.rows, self.labels
-        aside = list(range(0, len(rows), CALIBRATION))[:MOST_CALIBRATION] if self.int8 else []
-        apart = set(aside)
-        judged = [row for i, row in enumerate(rows) if i not in apart]
-        truth = None if labels is None else [label for i, label in enumerate(labels) if i not in apart]
-        calibration = [rows[i] for i in aside]
-        begun = time.perf_counter()
-        some = rows[: min(len(rows), 256)]
-        ask(session, some)
-        affordable = int(wishes.max_seconds / 16 / max((time.perf_counter() - begun) / len(some), 1e-9))
-        drawn = draw_rows(rows, min(wishes.rows, affordable) - len(rows), wishes.seed)
-        everything = [*judged, *calibration, *drawn]
-        self.say(f"asking the original {len(everything):,} rows")
-        evidence = Evidence(
-            rows=everything,
-            given=0 if self.made_up else len(judged),
-            labels=truth,
-            original=ask(session, everything),
-            dtype=session.dtype,
-            loss=wishes.loss,
-            seed=wishes.seed,
-        )
-        data = Data(
-            source="made up" if self.made_up else "given",
-            rows=len(rows),
-            labelled=labels is not None,
-            digest=data_digest(rows, labels, self.manifest.schema),
-            judged=evidence.given,
-            calibrated=len(calibration),
-            drawn=len(drawn),
-            seed=wishes.seed,
-        )
-        return evidence, calibration, data
-
-    def _try(self, maker: Maker, material: Material, evidence: Evidence) -> None:
+    def _try(self, maker: Maker, material: Material) -> None:
+        """Make it, and let it prove itself; what becomes of it is in `forms`."""
         self.say(f"making {maker.name}")
+        refused = Form(maker.name, exact=maker.exact, how=maker.how)
         try:
-            manifest, payload = maker.make(material)
-            material.made[maker.name] = manifest, payload
+            manifest, payload = material.made[maker.name] = maker.make(material)
         except EverloopError as error:
-            self.forms[maker.name] = Form(maker.name, why=error.message, exact=maker.exact, how=maker.how)
+            self.forms[maker.name] = msgspec.structs.replace(refused, why=error.message)
             return
         except Exception as error:  # a converter's own trouble costs its form, never the others
-            self.forms[maker.name] = Form(
-                maker.name, why=f"making it failed: {explain(error)}", exact=maker.exact, how=maker.how
-            )
+            self.forms[maker.name] = msgspec.structs.replace(refused, why=f"making it failed: {explain(error)}")
             return
         candidate = Candidate(maker.name, manifest, payload, maker.exact, maker.how)
-        twin = next(
-            (each.name for each in self.candidates.values() if (each.payload, each.manifest.runtime, each.manifest.options) == (payload, manifest.runtime, manifest.options)), None
-        )  # fmt: skip
-        difference = f"the same as {twin}" if twin is not None else _differs(self.manifest, manifest)
-        if difference:
-            self.forms[maker.name] = _form(candidate, "not made", difference)
+        twin = next((each.name for each in self.candidates.values() if _same(each, candidate)), None)
+        different = f"the same as {twin}" if twin is not None else _differs(self.manifest, manifest)
+        if different:
+            self.forms[maker.name] = _form(candidate, "not made", different)
             return
         try:
             session = self._open(candidate)
-            parity = judge(evidence, session, exact=maker.exact)
+            parity = judge(self.evidence, session, exact=maker.exact)
         except Exception as error:  # whatever a form raises where the original answers
             self.forms[maker.name] = _form(candidate, "unfaithful", explain(error))
             return
-        if not parity.passed:
+        if parity.passed:
+            self._admit(candidate, session, parity)
+        else:
             self.forms[maker.name] = _form(candidate, "unfaithful", parity.why, parity)
-            return
-        self._agreed(candidate, session, parity)
 
-    def _agreed(self, candidate: Candidate, session: Session, parity: Parity | None) -> None:
-        self.candidates[candidate.name] = candidate
-        self.sessions[candidate.name] = session
+    def _admit(self, candidate: Candidate, session: Session, parity: Parity | None) -> None:
+        """To what is measured, if it also opens where nothing is loaded yet."""
         form = _form(candidate, "slower", parity.why if parity is not None else "", parity)
         if self.wishes.open_apart:
             self.say(f"opening {candidate.name} in a process of its own")
-            cost = measure_opening(candidate.manifest, candidate.payload, self.rows[:8], trust=self.trust)
+            cost = measure_opening(candidate.manifest, candidate.payload, self.evidence.rows[:8], trust=self.trust)
             form = msgspec.structs.replace(form, cost=cost)
+            if cost.error and candidate.name != "original":
+                told = f"it cannot be used in a process of its own: {cost.error}"
+                self.forms[candidate.name] = msgspec.structs.replace(form, fate="unfaithful", why=told)
+                return
         self.forms[candidate.name] = form
+        self.candidates[candidate.name] = candidate
+        self.sessions[candidate.name] = session
 
     # -- measuring and choosing --
 
     def _measure(self, names: Sequence[str], seconds: float) -> None:
         taken = measure(
-            {name: self.sessions[name] for name in names}, self.rows, self.sizes, seconds=seconds, seed=self.wishes.seed
+            {name: self.sessions[name] for name in names},
+            self.evidence.rows[: self.evidence.data.rows],
+            self.sizes,
+            seconds=seconds,
+            seed=self.wishes.seed,
         )
+        self.rounds |= taken
         for name, by_size in medians(taken).items():
             self.forms[name] = msgspec.structs.replace(
                 self.forms[name], seconds=by_size, rounds=[[min(each), max(each)] for each in taken[name]]
             )
 
-    def _choose(self, *, combine: bool = True) -> list[Stretch]:
+    def _choose(self) -> list[Stretch]:
         return select(
             self.sizes,
-            {name: self.forms[name].seconds for name in self.sessions},
+            {name: self.rounds[name] for name in self.sessions},
             original="original",
-            combine=combine and self.wishes.combine,
+            combine=self.wishes.combine,
         )
 
     def _settle(self, stretches: list[Stretch]) -> Candidate:
-        """One candidate: the form of all sizes, or several put together, which then proves itself as any other."""
+        """One candidate: the form of all sizes, or several put together, all of which have proved themselves."""
         if len(stretches) == 1:
             return self.candidates[stretches[0].form]
         from everloop.runtime.by_size import combine
@@ -307,8 +283,8 @@ class _Attempt:
         )
         how = {"by": "size", "stretches": [[stretch.start, stretch.form] for stretch in stretches]}
         candidate = Candidate("by-size", manifest, payload, all(part.exact for part in parts), how)
-        changes = [part for stretch in stretches if (part := self.forms[stretch.form].parity) is not None]
-        self._agreed(candidate, self._open(candidate), max(changes, key=lambda parity: parity.worst, default=None))
+        parities = [parity for stretch in stretches if (parity := self.forms[stretch.form].parity) is not None]
+        self._admit(candidate, self._open(candidate), max(parities, key=lambda parity: parity.worst))
         members = sorted({stretch.form for stretch in stretches} | {"original"})
         self.say(f"measuring by-size beside {', '.join(members)}")
         self._measure([*members, "by-size"], self.wishes.max_seconds / 8)
@@ -316,7 +292,7 @@ class _Attempt:
 
     # -- telling --
 
-    def _report(self, chosen: Candidate, stretches: list[Stretch], data: Data) -> Report:
+    def _report(self, chosen: Candidate, stretches: list[Stretch]) -> Report:
         parts = {stretch.form for stretch in stretches}
         for name in self.sessions:
             fate: Fate = "chosen" if name == chosen.name else "kept" if name in parts | {"original"} else "slower"
@@ -325,11 +301,11 @@ class _Attempt:
             original=artifact_digest(self.payload),
             chosen=chosen.name,
             why=_why(chosen, self.forms, self.sizes, stretches),
-            data=data,
+            data=self.evidence.data,
             sizes=self.sizes,
             stretches=[[stretch.start, stretch.form] for stretch in stretches],
             forms=list(self.forms.values()),
-            loss=self.wishes.loss,
+            wishes=msgspec.to_builtins(self.wishes),
             machine=fingerprint.get_fingerprint().line(),
             load=self.load,
             libraries=library_versions(*_LIBRARIES),
@@ -339,14 +315,6 @@ class _Attempt:
         manifest = msgspec.structs.replace(chosen.manifest, lineage=lineage, metrics=self.manifest.metrics)
         made = Candidate(chosen.name, manifest, chosen.payload, chosen.exact, chosen.how)
         return Report(made, figures, [self.candidates[name] for name in self.sessions])
-
-
-def data_digest(rows: Sequence[Row], labels: Sequence[Scalar] | None, schema: Schema) -> str:
-    """SHA-256 that tells whether two runs saw the same examples."""
-    encoding, packed = pack_rows(rows, schema)
-    digest = hashlib.sha256(encoding.encode() + packed)
-    digest.update(msgspec.json.encode(labels))
-    return digest.hexdigest()
 
 
 def _form(candidate: Candidate, fate: Fate, why: str, parity: Parity | None = None) -> Form:
@@ -360,6 +328,13 @@ def _form(candidate: Candidate, fate: Fate, why: str, parity: Parity | None = No
         candidate.exact,
         candidate.how,
         parity,
+    )
+
+
+def _same(a: Candidate, b: Candidate) -> bool:
+    return a.payload == b.payload and (a.manifest.runtime, a.manifest.options) == (
+        b.manifest.runtime,
+        b.manifest.options,
     )
 
 

@@ -1,22 +1,29 @@
 """Which of several faithful forms of a model answers which sizes of requests.
 
-Each form has a time a call at each measured size. One form is chosen for all sizes if it is nowhere more than `TOLERANCE` slower than the
-best one there; among several such the original stays, else the one that is quickest over all sizes (least mean logarithm of time, weighted
-by how much of the traffic each size is). Where no single form does, the sizes are cut into as few stretches as possible, each with a form
-of its own: stretches are extended from the smallest size on as long as some form does for all of it, which gives the fewest.
+Each form has been timed at each size, in rounds that had all of them. One form is chosen for all sizes if it is nowhere clearly slower than
+the best one there: if in a good part of the rounds it was no more than `TOLERANCE` slower. Among several such the original stays, else the
+one that is quickest over all sizes (least mean logarithm of its medians). Where no single form does, the sizes are cut into as few
+stretches as possible, each with a form of its own: a stretch is extended from its smallest size on as long as some form does for all of it,
+which gives the fewest.
 
-Between two measured sizes a call's time is taken to be linear in its rows, so where the best form changes, it changes where the lines cross.
+Between two measured sizes a call's time is taken to be linear in its rows, so where the form changes, it changes where the lines cross.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 TOLERANCE = 0.03
 """What a form may be slower than the best: less than the 5 % that are promised, as times are measured with an error."""
+BENEFIT = 0.25
+"""The part of the rounds in which it must have been so: equal forms, one of which had bad luck, are not told apart by that."""
+
+Rounds = Mapping[str, Sequence[Sequence[float]]]
+"""Form -> for each size, the seconds of a call in each round."""
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -26,68 +33,49 @@ class Stretch(msgspec.Struct, frozen=True):
     """… this form answers."""
 
 
-Times = Mapping[str, Sequence[float]]
-"""Form -> seconds a call, for each of the sizes."""
-
-
 def select(
-    sizes: Sequence[int],
-    times: Times,
-    *,
-    original: str,
-    weights: Sequence[float] | None = None,
-    combine: bool = True,
-    tolerance: float = TOLERANCE,
+    sizes: Sequence[int], rounds: Rounds, *, original: str, combine: bool = True, tolerance: float = TOLERANCE
 ) -> list[Stretch]:
-    """`sizes` ascending; `times` has an entry for `original`. At least one stretch, the first from 1 row on.
-
-    `combine=False` gives one stretch: the quickest over all sizes."""
-    best = [min(each[i] for each in times.values()) for i in range(len(sizes))]
-    feasible = [
-        {name for name, each in times.items() if each[i] <= best[i] * (1 + tolerance)} for i in range(len(sizes))
-    ]
-    weights = list(weights) if weights is not None else [1.0] * len(sizes)
-
-    def choose(names: Sequence[str], first: int, last: int) -> str:
-        """The original if it may, else the quickest over `sizes[first:last]`."""
-        if original in names:
-            return original
-        return min(names, key=lambda name: math.fsum(weights[i] * math.log(times[name][i]) for i in range(first, last)))
-
+    """`sizes` ascend; `rounds` has an entry for `original`. At least one stretch, the first from one row on; `combine=False` gives one."""
+    times = {name: [statistics.median(each) for each in by_size] for name, by_size in rounds.items()}
+    able = [_able(i, rounds, times, tolerance) for i in range(len(sizes))]
     if not combine:
-        everywhere = set.intersection(*feasible)
-        names = [name for name in times if name in everywhere] or list(times)
-        if everywhere:
-            return [Stretch(1, choose(names, 0, len(sizes)))]
-        return [
-            Stretch(
-                1,
-                min(
-                    names,
-                    key=lambda name: math.fsum(w * math.log(t) for w, t in zip(weights, times[name], strict=True)),
-                ),
-            )
-        ]
+        return [Stretch(1, _preferred(set.intersection(*able) or set(times), times, original, slice(None)))]
     stretches: list[Stretch] = []
     first = 0
     while first < len(sizes):
-        able, last = feasible[first], first + 1
-        while last < len(sizes) and able & feasible[last]:
-            able, last = able & feasible[last], last + 1
-        chosen = choose([name for name in times if name in able], first, last)
-        start = 1 if not stretches else _crossing(sizes, times, stretches[-1].form, chosen, first)
+        names, last = able[first], first + 1
+        while last < len(sizes) and names & able[last]:
+            names, last = names & able[last], last + 1
+        chosen = _preferred(names, times, original, slice(first, last))
+        start = _crossing(sizes, times[stretches[-1].form], times[chosen], first) if stretches else 1
         stretches.append(Stretch(start, chosen))
         first = last
     return stretches
 
 
-def _crossing(sizes: Sequence[int], times: Times, before: str, after: str, i: int) -> int:
-    """The first size, beyond `sizes[i - 1]` and up to `sizes[i]`, at which `after` is not slower than `before`."""
+def _able(i: int, rounds: Rounds, times: Mapping[str, Sequence[float]], tolerance: float) -> set[str]:
+    """The forms that are not clearly slower than the best, at one size."""
+    best = rounds[min(times, key=lambda name: times[name][i])][i]
+    return {name for name, by_size in rounds.items() if slowdown(by_size[i], best) <= 1 + tolerance}
+
+
+def slowdown(ours: Sequence[float], best: Sequence[float]) -> float:
+    """By which factor at least, in all but `BENEFIT` of the rounds."""
+    ratios = sorted(a / b for a, b in zip(ours, best, strict=True))
+    return ratios[int(BENEFIT * (len(ratios) - 1))]
+
+
+def _preferred(names: set[str], times: Mapping[str, Sequence[float]], original: str, where: slice) -> str:
+    if original in names:
+        return original
+    return min(sorted(names), key=lambda name: math.fsum(map(math.log, times[name][where])))
+
+
+def _crossing(sizes: Sequence[int], before: Sequence[float], after: Sequence[float], i: int) -> int:
+    """The first size beyond `sizes[i - 1]`, at most `sizes[i]`, at which the second form is not slower than the first."""
     low, high = sizes[i - 1], sizes[i]
-    ahead = times[after][i - 1] - times[before][i - 1]
-    behind = times[before][i] - times[after][i]
-    if ahead <= 0:  # within the tolerance already there
-        return low + 1
-    if behind <= 0:
-        return high
+    ahead, behind = after[i - 1] - before[i - 1], before[i] - after[i]
+    if ahead <= 0 or behind <= 0:
+        return low + 1 if ahead <= 0 else high
     return min(high, max(low + 1, math.ceil(low + (high - low) * ahead / (ahead + behind))))
