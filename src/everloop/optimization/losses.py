@@ -57,6 +57,14 @@ class Judge:
         self._metric_before = self._metric(session)
         session.close()
 
+    @property
+    def labelled(self) -> bool:
+        return self._y is not None
+
+    def told(self) -> dict[str, Any]:
+        """What `loss` is of, for a manifest."""
+        return {"loss_is_of": self.measure, "judged_on": self.judged_on}
+
     def loss(self, payload: bytes) -> float:
         """Infinite for answers that are no numbers. Raises ArtifactCorrupt."""
         session = onnx.load(self._manifest, payload)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
@@ -35,13 +36,15 @@ class QuantizationConfig:
     """How static ranges are found: all that was seen, the middle `percentile`, or what loses the least information."""
     percentile: float = 99.99
     """Per cent of the values that a range covers."""
-    per_channel: bool = True
-    """A scale for each output channel of a weight, and not one for all of it: more faithful, a little larger."""
+    per_channel: bool | None = None
+    """A scale for each output channel of a weight, and not one for all of it: more faithful, a little larger and slower. None: where one
+    for all loses more than may be lost, and where that cannot be told."""
     reduce_range: bool | None = None
     """Weights of seven bits, for x86 processors whose sums would overflow; None: by this processor."""
     budget: float = 0.005
-    """How much may be lost before operators are left in float: with labels the fall of the accuracy (or of R²), without them the lost share
-    of the answers' variance."""
+    """How much of the metric may be lost, where there are labels, before operators are left in float: of the accuracy, or of R²."""
+    noise: float = 0.002
+    """The same where there are no labels: the lost share of the answers' variance."""
     keep_float: tuple[str, ...] = ()
     """Kinds of operators that are left in float in any case, such as `Conv`."""
     calibration_rows: int = 512
@@ -54,6 +57,7 @@ class QuantizationConfig:
             ("calibration", self.calibration in methods, f"one of {', '.join(methods)}"),
             ("percentile", 50 < self.percentile <= 100, "above 50 and at most 100"),
             ("budget", self.budget >= 0, "at least 0"),
+            ("noise", self.noise >= 0, "at least 0"),
             ("calibration_rows", self.calibration_rows >= 1, "at least 1"),
         )
         for name, good, expected in checks:
@@ -69,7 +73,7 @@ def quantize_artifact(
     labels: Sequence[Any] | None = None,
 ) -> tuple[Manifest, bytes]:
     """`rows`: of the model's schema, (n, fields); of a model of tensors, its inputs by name, (n, …) each. None: dynamic INT8 and FP16 of the
-    whole graph, unmeasured. `labels`: (n,), then the budget is of the metric.
+    whole graph, unmeasured. `labels`: (n,), then `budget` counts.
 
     Raises NotSupported (no ONNX, nothing to quantise, no rows to calibrate on, all of it hurts), ArtifactCorrupt."""
     if manifest.runtime != "onnx":
@@ -81,8 +85,14 @@ def quantize_artifact(
         made, how = _halved(payload, judge)
     else:
         made, how = _in_int8(manifest, payload, judge, config)
-    told = {**asdict(config), **how, "bytes": len(made), "bytes_before": len(payload)}
-    lineage = {**manifest.lineage, "quantization": msgspec.to_builtins(told)}
+    told = {
+        **asdict(config),
+        "keep_float": list(config.keep_float),
+        **how,
+        "bytes": len(made),
+        "bytes_before": len(payload),
+    }
+    lineage = {**manifest.lineage, "quantization": told}
     libraries = manifest.libraries | library_versions("onnx", "onnxruntime")
     # whatever was done ahead to the original's graph: this one is rewritten when it is opened, which fuses what is quantised
     options = {name: value for name, value in manifest.options.items() if name != "graph"}
@@ -93,7 +103,7 @@ def _halved(payload: bytes, judge: Judge | None) -> tuple[bytes, dict[str, Any]]
     from everloop.optimization.float16 import halve
 
     made, weights = halve(payload)
-    return made, {"weights": weights} | ({} if judge is None else {"loss": judge.loss(made)})
+    return made, {"weights": weights} | ({} if judge is None else {"loss": judge.loss(made)} | judge.told())
 
 
 def _in_int8(
@@ -102,42 +112,38 @@ def _in_int8(
     model = int8.prepare(manifest, payload)
     reduce = int8.saturates() if config.reduce_range is None else config.reduce_range
     how: dict[str, Any] = {"reduce_range": reduce}
-    build: Callable[[Sequence[str]], bytes]
-    types: tuple[str, ...]
-    if config.method == "dynamic":
-        model = int8.without_gemm(model)
-        types = int8.DYNAMIC
-
-        def build(in_float: Sequence[str]) -> bytes:
-            return int8.quantise_dynamic(
-                model, [*always, *in_float], per_channel=config.per_channel, reduce_range=reduce
-            )
-    else:
+    types = int8.STATIC if config.method == "static" else int8.DYNAMIC
+    make: Callable[..., bytes]
+    if config.method == "static":
         if judge is None:
             raise NotSupported("static quantisation needs rows to calibrate on", field="rows")
-        types = int8.STATIC
         ranges = calibration.calibrate(model, int8.CALIBRATED, judge.calibration, config.calibration, config.percentile)
-        how["calibration_rows"] = judge.calibrated_on
-
-        def build(in_float: Sequence[str]) -> bytes:
-            return int8.quantise_static(
-                model, ranges, [*always, *in_float], per_channel=config.per_channel, reduce_range=reduce
-            )
-
+        how["calibrated_on"] = judge.calibrated_on
+        make = partial(int8.quantise_static, model, ranges, reduce_range=reduce)
+    else:
+        model = int8.without_gemm(model)
+        make = partial(int8.quantise_dynamic, model, reduce_range=reduce)
     always = [node.name for node in model.graph.node if node.op_type in config.keep_float]
     operators = int8.heavy_operators(model, [kind for kind in types if kind not in config.keep_float])
+    how["operators"] = len(operators)
     if judge is None:
-        return build(()), how | {"operators": len(operators), "in_float": always}
-    chosen = sensitivity.choose(operators, build, judge.loss, config.budget)
+        per_channel = config.per_channel is not False
+        return make(always, per_channel=per_channel), how | {"per_channel": per_channel, "in_float": always}
+
+    allowed = config.budget if judge.labelled else config.noise
+    if config.per_channel is None:
+        made = make(always, per_channel=False)
+        loss = judge.loss(made)
+        if loss <= allowed:
+            return made, how | {"per_channel": False, "in_float": always, "loss": loss} | judge.told()
+    per_channel = config.per_channel is not False
+    chosen = sensitivity.choose(
+        operators, lambda left: make([*always, *left], per_channel=per_channel), judge.loss, allowed
+    )
     if chosen is None:
         raise NotSupported(
-            f"{config.method} INT8 loses more than {config.budget:g} of the {judge.measure}, whichever operators are left in float"
+            f"{config.method} INT8 loses more than {allowed:g} of the {judge.measure}, whichever operators are left in float"
         )
-    return chosen.payload, how | {
-        "operators": len(operators),
-        "in_float": [*always, *chosen.in_float],
-        "measure": judge.measure,
-        "loss": chosen.loss,
-        "loss_without_floats": chosen.all_quantised,
-        "judged_on": judge.judged_on,
-    }
+    left = [*always, *chosen.in_float]
+    how |= {"per_channel": per_channel, "in_float": left, "loss": chosen.loss, "loss_of_all": chosen.all_quantised}
+    return chosen.payload, how | judge.told()
