@@ -43,6 +43,10 @@ FORMATS: dict[str, Format] = {
     "pipeline": Format("everloop.runtime.pipeline", "a pipeline of models and steps", python=True),
     "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True),
     "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
+    "torch": Format("everloop.runtime.torch", "a PyTorch model", library="torch", extra="torch", code=True),
+    "xgboost": Format("everloop.runtime.xgboost", "an XGBoost model", "xgboost", "boost"),
+    "lightgbm": Format("everloop.runtime.lightgbm", "a LightGBM model", "lightgbm", "boost"),
+    "catboost": Format("everloop.runtime.catboost", "a CatBoost model", "catboost", "boost"),
     "river": Format("everloop.runtime.river", "a River model", python=True),
     "python": Format("everloop.runtime.python", "a model in Python", python=True, code=True),
 }
