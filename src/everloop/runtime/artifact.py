@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ class Trust:
     """Full names of types, such as `mypackage.MyTransformer`, that a skops file may contain besides scikit-learn's own."""
     code: tuple[str, ...] = ()
     """Python code that artifacts may name: import paths such as `package.module:Model`, packages (`package`), or `*`."""
+    network: bool = False
+    """Whether it came over the network: then it may bring no code, whatever is allowed (`runtime.modules`)."""
 
 
 def load_session(manifest: Manifest, payload: bytes, *, trust: Trust) -> Session:
@@ -110,15 +112,38 @@ def threads_of(manifest: Manifest) -> int:
     return threads
 
 
-def save_model(model: Any, path: str | Path, *, feature_names: Sequence[str] | None = None) -> Path:
-    """Write a fitted scikit-learn estimator as a skops file that `everloop serve NAME=PATH` takes; `.skops` is added if `path` has no
-    ending.
+def save_model(
+    model: Any,
+    path: str | Path,
+    *,
+    feature_names: Sequence[str] | None = None,
+    example: Any = None,
+    classes: Sequence[Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    entry: str = "",
+) -> Path:
+    """Write a model as a file that `everloop serve NAME=PATH` takes, and return its path: a fitted scikit-learn estimator as a skops file;
+    a PyTorch module as a program of `torch.export` (`.pt2`), or as its weights with the code that builds it (`.safetensors`). An ending is
+    added if `path` has none.
 
-    `feature_names` tells the names of the columns where the model was fitted on arrays; callers can then send mappings.
-    Raises InvalidInput (not fitted, wrong number of names), NotSupported (not an estimator), Untrusted (parts that only a pickle could
-    hold, such as a lambda)."""
-    from everloop.runtime import sklearn
+    `feature_names` tells the names of the columns where the model was fitted on arrays; callers can then send mappings. What follows is of
+    PyTorch modules (`runtime.torch_saving`): `example` is what the module is asked with, one row or more, a tuple where it takes several
+    inputs; `classes` are the labels, in the order of its scores; with `.safetensors`, `arguments` is what its class is called with, and
+    `entry` where that is found (`package.module:Class`) if not where it says.
+    Raises InvalidInput (not fitted, wrong number of names, the example fails), NotSupported (no model that can be saved; a module that
+    cannot be exported), Untrusted (parts that only a pickle could hold, such as a lambda)."""
+    from everloop.runtime import sklearn, torch_saving
 
+    if torch_saving.is_torch(model):
+        return torch_saving.save_module(
+            model,
+            Path(path),
+            example=example,
+            feature_names=feature_names,
+            classes=classes,
+            arguments=arguments,
+            entry=entry,
+        )
     return sklearn.save_model(model, Path(path), feature_names)
 
 

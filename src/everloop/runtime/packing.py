@@ -6,13 +6,16 @@ unless that is trusted.
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.schema import Schema, Target, plain
-from everloop.runtime.artifact import Trust, library_versions, read_model, read_model_file
+from everloop.runtime.artifact import Trust, library_versions, read_model
+from everloop.runtime.source import read_source
 from everloop.stores.ports import Manifest
 
 
@@ -22,25 +25,37 @@ def pack(
     trust: Trust,
     feature_names: Sequence[str] | None = None,
     classes: Sequence[Any] | None = None,
+    example: Any = None,
 ) -> tuple[Manifest, bytes]:
-    """`model`: a fitted scikit-learn estimator or pipeline, anything with `freeze()` (a Learner), a River model, the path of an ONNX or
-    skops file, or such a file's bytes.
+    """`model`: a fitted scikit-learn estimator or pipeline, anything with `freeze()` (a Learner), a River model, a class or function of a
+    module, whatever names a model (`runtime.source`), or a model file's bytes.
 
     `feature_names`: of the columns, where the model was fitted on arrays; of a River model, which does not tell. `classes`: the labels of
     a River classifier that does not tell. Raises NotSupported, InvalidInput (not fitted), ModelUntrained, Untrusted, ArtifactCorrupt."""
     if isinstance(model, (bytes, bytearray, memoryview)):
         return read_model(bytes(model), "the model", trust=trust, field="model")
-    if isinstance(model, (str, Path)):
-        return read_model_file(model, trust=trust)
+    if isinstance(model, (str, os.PathLike)):
+        return read_source(model, trust=trust)
+    entry = import_path(model)
+    if entry is not None:
+        return read_source(entry, trust=trust)
     if isinstance(model, type):
         raise NotSupported(f"{model.__name__} is a class: give a fitted {model.__name__}", field="model")
     if callable(getattr(model, "freeze", None)):
         manifest, payload = model.freeze()
         return manifest, payload
+    from everloop.runtime.boosted import library_of, pack_boosted
+
+    if library_of(model) is not None:
+        return pack_boosted(model, feature_names, classes)
     from everloop.runtime.river import is_river
 
     if is_river(model):
         return _pack_river(model, trust, feature_names, classes)
+    from everloop.runtime.torch_saving import is_torch, pack_module
+
+    if is_torch(model):
+        return pack_module(model, example=example, feature_names=feature_names, classes=classes)
     if hasattr(model, "predict") and hasattr(model, "fit"):
         from everloop.runtime.sklearn import dump_estimator, manifest_of
 
@@ -50,6 +65,38 @@ def pack(
         "ONNX or skops file or its bytes; export a model of PyTorch to ONNX and give onnx_path=",
         field="model",
     )
+
+
+def only_answers(model: Any) -> bool:
+    """Whether it is an object that `pack` takes and nothing here can fit again."""
+    return any((each.__module__, each.__name__) in _ONLY_ANSWER for each in type(model).__mro__)
+
+
+_ONLY_ANSWER = {
+    ("torch.nn.modules.module", "Module"),
+    ("torch.export.exported_program", "ExportedProgram"),
+    ("xgboost.core", "Booster"),
+    ("lightgbm.basic", "Booster"),
+}
+"""Told by name, so that no library is loaded to look."""
+
+
+def import_path(model: Any) -> str | None:
+    """Where a class or a function that answers (`runtime.python`) is found again; None for everything else. Raises NotSupported for one
+    that no import finds."""
+    if not (inspect.isfunction(model) or (inspect.isclass(model) and hasattr(model, "predict"))) or hasattr(
+        model, "fit"
+    ):
+        return None
+    name = model.__qualname__
+    if "<" in name:
+        raise NotSupported(f"{name} is found by no import: define it at the top of a module", field="model")
+    if model.__module__ != "__main__":
+        return f"{model.__module__}:{name}"
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is None:
+        raise NotSupported(f"{name} was typed in, and has no file that an artifact could keep", field="model")
+    return f"{file}:{name}"
 
 
 def _pack_river(
