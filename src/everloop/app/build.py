@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from everloop.api.door import Door
 from everloop.api.services import Services
 from everloop.app import registering
-from everloop.app.optimizing import Surroundings
 from everloop.app.settings import EngineSettings
+from everloop.app.surroundings import Surroundings
 from everloop.core.clock import Clock, SystemClock
 from everloop.core.errors import StoreUnavailable
 from everloop.core.events import EventBus
