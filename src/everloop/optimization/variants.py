@@ -32,6 +32,7 @@ from everloop.optimization.parity import Parity, judge
 from everloop.parallel import fingerprint
 from everloop.policy.selection import Stretch, select
 from everloop.runtime.artifact import library_versions, load_session
+from everloop.runtime.compiled import as_trained
 from everloop.runtime.session import Session
 from everloop.stores.ports import Manifest
 
@@ -199,7 +200,8 @@ class _Attempt:
     # -- making and judging --
 
     def _open(self, candidate: Candidate) -> Session:
-        session = load_session(candidate.manifest, candidate.payload, trust=self.trust)
+        manifest = as_trained(candidate.manifest) if candidate.name == "original" else candidate.manifest
+        session = load_session(manifest, candidate.payload, trust=self.trust)
         self.stack.enter_context(closing(session))
         return session
 

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 
 from everloop.core.errors import NotSupported
+from everloop.runtime.folding import own
 from everloop.runtime.linear import LinearModel
 from everloop.runtime.linear_folding import fold_linear
 from everloop.runtime.tree import TreeModel
-from everloop.runtime.tree_reading import read_trees
+from everloop.runtime.tree_reading import TREES, read_trees
 from everloop.stores.ports import Manifest
 
 Compiled: TypeAlias = LinearModel | TreeModel
@@ -28,19 +29,18 @@ def compile_estimator(manifest: Manifest, estimator: Any) -> tuple[Manifest, Com
         raise NotSupported("features of text cannot be compiled")
     last = _last(estimator)
     if manifest.classes is not None:
-        own = np.asarray(getattr(last, "classes_", ())).tolist()
-        if own != manifest.classes or [type(label) for label in own] != [type(label) for label in manifest.classes]:
+        labels = np.asarray(getattr(last, "classes_", ())).tolist()
+        if labels != manifest.classes or list(map(type, labels)) != list(map(type, manifest.classes)):
             raise NotSupported("the estimator's classes are not those of its manifest")
     gaps = any(field.nullable for field in manifest.schema.fields)
     options: dict[str, Any] = {"compiled_from": describe(estimator)}
     try:
-        if hasattr(last, "coef_") or hasattr(last, "estimator_"):
-            model, scores = fold_linear(estimator, gaps=gaps)
+        if own(last, *TREES):
+            compiled: Compiled = read_trees(estimator, gaps=gaps)
+        else:
+            compiled, scores = fold_linear(estimator, gaps=gaps)
             if manifest.classes is not None:
                 options["scores"] = scores
-            compiled: Compiled = model
-        else:
-            compiled = read_trees(estimator, gaps=gaps)
     except (AttributeError, TypeError, ValueError) as error:
         # Fitted by another version of scikit-learn, which keeps its parameters elsewhere; its own predict may still know them.
         raise NotSupported(f"{describe(estimator)} is not as this scikit-learn fits it: {error}") from error
@@ -49,6 +49,13 @@ def compile_estimator(manifest: Manifest, estimator: Any) -> tuple[Manifest, Com
         raise NotSupported(f"the estimator takes {width} values, its manifest tells of {len(manifest.schema.fields)}")
     runtime = "linear" if isinstance(compiled, LinearModel) else "tree"
     return msgspec.structs.replace(manifest, runtime=runtime, options=options), compiled
+
+
+def as_trained(manifest: Manifest) -> Manifest:
+    """The same, but that a scikit-learn estimator answers itself: what its other forms are compared to."""
+    if manifest.runtime != "sklearn":
+        return manifest
+    return msgspec.structs.replace(manifest, options={**manifest.options, "compiled": False})
 
 
 def describe(estimator: Any) -> str:

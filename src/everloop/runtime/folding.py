@@ -9,6 +9,7 @@ Only scikit-learn's own classes are read, each by its exact type: a subclass may
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -108,7 +109,9 @@ def _standard(scaler: Any) -> list[Step]:
     if centred and shift is not None:
         shift = _row(shift, width)
         if (np.abs(shift) > MOST_SHIFT * np.abs(by)).any():
-            raise NotSupported("a feature varies by less than a millionth of its value: folding its scaler loses digits")
+            raise NotSupported(
+                "a feature varies by less than a millionth of its value: folding its scaler loses digits"
+            )
         steps.append(Add(-shift))
     return [*steps, Divide(by)] if scale is not None else steps
 
@@ -173,7 +176,7 @@ def _identity(transformer: Any) -> list[Step]:
     return []
 
 
-_READERS: tuple[tuple[tuple[str, ...], Any], ...] = (
+_READERS: tuple[tuple[tuple[str, ...], Callable[[Any], list[Step]]], ...] = (
     (("StandardScaler", "RobustScaler"), _standard),
     (("MinMaxScaler",), _min_max),
     (("MaxAbsScaler",), _max_abs),

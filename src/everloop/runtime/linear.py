@@ -85,8 +85,7 @@ class LinearModel:
         missing = np.isnan(X)
         if missing.any():
             X = np.where(missing, self.fill, X)
-        fields = self.weights.shape[1]
-        if fields > UNROLL_FIELDS or self.weights.size > UNROLL_TERMS:
+        if not _worth_unrolling(self):
             # One product a row, as `compile_row` does: a matrix product may round a row differently in another batch.
             products: Floats = np.matmul(self.weights, X[:, :, None])[:, :, 0] + self.bias
             return products
@@ -117,14 +116,32 @@ class LinearSession:
             raise ArtifactCorrupt(f"a linear model that makes its probabilities by {link!r:.40}")
         self.scored = self.classes is not None and link != "none"
         self._probabilities = one_versus_rest if link == "ovr" and outputs > 1 else softmax
+        self._row: RowFunction | None = None
+        self._by_hand = 0
+        if _worth_unrolling(model):
+            self._row = _written_out(model, self.classes)
+            self._by_hand = int((8.0 + 4.0 * outputs) / (0.4 + 0.02 * model.weights.size))
 
     def run(self, X: Matrix) -> Matrix:
+        if len(X) <= self._by_hand and (answers := self._one_by_one(X)) is not None:
+            return answers
         outputs = self.model.outputs(X)
         if self._labels is None:
             return outputs[:, 0]
         best = (outputs[:, 0] > 0).astype(np.intp) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
         labels: Matrix = self._labels[best]
         return labels
+
+    def _one_by_one(self, X: Matrix) -> Matrix | None:
+        """What NumPy takes to begin with, µs, would answer some rows. None where a value is missing or a score not finite."""
+        assert self._row is not None
+        try:
+            answers = [self._row(row) for row in X.tolist()]
+        except ValueError:
+            return None
+        out = np.empty(len(answers), np.float64 if self.classes is None else object)
+        out[:] = answers
+        return out if self.classes is not None or np.isfinite(out).all() else None
 
     def scores(self, X: Matrix) -> Floats | None:
         if not self.scored:
@@ -135,10 +152,7 @@ class LinearSession:
         return self._probabilities(outputs)
 
     def compile_row(self) -> RowFunction:
-        outputs, fields = self.model.weights.shape
-        if fields <= UNROLL_FIELDS and outputs * fields <= UNROLL_TERMS:
-            return _written_out(self.model, self.classes)
-        return _by_product(self.model, self.classes)
+        return self._row or _by_product(self.model, self.classes)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -163,6 +177,10 @@ def one_versus_rest(outputs: Floats) -> Floats:
     each[(total == 0.0)[:, 0]] = 1.0
     normalised: Floats = each / each.sum(axis=1, keepdims=True)
     return normalised
+
+
+def _worth_unrolling(model: LinearModel) -> bool:
+    return model.weights.shape[1] <= UNROLL_FIELDS and model.weights.size <= UNROLL_TERMS
 
 
 def _outputs_of(manifest: Manifest) -> int:

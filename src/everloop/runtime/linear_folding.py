@@ -70,11 +70,13 @@ def _head(last: Any) -> tuple[Floats, Floats, Scores]:
         return *_weights(last, outputs=1), "none"
     if own(last, *_SOFTMAX, *_LABELS_ONLY, "SGDClassifier"):
         return *_weights(last, outputs=_outputs(last)), _scores_of(last)
-    if own(last, "SVC", "NuSVC") and last.kernel == "linear" and not last.probability:
+    if own(last, "SVC", "NuSVC") and last.kernel == "linear" and not hasattr(last, "predict_proba"):
         if len(last.classes_) != 2:
             raise NotSupported("an SVC of several classes lets every two of them vote, which is no linear model")
         return *_weights(last, outputs=1), "none"
-    raise NotSupported(f"{type(last).__name__} is no linear model that is read")
+    raise NotSupported(
+        f"{type(last).__name__} is neither linear nor a tree, forest or gradient boosting of scikit-learn"
+    )
 
 
 def _scores_of(last: Any) -> Scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,9 +15,9 @@ import numpy as np
 from everloop.core.errors import InvalidInput, ModelFailed, NotSupported, Untrusted
 from everloop.core.schema import Schema, Target
 from everloop.core.types import Task
-from everloop.runtime.artifact import Trust, library_versions
+from everloop.runtime.artifact import Trust, library_versions, threads_of
 from everloop.runtime.inputs import input_form, is_fitted, schema_of, shape_rows, target_of, task_of
-from everloop.runtime.session import Matrix
+from everloop.runtime.session import Matrix, Session
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ KNOWN_TYPES = (
 )
 _SIDE_NOTE = "everloop.json"
 
+log = logging.getLogger(__name__)
+
 
 class SklearnSession:
     """Any fitted regressor, classifier or pipeline."""
@@ -90,8 +93,26 @@ class SklearnSession:
         """The estimator goes with the session."""
 
 
-def load(manifest: Manifest, payload: bytes, trust: Trust) -> SklearnSession:
-    return SklearnSession(manifest, single_threaded(load_estimator(payload, trust)))
+def load(manifest: Manifest, payload: bytes, trust: Trust) -> Session:
+    """Linear models and small trees answer compiled (`runtime.compiled`), unless the manifest's option `compiled` says no: trees up to as
+    many rows as that is quicker for, linear models always."""
+    session = SklearnSession(manifest, with_threads(load_estimator(payload, trust), threads_of(manifest)))
+    if manifest.options.get("compiled") is False:
+        return session
+    from everloop.runtime.by_size import BySizeSession
+    from everloop.runtime.compiled import compile_estimator
+    from everloop.runtime.linear import LinearModel, LinearSession
+    from everloop.runtime.tree import TreeSession
+
+    try:
+        made, model = compile_estimator(manifest, session.estimator)
+    except NotSupported as why:
+        log.debug("answered by scikit-learn itself: %s", why.message)
+        return session
+    if isinstance(model, LinearModel):
+        return LinearSession(made, model)
+    compiled = TreeSession(made, model)
+    return BySizeSession(manifest.schema, [1, compiled.best_below], [compiled, session])
 
 
 def load_estimator(payload: bytes, trust: Trust) -> Any:
@@ -228,13 +249,13 @@ def save_model(model: Any, path: Path, feature_names: Sequence[str] | None) -> P
     return path
 
 
-def single_threaded(estimator: Any) -> Any:
-    """`n_jobs=1` throughout: starting a pool costs more than a prediction, and the server has threads of its own."""
+def with_threads(estimator: Any, threads: int) -> Any:
+    """`n_jobs` throughout, where it is said: starting a pool costs more than a prediction, and the server has threads of its own."""
     if hasattr(estimator, "get_params"):
         jobs = {
-            name: 1
+            name: threads
             for name, value in estimator.get_params(deep=True).items()
-            if (name == "n_jobs" or name.endswith("__n_jobs")) and value not in (None, 1)
+            if (name == "n_jobs" or name.endswith("__n_jobs")) and (value or 1) != threads
         }
         if jobs:
             estimator.set_params(**jobs)

@@ -104,7 +104,9 @@ class TreeModel:
         sizes = [nodes, nodes, nodes, nodes, nodes, trees, trees, leaves * width, outputs, fields]
         counted = sum(size * np.dtype(kind).itemsize for size, (_, kind) in zip(sizes, _ARRAYS, strict=True))
         if min(sizes) < 1 or width < 1 or len(payload) - start - length != counted or link not in get_args(Link):
-            raise ArtifactCorrupt(f"compiled trees of {nodes} nodes with {len(payload) - start - length} bytes of arrays")
+            raise ArtifactCorrupt(
+                f"compiled trees of {nodes} nodes with {len(payload) - start - length} bytes of arrays"
+            )
         arrays: dict[str, Any] = {}
         place = start + length
         for size, (name, kind) in zip(sizes, _ARRAYS, strict=True):

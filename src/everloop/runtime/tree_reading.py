@@ -23,6 +23,7 @@ _SINGLE = ("DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifi
 _FORESTS = ("RandomForestClassifier", "RandomForestRegressor", "ExtraTreesClassifier", "ExtraTreesRegressor")
 _BOOSTED = ("GradientBoostingClassifier", "GradientBoostingRegressor")
 _HISTOGRAM = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
+TREES = (*_SINGLE, *_FORESTS, *_BOOSTED, *_HISTOGRAM)
 
 
 @dataclass(frozen=True)
