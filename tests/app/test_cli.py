@@ -21,7 +21,7 @@ from everloop.app.cli.calls import Rows, parse_label, read_features
 from everloop.app.cli.commands import app
 from everloop.app.cli.group import UsageError
 from everloop.app.cli.output import number
-from everloop.app.cli.serve import parse_files
+from everloop.app.cli.serve import parse_models
 from everloop.app.client import Client
 from everloop.core.errors import InvalidInput
 
@@ -142,8 +142,8 @@ def test_version() -> None:
         (["rollout", "start"], 2, "Missing argument"),
         (["rollout", "pause", "m", "--revision", "0"], 2, "--revision"),
         (["models", "register", "m", "nowhere.onnx"], 2, "there is no file nowhere.onnx"),
-        (["serve", "churn.onnx"], 2, "expected NAME=PATH, e.g. churn=churn.onnx"),
-        (["serve", "churn="], 2, "the path of the file is missing"),
+        (["serve", "churn.onnx"], 2, "expected NAME=MODEL, e.g. churn=churn.onnx"),
+        (["serve", "churn="], 2, "what to serve is missing"),
         (["serve", "a=x", "a=y"], 2, "named twice"),
         (["serve", "churn=nowhere.onnx"], 2, "there is no file nowhere.onnx"),
         (["serve", "no good=."], 2, "cannot be a model's name"),
@@ -214,7 +214,7 @@ def test_labels(text: str, label: object) -> None:
 
 
 def test_files_by_name() -> None:
-    assert parse_files(["a=x/y=z.onnx"]) == {"a": Path("x/y=z.onnx")}
+    assert parse_models(["a=x/y=z.onnx", "b=p.q:M"]) == {"a": "x/y=z.onnx", "b": "p.q:M"}
 
 
 @pytest.mark.parametrize(

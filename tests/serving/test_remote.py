@@ -367,7 +367,7 @@ class Play:
 
     def __init__(self, kit: Any) -> None:
         self.kit = kit
-        trial = ProcessTrial(kit.registry, kit.registry.trust)
+        trial = ProcessTrial(kit.registry)
         self.reconciler = Reconciler(
             kit.registry, kit.table, kit.recorder, kit.bus, kit.clock, trial=trial, config=ServingConfig()
         )

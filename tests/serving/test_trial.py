@@ -51,8 +51,9 @@ class Raises(Sums):
 
 
 class _Payload:
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: bytes, *, trust: bool = True) -> None:
         self._payload = payload
+        self.trust = Trust(pickle=trust)
 
     def payload(self, record: VersionRecord) -> bytes:
         return self._payload
@@ -71,7 +72,7 @@ def pickled(model: Any) -> bytes:
 def put_on_trial(payload: bytes, *, seconds: float = 60.0, trust: bool = True, runtime: str = "sklearn") -> Any:
     manifest = msgspec.structs.replace(RECORD.manifest, runtime=runtime)
     record = msgspec.structs.replace(RECORD, manifest=manifest)
-    return ProcessTrial(_Payload(payload), Trust(pickle=trust), seconds)(record, ROWS)  # type: ignore[arg-type]
+    return ProcessTrial(_Payload(payload, trust=trust), seconds)(record, ROWS)  # type: ignore[arg-type]
 
 
 def test_python_code_stays_in_the_process_of_its_trial() -> None:
@@ -142,7 +143,7 @@ def test_one_is_made_at_a_time_and_nobody_waits_for_it() -> None:
 
 def test_a_session_is_given_away_once_and_closed_where_nobody_wants_it() -> None:
     over = threading.Semaphore(0)
-    trial = ProcessTrial(_Payload(pickled(Sums())), Trust(pickle=True))  # type: ignore[arg-type]
+    trial = ProcessTrial(_Payload(pickled(Sums())))  # type: ignore[arg-type]
     trials = Trials(trial, over.release)
     assert trials.passed(RECORD, ROWS) is None
     assert over.acquire(timeout=60)
@@ -162,7 +163,7 @@ def test_a_session_is_given_away_once_and_closed_where_nobody_wants_it() -> None
 
 def test_ending_it_ends_its_process() -> None:
     done = threading.Event()
-    trial = ProcessTrial(_Payload(pickled(Hangs())), Trust(pickle=True))  # type: ignore[arg-type]
+    trial = ProcessTrial(_Payload(pickled(Hangs())))  # type: ignore[arg-type]
     trials = Trials(trial, done.set)
     assert not trials.passed(RECORD, ROWS)
     while trial._session is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from everloop.api.rollout_wire import CollectSpec
 from everloop.api.services import Services
@@ -17,7 +18,11 @@ from everloop.api.wire import ModelInfo, VersionInfo
 from everloop.core.errors import Conflict, ModelNotFound
 from everloop.core.hashing import artifact_digest
 from everloop.registry.collection import Collected
-from everloop.stores.ports import VersionRecord
+from everloop.stores.ports import Manifest, VersionRecord
+
+if TYPE_CHECKING:
+    from everloop.learning.learners.base import Learner
+    from everloop.runtime.artifact import Trust
 
 
 def add_version(
@@ -49,22 +54,49 @@ def hand_in(
     version_name: str = "",
     note: str = "",
     by: str,
-    field: str = "body",
 ) -> tuple[VersionRecord, bool]:
-    """The next version of a model, which is made if it is not there; or the version there is of the very same bytes. `source` says
-    in messages what the bytes are, `field` is what is to blame.
+    """A file that came over the network as the next version of a model, which is made if it is not there; or the version there is of
+    the very same bytes. `source` says in messages what the bytes are.
 
     Raises InvalidInput (the names), NotSupported (no file that can be served, what it looks like), Untrusted, ArtifactCorrupt,
     Conflict (it takes other features than the model; the name is taken)."""
-    from everloop.learning.learners.make import make_learner
-    from everloop.runtime.artifact import Trust, load_session, read_model
+    from everloop.runtime.artifact import Trust, read_model
 
-    trust = services.trust_files or Trust()
-    manifest, payload = read_model(payload, source, trust=trust, field=field)
+    trust = services.trust_files or Trust(network=True)
+    manifest, payload = read_model(payload, source, trust=trust, field="body")
+    return accept(
+        services,
+        name,
+        manifest,
+        payload,
+        trust=trust,
+        live=live,
+        version_name=version_name,
+        note=note or f"from {Path(source).name}",
+        by=by,
+    )
+
+
+def accept(
+    services: Services,
+    name: str,
+    manifest: Manifest,
+    payload: bytes,
+    *,
+    trust: Trust,
+    live: bool,
+    version_name: str = "",
+    note: str = "",
+    by: str,
+) -> tuple[VersionRecord, bool]:
+    """As `hand_in`, of an artifact."""
+    from everloop.runtime.artifact import load_session
+
     registry, digest = services.registry, artifact_digest(payload)
     try:
         for known in reversed(registry.versions(name)):
-            if known.digest == digest and not known.collected:
+            alike = (known.manifest.runtime, known.manifest.options) == (manifest.runtime, manifest.options)
+            if known.digest == digest and alike and not known.collected:
                 if version_name and version_name != known.name:
                     called = f", named {known.name!r}" if known.name else ""
                     raise Conflict(
@@ -74,14 +106,9 @@ def hand_in(
                     )
                 return known, False
     except ModelNotFound:
-        learner = None
-        if manifest.runtime == "sklearn":
-            from everloop.runtime.sklearn import load_estimator
-
-            learner = make_learner(load_estimator(payload, trust), trust=trust)
         services.loop.register(
             name,
-            learner,
+            learner_of(manifest, payload, trust),
             task=manifest.task,
             learning={},
             record=services.record,
@@ -89,8 +116,17 @@ def hand_in(
             target=manifest.target,
         )
     load_session(manifest, payload, trust=trust).close()
-    note = note or f"from {Path(source).name}"
     return registry.add_version(name, manifest, payload, live=live, note=note, version_name=version_name, by=by), True
+
+
+def learner_of(manifest: Manifest, payload: bytes, trust: Trust) -> Learner | None:
+    """What can be fitted again: a scikit-learn estimator; all else only answers."""
+    if manifest.runtime != "sklearn":
+        return None
+    from everloop.learning.learners.make import make_learner
+    from everloop.runtime.sklearn import load_estimator
+
+    return make_learner(load_estimator(payload, trust), trust=trust)
 
 
 def export_model(services: Services, name: str) -> Path:
@@ -116,7 +152,7 @@ def import_model(services: Services, payload: bytes, name: str | None, *, live: 
     with tempfile.TemporaryDirectory(prefix="everloop-import-") as folder:
         path = Path(folder) / "model.everloop"
         path.write_bytes(payload)
-        made = services.registry.import_model(path, name, live=live, by=by)
+        made = services.registry.import_model(path, name, live=live, by=by, trust=services.trust_files)
     services.reconciler.step()
     return describe_model(services, made.model)
 

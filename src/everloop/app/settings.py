@@ -259,7 +259,8 @@ def _read_file(path: Path, kinds: Mapping[str, Any]) -> tuple[dict[str, Any], di
             if section == "models":
                 if not isinstance(value, str):
                     raise InvalidInput(
-                        f"{path}: models.{key}: expected a path or an import path", field=f"models.{key}"
+                        f"{path}: models.{key}: expected the path of a model, or code as package.module:Model",
+                        field=f"models.{key}",
                     )
                 models[key] = beside(value, path.parent)
                 continue

@@ -43,6 +43,8 @@ from everloop.registry.changes import Change
 from everloop.registry.references import check_alias, check_new_name
 from everloop.registry.registration import check_fits, note_of, tags_of, wanted_record
 from everloop.registry.traffic import check_there
+from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.formats import FORMATS
 from everloop.stores.folders import flush_folder
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
 from everloop.stores.shelving import add_version, make_live
@@ -130,7 +132,15 @@ def export_model(  # noqa: PLR0917 - what a registry is made of, and what is ask
 
 
 def import_model(
-    registry: Registry, artifacts: ArtifactStore, clock: Clock, path: Path, name: str | None, *, live: bool, by: str
+    registry: Registry,
+    artifacts: ArtifactStore,
+    clock: Clock,
+    path: Path,
+    name: str | None,
+    *,
+    live: bool,
+    by: str,
+    trust: Trust | None,
 ) -> Imported:
     """As `Registry.import_model`."""
     with _opened(path) as file:
@@ -152,6 +162,8 @@ def import_model(
         )
         with contextlib.suppress(ModelNotFound):  # before anything is kept
             _check_welcome(registry.get(name), contents)
+        if trust is not None:
+            _check_code(file, contents, trust)
         for payload in _artifacts(file, contents, path):
             artifacts.put(payload)
     with registry.changes.on(name, by=by, new=msgspec.structs.replace(new, template=model.template)) as change:
@@ -262,6 +274,14 @@ def _artifacts(file: zipfile.ZipFile, contents: _Contents, path: Path) -> Iterat
         if artifact_digest(payload) != digest:
             raise ArtifactCorrupt(f"{path}: artifact {digest[:12]}… is damaged; export it again")
         yield payload
+
+
+def _check_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> None:
+    """Raises Untrusted where a version brings code that `trust` does not allow."""
+    for record in contents.versions:
+        known = FORMATS.get(record.manifest.runtime)
+        if known is not None and known.code:
+            load_session(record.manifest, file.read(_entry(record.digest)), trust=trust).close()
 
 
 def _check_welcome(there: ModelRecord, contents: _Contents) -> None:

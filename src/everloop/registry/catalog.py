@@ -58,7 +58,8 @@ class Registry:
         self._artifacts = artifacts
         self._journal = journal
         self._clock = clock
-        self._trust = trust
+        self.trust = trust
+        """What may be loaded although it can run code; replaced when somebody allows more."""
         self.changes = Changes(catalog, journal, bus, clock)
         """For what changes a model in ways of its own, as `registry.rollouts`."""
 
@@ -165,11 +166,6 @@ class Registry:
         """Where the bytes are: for what publishes in a change of its own."""
         return self._artifacts
 
-    @property
-    def trust(self) -> Trust:
-        """What may be loaded although it can run code, for whoever opens a version in another process."""
-        return self._trust
-
     def get(self, name: str) -> ModelRecord:
         """Raises ModelNotFound, with near names."""
         return self._catalog.get_model(name)
@@ -259,7 +255,7 @@ class Registry:
         """Load a version. Raises ArtifactCorrupt, Untrusted, NotSupported, Conflict (collected)."""
         from everloop.runtime.artifact import load_session
 
-        return load_session(record.manifest, self.payload(record), trust=self._trust)
+        return load_session(record.manifest, self.payload(record), trust=self.trust)
 
     # Who serves.
 
@@ -388,14 +384,15 @@ class Registry:
         )
 
     def import_model(
-        self, path: Path | str, name: str | None = None, *, live: bool = False, by: str = ""
+        self, path: Path | str, name: str | None = None, *, live: bool = False, by: str = "", trust: Trust | None = None
     ) -> bundle.Imported:
         """Add what `export_model` wrote: the model under `name` (None: its own) if there is none, and its versions with new numbers,
         all `staging`. `live`: the one that was live there goes live here. All of it or nothing, as one change. Nothing in the file is run or trusted: bytes
-        must have their digests, and a version is loaded only when it serves, by the usual rules.
+        must have their digests, and a version is loaded only when it serves, by the usual rules. With `trust`, those whose runtime may
+        run code are opened once under it before anything is kept: who imports over the network cannot bring code along so.
 
         Raises InvalidInput, Malformed (not such a file, or damaged), TooLarge, NotSupported (a newer format), Conflict."""
-        return bundle.import_model(self, self._artifacts, self._clock, Path(path), name, live=live, by=by)
+        return bundle.import_model(self, self._artifacts, self._clock, Path(path), name, live=live, by=by, trust=trust)
 
     # Telling.
 

@@ -65,10 +65,11 @@ class ModelRegistry:
         *,
         trust_pickle: bool = False,
         trust_types: Sequence[str] = (),
+        trust_code: Sequence[str] = (),
         clock: Clock | None = None,
     ) -> None:
         """`storage`: a folder, a `postgresql://` URL, or an engine's registry, which stays that engine's to close. `trust_pickle`,
-        `trust_types`: what may be kept and loaded although it can run code. Raises StoreUnavailable, and for a URL InvalidInput,
+        `trust_types`, `trust_code`: what may be kept and loaded although it can run code. Raises StoreUnavailable, and for a URL InvalidInput,
         MissingExtra."""
         self._stores: Stores | None = None
         self._clock = clock = clock or SystemClock()
@@ -78,7 +79,7 @@ class ModelRegistry:
             self.registry = storage
             return
         self._stores = stores = open_stores(storage, clock=clock)
-        trust = Trust(pickle=trust_pickle, types=tuple(trust_types))
+        trust = Trust(pickle=trust_pickle, types=tuple(trust_types), code=tuple(trust_code))
         self.registry = Registry(stores.catalog, stores.artifacts, stores.journal, EventBus(), clock, trust)
         # A script that forgets `close` still leaves its storage complete.
         self._closing = weakref.finalize(self, stores.close)

@@ -63,11 +63,18 @@ def entry_of(text: str) -> str:
 def allowed(entry: str, trust: Trust) -> bool:
     """Whether `trust.code` names the entry, its module, a package that it is in, or everything (`*`)."""
     module = entry.partition(":")[0]
-    return any(said in ("*", entry, module) or module.startswith(f"{said}.") for said in trust.code)
+    return not trust.network and any(
+        said in ("*", entry, module) or module.startswith(f"{said}.") for said in trust.code
+    )
 
 
 def check_allowed(entry: str, trust: Trust) -> None:
     """Raises Untrusted."""
+    if trust.network:
+        raise Untrusted(
+            f"the model runs the Python code {entry}, and none is taken from the network: register it where its server's data is, as "
+            f"`everloop models register NAME {entry} --data-dir …` does, or name it where the server starts"
+        )
     if not allowed(entry, trust):
         raise Untrusted(
             f"the model runs the Python code {entry}, which can do anything here: pass trust_code=[{entry!r}] (--trust-code {entry}) "

@@ -6,20 +6,24 @@ does not, for it may name nothing of this machine.
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TypeAlias
 
 from everloop.core.errors import InvalidInput, NotSupported
-from everloop.runtime.artifact import Trust, read_model_file
+from everloop.runtime.artifact import Trust, read_model_file, read_payload
 from everloop.runtime.formats import FORMATS, format_of
 from everloop.runtime.modules import entry_of, names_code, with_code
+from everloop.runtime.sniff import look_at, look_at_folder
 from everloop.stores.ports import Manifest
 
 Source: TypeAlias = str | os.PathLike[str]
 
 URIS = ("models:/", "runs:/")
 """How the names of an MLflow registry begin."""
+NOT_ALONE = ("pipeline",)
+"""Kinds of files that name others beside them."""
 
 
 def read_source(source: Source, *, trust: Trust) -> tuple[Manifest, bytes]:
@@ -43,6 +47,19 @@ def read_source(source: Source, *, trust: Trust) -> tuple[Manifest, bytes]:
     return read_model_file(path, trust=trust)
 
 
+def whole_file(source: Source, *, trust: Trust) -> bytes:
+    """What `source` names, as one file that can be sent: itself where it is one that stands alone, else an artifact file. Raises as
+    `read_source`."""
+    from everloop.runtime.packaged import dump_artifact
+
+    path = Path(os.fspath(source)).expanduser()
+    if path.is_file():
+        payload = read_payload(path)
+        if look_at(payload)[0] not in NOT_ALONE:
+            return payload
+    return dump_artifact(*read_source(source, trust=trust))
+
+
 def trust_in(source: Source, trust: Trust) -> Trust:
     """`trust`, with what naming this source says besides: whoever names code wants it run."""
     if isinstance(source, str) and not Path(source).expanduser().exists() and names_code(source):
@@ -57,10 +74,23 @@ def check_source(source: Source) -> None:
     if path.exists():
         if not os.access(path, os.R_OK):
             raise InvalidInput(f"{text} cannot be read: permission denied", field="model")
+        if path.is_dir() and not _holds_a_model(path):
+            what, advice = look_at_folder(path)
+            raise InvalidInput(f"{text} is {what}: {advice}", field="model")
         return
     if isinstance(source, str) and (text.startswith(URIS) or names_code(text)):
         return
-    raise InvalidInput(f"there is no file {text}", field="model")
+    raise InvalidInput(f"there is no file {text}{_near(path)}", field="model")
+
+
+def beside(text: str, folder: Path) -> Source:
+    """What a file in `folder` names: paths start there."""
+    if text.startswith(URIS):
+        return text
+    if names_code(text):
+        path, _, attribute = text.rpartition(":")
+        return f"{folder / Path(path).expanduser()}:{attribute}" if path.endswith(".py") else text
+    return folder / Path(text).expanduser()
 
 
 def is_source(text: str) -> bool:
@@ -76,10 +106,21 @@ def title(source: Source) -> str:
     return Path(text).name or text
 
 
-def _read_folder(path: Path, trust: Trust) -> tuple[Manifest, bytes]:
-    from everloop.runtime.sniff import look_at_folder
+def _near(path: Path) -> str:
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return f" (there is no folder {path.parent})"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
 
-    if (path / "MLmodel").is_file() and "mlflow" in FORMATS:
+
+def _holds_a_model(path: Path) -> bool:
+    return "mlflow" in FORMATS and (path / "MLmodel").is_file()
+
+
+def _read_folder(path: Path, trust: Trust) -> tuple[Manifest, bytes]:
+    if _holds_a_model(path):
         made: tuple[Manifest, bytes] = format_of("mlflow").open().pack_folder(path, trust)
         return made
     what, advice = look_at_folder(path)

@@ -34,7 +34,7 @@ from everloop.serving.arranger import Arranger, same
 from everloop.serving.awaited import Awaited
 from everloop.serving.cache import AnswerCache
 from everloop.serving.cache_config import CacheConfig
-from everloop.serving.config import DEFAULT, ServingConfig, effective, loaded
+from everloop.serving.config import DEFAULT, ServingConfig, effective, loaded, threaded
 from everloop.serving.evidences import Evidences
 from everloop.serving.failures import Failures
 from everloop.serving.lane import Lane, open_lane
@@ -165,6 +165,12 @@ class Reconciler(Awaited):
                 self.step()
             self._wake.wait(POLL)
 
+    def forgive(self) -> None:
+        """Try again whatever could not be opened: it might be allowed now."""
+        self._champions.keep(())
+        self._others.keep(())
+        self._stir()
+
     def _stir(self) -> None:
         """There is something to do that the registry does not know of. From any thread."""
         self._seen = None
@@ -262,7 +268,8 @@ class Reconciler(Awaited):
             self.evidences.report(evidence)
         if trials is None:
             return self._open(record, model)
-        passed = trials.passed(record, self._samples(record))
+        tried = threaded(record, effective(self._config, model.serving).threads)
+        passed = trials.passed(tried, self._samples(record))
         return None if passed is None else self._open(record, model, passed.session)
 
     def _note(self, wanted: Deployment) -> None:
@@ -299,6 +306,7 @@ class Reconciler(Awaited):
         registry, recorder = self._registry, self._recorder
         try:
             config = effective(self._config, model.serving)
+            record = threaded(record, config.threads)
             samples = () if remote is not None else self._samples(record)
             return open_lane(
                 record, model, registry, recorder, config=config, samples=samples, remote=remote, hall=self.hall

@@ -23,7 +23,6 @@ from everloop.stores.ports import VersionRecord
 
 if TYPE_CHECKING:
     from everloop.registry.catalog import Registry
-    from everloop.runtime.artifact import Trust
 
 SECONDS = 120.0
 """What starting the process, loading and running may take together: at low priority, on a machine that is busy serving."""
@@ -43,9 +42,8 @@ class Trial(Protocol):
 class ProcessTrial:
     """The trial as it is meant to be."""
 
-    def __init__(self, registry: Registry, trust: Trust, seconds: float = SECONDS) -> None:
+    def __init__(self, registry: Registry, seconds: float = SECONDS) -> None:
         self._registry = registry
-        self._trust = trust
         self._seconds = seconds
         self._lock = threading.Lock()
         self._session: RemoteSession | None = None
@@ -56,7 +54,7 @@ class ProcessTrial:
         with self._lock:
             if self._ended:
                 raise Closed("no more trials")
-            session = self._session = RemoteSession(record, self._trust)
+            session = self._session = RemoteSession(record, self._registry.trust)
         stays = False
         try:
             session.open(payload, rows, self._seconds)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from everloop.app.cli.options import Database, Json
+from everloop.app.cli.options import Database, Json, TrustCode, TrustPickle, TrustType
 
 SCORE = """Score a whole file: the same rows, in order, with a prediction beside each.
 
@@ -83,12 +83,9 @@ def score(
         Path | None, typer.Option(help="Where registered models are.", show_default="./everloop-data")
     ] = None,
     database: Database = None,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load pickled models. They run whatever code is in them.")
-    ] = False,
-    trust_type: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="A type that skops files may contain; repeatable.")
-    ] = None,
+    trust_pickle: TrustPickle = False,
+    trust_type: TrustType = None,
+    trust_code: TrustCode = None,
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="On stderr.", show_default="on a terminal")
     ] = None,
@@ -120,7 +117,8 @@ def score(
         data_dir=data_dir,
         database=database,
         trust_pickle=trust_pickle,
-        trust_types=tuple(trust_type or ()),
+        trust_types=trust_type,
+        trust_code=trust_code,
         progress=progress,
         quiet=quiet,
         as_json=json,

@@ -13,7 +13,8 @@ from everloop.app.cli.cache import cache
 from everloop.app.cli.group import Group
 from everloop.app.cli.keys import keys
 from everloop.app.cli.models import models
-from everloop.app.cli.options import Database, Json, Model, Url
+from everloop.app.cli.optimize import OPTIMIZE, optimize
+from everloop.app.cli.options import Database, Json, Model, TrustCode, TrustPickle, TrustType, Url
 from everloop.app.cli.rollout import rollout
 
 HELP = """The model server that keeps learning.
@@ -28,6 +29,7 @@ version better, and swaps it in while it answers.
   everloop models list                           what is served, and how well
   everloop rollout start churn v2.0              a new version, step by step, as long as the evidence allows
   everloop score churn.onnx in.csv -o out.csv    score a whole file
+  everloop optimize churn.skops --data in.csv    smaller and faster, proved equal
   everloop doctor                                check this machine
 """
 
@@ -64,13 +66,14 @@ def _root(
 
 SERVE = """Serve models over HTTP, and keep them learning.
 
-Each NAME=PATH is a file to serve: ONNX (.onnx), or a scikit-learn model that `everloop.save_model` wrote (.skops). A file
-that has changed since the last start becomes the next version; one that has not is served on. Models that were created over
-HTTP come back by themselves.
+Each MODEL is a file (ONNX; scikit-learn as skops; XGBoost, LightGBM, CatBoost; PyTorch; a pipeline; an artifact), an MLflow
+folder, models:/name@alias, or Python code, package.module:Model. What has changed since the last start becomes the next
+version; what has not is served on. Models that were created over HTTP come back by themselves.
 
 \b
   everloop serve                                 an empty server: create models with `everloop models create`
   everloop serve churn=churn.onnx price=price.skops --port 8080
+  everloop serve fraud=model.onnx churn=./mlflow_folder nlp=package.module:Model
   everloop serve churn=churn.onnx --memory       keep nothing on disk
   EVERLOOP_DATABASE=postgresql://loop@db/loop everloop serve      one of several servers that share everything
   everloop serve --set learning.min_samples=50   any option of everloop.toml
@@ -79,7 +82,7 @@ HTTP come back by themselves.
 
 @app.command(help=SERVE)
 def serve(
-    files: Annotated[list[str] | None, typer.Argument(metavar="NAME=PATH", help="Models to serve.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="NAME=MODEL", help="Models to serve.")] = None,
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.", show_default="3000")] = None,
@@ -101,12 +104,9 @@ def serve(
         bool,
         typer.Option("--insecure", help="Allow an address that other machines reach, although there are no keys."),
     ] = False,
-    trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load pickled models. They run whatever code is in them.")
-    ] = False,
-    trust_type: Annotated[
-        list[str] | None, typer.Option(metavar="TYPE", help="A type that skops files may contain; repeatable.")
-    ] = None,
+    trust_pickle: TrustPickle = False,
+    trust_type: TrustType = None,
+    trust_code: TrustCode = None,
     grace: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Time for requests in flight on SIGTERM.", show_default="30")
     ] = None,
@@ -142,6 +142,7 @@ def serve(
             "engine.record": record,
             "engine.trust_pickle": trust_pickle or None,
             "engine.trust_types": tuple(trust_type) if trust_type else None,
+            "engine.trust_code": tuple(trust_code) if trust_code else None,
         },
         memory=memory,
         config=config,
@@ -257,6 +258,7 @@ def feedback(
 
 app.command(help=SCORE)(score)
 app.command(help=TUNE)(tune)
+app.command(help=OPTIMIZE)(optimize)
 
 DOCTOR = """Check this machine: Python, libraries, processors, the data folder or database, the port. Exit code 1 if something is broken."""
 

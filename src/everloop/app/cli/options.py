@@ -16,6 +16,19 @@ Database = Annotated[
     str | None,
     typer.Option("--database", metavar="URL", help="A PostgreSQL database instead of a folder: postgresql://…"),
 ]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load pickled models. Whoever wrote one can run anything here.")
+]
+TrustType = Annotated[
+    list[str] | None,
+    typer.Option("--trust-type", metavar="TYPE", help="A type that skops files may contain; repeatable."),
+]
+TrustCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-code", metavar="CODE", help="Python code that models may run, package.module:Model; repeatable."
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(envvar="EVERLOOP_URL", metavar="URL", help="The server.", show_default="http://127.0.0.1:3000"),

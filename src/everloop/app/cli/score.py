@@ -29,7 +29,8 @@ def run(
     data_dir: Path | None,
     database: str | None,
     trust_pickle: bool,
-    trust_types: tuple[str, ...],
+    trust_types: list[str] | None,
+    trust_code: list[str] | None,
     types: list[str] | None,
     keep: list[str] | None,
     features: list[str] | None,
@@ -43,7 +44,9 @@ def run(
         raise UsageError("--json prints a summary to stdout, so the rows need a file: say -o FILE")
     if options["dead_letter"] is not None and options["on_error"] == "fail":
         options["on_error"] = "skip"
-    storage = storage_here(data_dir, database, trust_pickle=trust_pickle, trust_types=trust_types)
+    storage = storage_here(
+        data_dir, database, trust_pickle=trust_pickle, trust_types=trust_types, trust_code=trust_code
+    )
     try:
         kinds = parse_types(types or [])
     except InvalidInput as error:
@@ -52,7 +55,7 @@ def run(
         model=model,
         input=source,
         storage=storage.database or storage.data_dir or DATA_DIR,
-        trust=Trust(pickle=storage.trust_pickle, types=storage.trust_types),
+        trust=Trust(storage.trust_pickle, storage.trust_types, storage.trust_code),
         types=kinds,
         keep=None if keep is None else tuple(_names(keep)),
         features=tuple(_names(features or [])),

@@ -136,7 +136,7 @@ def parse_models(texts: list[str]) -> dict[str, Source]:
     for text in texts:
         name, equals, source = text.partition("=")
         if not equals:
-            stem = Path(text.partition(":")[0] or text).stem.rpartition(".")[2]
+            stem = Path(text).stem if Path(text).suffix[1:].isidentifier() else text.partition(":")[0]
             guess = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "model"
             raise UsageError(f"{text}: expected NAME=MODEL, e.g. {guess}={text}")
         if name in found:

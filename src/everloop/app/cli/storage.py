@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def storage_here(
-    data_dir: Path | None, database: str | None, *, trust_pickle: bool = False, trust_types: tuple[str, ...] = ()
+    data_dir: Path | None,
+    database: str | None,
+    *,
+    trust_pickle: bool = False,
+    trust_types: Sequence[str] | None = None,
+    trust_code: Sequence[str] | None = None,
 ) -> EngineSettings:
     """What was said on the command line, else by the environment, else by `everloop.toml`; else `./everloop-data`. Raises UsageError."""
     from everloop.app.settings import EngineSettings, load_settings
@@ -26,7 +32,8 @@ def storage_here(
                 "engine.data_dir": data_dir,
                 "engine.database": database,
                 "engine.trust_pickle": trust_pickle or None,
-                "engine.trust_types": trust_types or None,
+                "engine.trust_types": tuple(trust_types) if trust_types else None,
+                "engine.trust_code": tuple(trust_code) if trust_code else None,
             },
             environ=os.environ,
             cwd=Path.cwd(),
@@ -36,5 +43,9 @@ def storage_here(
         raise UsageError(error.message) from error
     folder = None if said.database is not None else said.data_dir or DATA_DIR
     return EngineSettings(
-        data_dir=folder, database=said.database, trust_pickle=said.trust_pickle, trust_types=said.trust_types
+        data_dir=folder,
+        database=said.database,
+        trust_pickle=said.trust_pickle,
+        trust_types=said.trust_types,
+        trust_code=said.trust_code,
     )

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everloop.app.cli.models import models
-from everloop.app.cli.options import Database, Json, Model, Note, Url
+from everloop.app.cli.options import Database, Json, Model, Note, TrustCode, TrustPickle, TrustType, Url
 
 if TYPE_CHECKING:
     from everloop.app.client import Client
+    from everloop.runtime.artifact import Trust
 
-REGISTER = """Hand in a model file as the next version: to a running server, or into a data folder or a database.
+REGISTER = """Hand in a model as the next version: to a running server, or into a data folder or a database.
 
-With --url (or EVERLOOP_URL) the file is uploaded; otherwise it goes into --data-dir or --database, and a server that runs on it takes it
-up by itself. It serves at once, or waits with --stage: for `promote`, or for a rollout that decides on evidence.
+MODEL is what `everloop serve` takes: a file, a folder, models:/name@alias, package.module:Model. With --url (or EVERLOOP_URL) it is
+uploaded, but code never is; otherwise it goes into --data-dir or --database, and a server that runs on it takes it up by itself. It
+serves at once, or waits with --stage: for `promote`, or for a rollout that decides on evidence. The options --trust-… are for models
+that are read here.
 
 \b
   everloop models register churn churn.onnx --url http://127.0.0.1:3000
@@ -31,7 +34,7 @@ up by itself. It serves at once, or waits with --stage: for `promote`, or for a 
 @models.command(help=REGISTER)
 def register(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An ONNX or skops file.")],
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A file, a folder, or code by its import path.")],
     *,
     stage: Annotated[bool, typer.Option("--stage", help="It waits instead of serving at once.")] = False,
     version_name: Annotated[str, typer.Option("--name", metavar="TEXT", help="What to call it, like v2.0.")] = "",
@@ -44,24 +47,24 @@ def register(
         Path | None, typer.Option(help="The server's data folder.", show_default="./everloop-data")
     ] = None,
     database: Database = None,
-    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Without --url: load pickled models.")] = False,
-    trust_type: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TYPE", help="Without --url: a type that skops files may contain; repeatable."),
-    ] = None,
+    trust_pickle: TrustPickle = False,
+    trust_type: TrustType = None,
+    trust_code: TrustCode = None,
     json: Json = False,
 ) -> None:
     from everloop.app.cli.output import as_json, data, say
-    from everloop.app.cli.serve import register_file, usable_file
+    from everloop.app.cli.serve import register_source, usable
     from everloop.app.cli.storage import storage_here
+    from everloop.runtime.artifact import Trust
 
-    usable_file(name, path)
+    usable(name, source)
+    storage = storage_here(data_dir, database, trust_pickle=trust_pickle, trust_types=trust_type, trust_code=trust_code)
     if url is not None and data_dir is None and database is None:
-        made = _upload(name, path, url, stage=stage, version_name=version_name, note=note)
+        trust = Trust(storage.trust_pickle, storage.trust_types, storage.trust_code)
+        made = _upload(name, source, trust, url, stage=stage, version_name=version_name, note=note)
         where = f"at {url}"
     else:
-        storage = storage_here(data_dir, database, trust_pickle=trust_pickle, trust_types=tuple(trust_type or ()))
-        made = register_file(name, path, storage, stage=stage, version_name=version_name, note=note)
+        made = register_source(name, source, storage, stage=stage, version_name=version_name, note=note)
         where = f"in {made.pop('where')}"
     if json:
         data(as_json(made))
@@ -70,7 +73,7 @@ def register(
     does = {"staging": "waits to be promoted", "live": "should serve"}.get(
         made["status"], f"is there, {made['status']}"
     )
-    say(f"{name} version {made['version']} {does}, from {path}, {where}")
+    say(f"{name} version {made['version']} {does}, from {source}, {where}")
     if made["status"] == "staging":
         say(f"let it prove itself: everloop rollout start {name} {made['version']}")
 
@@ -160,13 +163,17 @@ def collect(
     say(f"{found['artifacts']} artifacts removed, {found['bytes']:,} bytes; {found['spared']} too young to tell")
 
 
-def _upload(name: str, path: Path, url: str, *, stage: bool, version_name: str, note: str) -> dict[str, Any]:
+def _upload(
+    name: str, source: str, trust: Trust, url: str, *, stage: bool, version_name: str, note: str
+) -> dict[str, Any]:
     from everloop.app.client import model_path
+    from everloop.runtime.source import title, whole_file
 
-    query = {"name": version_name, "note": note, "file": path.name, "live": "false" if stage else "true"}
+    payload = whole_file(source, trust=trust)
+    query = {"name": version_name, "note": note, "file": title(source), "live": "false" if stage else "true"}
     with _connect(url) as client:
         made: dict[str, Any] = client.upload(
-            model_path(name, "versions"), _read(path), {key: value for key, value in query.items() if value}
+            model_path(name, "versions"), payload, {key: value for key, value in query.items() if value}
         )
     return made
 

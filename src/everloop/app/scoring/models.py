@@ -20,7 +20,8 @@ from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, M
 from everloop.core.hashing import artifact_digest
 from everloop.registry.references import number_of, split_reference
 from everloop.registry.traffic import check_there
-from everloop.runtime.artifact import Trust, load_session, read_model_file
+from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.source import read_source, title, trust_in
 from everloop.stores.opening import is_url
 
 if TYPE_CHECKING:
@@ -138,22 +139,39 @@ def find_model(text: str, *, storage: Path | str, trust: Trust, batch: bool) -> 
     InvalidInput, ModelNotFound, VersionNotFound, ModelUntrained, StoreUnavailable, and what reading a model file raises."""
     path = Path(text).expanduser()
     if not path.exists() and _FUNCTION.match(text):
-        function = import_function(text)
-        yield FunctionModel(text, batch, source_digest(function))
-        return
+        found = import_object(text)
+        if batch or not is_model(found):
+            function = as_function(found, text)
+            yield FunctionModel(text, batch, source_digest(function))
+            return
     if batch:
         raise InvalidInput(
             "--batch is for functions (module:function); models are always run on many rows at once", field="batch"
         )
-    if path.is_file() or path.suffix.lower() in MODEL_ENDINGS or "/" in text:
-        manifest, payload = read_model_file(path, trust=trust)
-        yield FittedModel(path.absolute(), artifact_digest(payload), manifest, trust, path.name)
+    if path.is_file() or path.suffix.lower() in MODEL_ENDINGS or "/" in text or ":" in text:
+        with named_model(text, trust) as fitted:
+            yield fitted
         return
     if not is_url(storage):
         yield model_in_folder(text, Path(storage), trust)
         return
     with tempfile.TemporaryDirectory(prefix="everloop-") as scratch:
         yield model_in_database(text, str(storage), trust, Path(scratch))
+
+
+@contextmanager
+def named_model(text: str, trust: Trust) -> Iterator[FittedModel]:
+    """What names a model (`runtime.source`). Where its artifact is no file yet, it is one until the block ends."""
+    trust = trust_in(text, trust)
+    manifest, payload = read_source(text, trust=trust)
+    digest, path = artifact_digest(payload), Path(text).expanduser()
+    if path.is_file() and path.stat().st_size == len(payload) and path.read_bytes() == payload:
+        yield FittedModel(path.absolute(), digest, manifest, trust, path.name)
+        return
+    with tempfile.TemporaryDirectory(prefix="everloop-") as scratch:
+        path = Path(scratch) / digest
+        path.write_bytes(payload)
+        yield FittedModel(path, digest, manifest, trust, title(text))
 
 
 def model_in_folder(text: str, folder: Path, trust: Trust) -> FittedModel:
@@ -205,6 +223,23 @@ def _fitted(path: Path, version: VersionRecord, trust: Trust) -> FittedModel:
 
 
 def import_function(text: str) -> Callable[..., Any]:
+    """Raises as `import_object`, and InvalidInput for what is no function."""
+    return as_function(import_object(text), text)
+
+
+def is_model(found: Any) -> bool:
+    """Whether it is a model in Python (`runtime.python`) rather than a function of rows."""
+    return inspect.isclass(found) or any(hasattr(found, name) for name in ("predict", "features", "example"))
+
+
+def as_function(found: Any, text: str) -> Callable[..., Any]:
+    """Raises InvalidInput."""
+    if not callable(found):
+        raise InvalidInput(f"{text} is a {type(found).__name__}, not a function", field="model")
+    return found  # type: ignore[no-any-return]
+
+
+def import_object(text: str) -> Any:
     """Raises InvalidInput for a module that is not there or fails, and for what it does not have, with near names."""
     import difflib
 
@@ -236,9 +271,7 @@ def import_function(text: str) -> Callable[..., Any]:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InvalidInput(f"{text}: {name} has no {part}{hint}", field="model")
         found = getattr(found, part)
-    if not callable(found):
-        raise InvalidInput(f"{text} is a {type(found).__name__}, not a function", field="model")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def source_digest(function: Callable[..., Any]) -> str:
