@@ -10,11 +10,19 @@ variants      makes the candidates, lets them prove themselves, keeps the fastes
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES: dict[str, str] = {}
+if TYPE_CHECKING:
+    from everloop.optimization.quantization import QuantizationConfig
+    from everloop.optimization.quantizer import ModelQuantizer, QuantizedModel
 
-__all__: list[str] = []
+_HOMES = {
+    "ModelQuantizer": "everloop.optimization.quantizer",
+    "QuantizationConfig": "everloop.optimization.quantization",
+    "QuantizedModel": "everloop.optimization.quantizer",
+}
+
+__all__ = ["ModelQuantizer", "QuantizationConfig", "QuantizedModel"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from everloop.core.errors import NotSupported
+from everloop.core.errors import ArtifactCorrupt, NotSupported, explain
 from everloop.optimization.calibration import Range
 from everloop.optimization.graphs import at_level
 from everloop.stores.ports import Manifest
@@ -70,29 +70,31 @@ def prepare(manifest: Manifest, payload: bytes) -> Any:
 
 
 def read_graph(payload: bytes) -> Any:
-    """An `onnx.ModelProto` that holds its own weights. Raises NotSupported where they are in other files."""
+    """An `onnx.ModelProto` that holds its own weights. Raises NotSupported where they are in other files, ArtifactCorrupt."""
     import onnx
+    from google.protobuf.message import DecodeError
     from onnx.external_data_helper import uses_external_data
 
-    model = onnx.load_model_from_string(payload)
+    try:
+        model = onnx.load_model_from_string(payload)
+    except DecodeError as error:
+        raise ArtifactCorrupt("the bytes are no ONNX model") from error
     if any(uses_external_data(tensor) for tensor in model.graph.initializer):
         raise NotSupported("the ONNX model keeps its weights in other files: save it with all of them inside")
     return model
 
 
 def heavy_operators(model: Any, types: Collection[str]) -> list[str]:
-    """The names of those with weights of their own: what there is to shrink, and what may hurt. Raises NotSupported for none."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    found = [
-        node.name
-        for node in model.graph.node
-        if node.op_type in types and (node.op_type == "Attention" or constants.intersection(node.input[:2]))
-    ]
+    """The names of those with weights in float32: what there is to shrink, and what may hurt. Raises NotSupported for none."""
+    from onnx import TensorProto
+
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    found = [node.name for node in model.graph.node if node.op_type in types and weights.intersection(node.input[:2])]
     if not found:
         kinds = sorted({node.op_type for node in model.graph.node})
         raise NotSupported(
             f"nothing in the model can be INT8: it has {', '.join(kinds[:8])}{', …' if len(kinds) > 8 else ''}, "
-            f"and none of {', '.join(types)} with weights"
+            f"and none of {', '.join(types)} with weights in float32"
         )
     return found
 
@@ -141,8 +143,7 @@ def quantise_dynamic(model: Any, in_float: Collection[str], *, per_channel: bool
         list(DYNAMIC),
         {"MatMulConstBOnly": True},
     )
-    quantizer.quantize_model()
-    return _finished(quantizer.model)
+    return _quantised(quantizer)
 
 
 def quantise_static(
@@ -166,9 +167,7 @@ def quantise_static(
         list(CALIBRATED),
         {},
     )
-    quantizer.quantize_model()
-    _free_ends(quantizer.model.model.graph)
-    return _finished(quantizer.model)
+    return _quantised(quantizer)
 
 
 def _free_ends(graph: Any) -> None:
@@ -202,10 +201,15 @@ def _copy(model: Any) -> Any:
     return copied
 
 
-def _finished(made: Any) -> bytes:
-    """Sorted, without what only the way here needed."""
-    made.topological_sort()
-    model = made.model
+def _quantised(quantizer: Any) -> bytes:
+    """Sorted, without what only the way here needed. Raises NotSupported."""
+    try:
+        quantizer.quantize_model()
+    except Exception as error:  # whatever a graph that it does not know makes of it
+        raise NotSupported(f"ONNX Runtime's quantiser cannot take this graph: {explain(error)}") from error
+    model = quantizer.model.model
+    _free_ends(model.graph)
+    quantizer.model.topological_sort()
     del model.graph.value_info[:]
     payload: bytes = model.SerializeToString()
     return payload

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _TOGETHER = 32
 """Rows that a graph is asked at once, where it takes more than one."""
+_BLOCK = 256
+_MOST_JUDGED = 4_096
 
 
 class Judge:
@@ -42,9 +44,9 @@ class Judge:
         columns, y = _complete(session, rows, labels)
         n = len(columns[0])
         shown = max(1, min(calibration_rows, n // 2))
-        places = np.unique(np.linspace(0, n - 1, shown).round().astype(int))
+        places = _spread_over(np.arange(n), shown)
         others = np.setdiff1d(np.arange(n), places)
-        kept = others if len(others) else places
+        kept = _spread_over(others if len(others) else places, _MOST_JUDGED)
         self.calibration = _feeds(session, [column[places] for column in columns])
         self.calibrated_on, self.judged_on = len(places), len(kept)
         self._columns = [column[kept] for column in columns]
@@ -81,19 +83,30 @@ class Judge:
             names = [spec.name for spec in session.tensors.signature.outputs if spec.datatype.startswith("FP")]
             parts = [session.tensors.infer(list(feed.values()), names) for feed in _feeds(session, self._columns)]
             return [np.concatenate([np.asarray(part[name]).reshape(-1) for part in parts]) for name in names]
+        answers = [
+            scores if self._classifies and (scores := session.scores(X)) is not None else session.run(X)
+            for X in self._blocks()
+        ]
+        return [np.concatenate(answers)]
+
+    def _blocks(self) -> list[NDArray[Any]]:
         (X,) = self._columns
-        scores = session.scores(X) if self._classifies else None
-        return [session.run(X) if scores is None else scores]
+        return [X[i : i + _BLOCK] for i in range(0, len(X), _BLOCK)]
 
     def _metric(self, session: Any) -> float:
         if self._y is None:
             return 0.0
-        answers = session.run(self._columns[0])
+        answers = np.concatenate([session.run(X) for X in self._blocks()])
         if self._classifies:
             return float(np.mean([a == b for a, b in zip(answers.tolist(), self._y.tolist(), strict=True)]))
         y = self._y.astype(np.float64)
         spread = float(((y - y.mean()) ** 2).sum())
         return 1 - float(((y - answers) ** 2).sum()) / spread if spread else 0.0
+
+
+def _spread_over(places: NDArray[Any], most: int) -> NDArray[Any]:
+    """At most so many of them, evenly."""
+    return places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))]
 
 
 def _complete(session: Any, rows: Any, labels: Sequence[Any] | None) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
