@@ -14,15 +14,18 @@ import msgspec
 
 from everloop.core.errors import EverloopError, NotSupported, explain
 from everloop.core.types import Row
-from everloop.optimization.parity import Evidence, ask, draw_rows, judge
+from everloop.optimization.evidence import Evidence, gather
+from everloop.optimization.parity import judge
 from everloop.runtime.artifact import Trust, library_versions, load_session
 from everloop.runtime.session import Session
 from everloop.stores.ports import Manifest
 
 OPSET = 18
 """Of what is converted for serving here. The dynamo exporter writes it, and every ONNX Runtime that everloop works with reads it."""
-DRAWN = 1_000
-"""Rows besides the given ones, their values in new combinations, on which a graph is compared with its original."""
+COMPARED = 20_000
+"""Rows on which a graph is compared with its original: the given ones, and more drawn from them …"""
+SECONDS = 3.0
+"""… if the original answers them in about so long."""
 SEED = 20
 
 Maker = Callable[[Manifest, bytes, Trust, str, int], tuple[bytes, dict[str, Any]]]
@@ -69,18 +72,25 @@ def _of_sklearn(
     manifest: Manifest, payload: bytes, trust: Trust, precision: Any, opset: int
 ) -> tuple[bytes, dict[str, Any]]:
     from everloop.optimization.onnx_sklearn import MISSING_TEXT, graph_of
+    from everloop.runtime.inputs import input_form
     from everloop.runtime.sklearn import load_estimator
 
-    graph = graph_of(load_estimator(payload, trust), manifest.schema, precision=precision, opset=opset)
-    gaps = any(field.kind == "text" and field.nullable for field in manifest.schema.fields)
-    return graph, {"missing_text": MISSING_TEXT} if gaps else {}
+    estimator = load_estimator(payload, trust)
+    texts = input_form(estimator, manifest.schema) == "texts"
+    options: dict[str, Any] = {}
+    if not texts and any(field.kind == "text" and field.nullable for field in manifest.schema.fields):
+        options["missing_text"] = MISSING_TEXT
+    if precision == "float64":
+        options["graph"] = "basic"  # fusing beyond that puts factors into attributes, which are single precision
+    return graph_of(estimator, manifest.schema, precision=precision, opset=opset), options
 
 
 def _evidence(manifest: Manifest, payload: bytes, trust: Trust, rows: Sequence[Row]) -> Evidence:
     original = load_session(manifest, payload, trust=trust)
     try:
-        asked = [*rows, *draw_rows(rows, DRAWN, SEED)]
-        return Evidence(asked, len(rows), None, ask(original, asked), original.dtype, loss=0.0, seed=SEED)
+        return gather(
+            original, rows, None, total=COMPARED, drawn=None, seconds=SECONDS, calibrate=False, loss=0.0, seed=SEED
+        )
     finally:
         original.close()
 

@@ -9,6 +9,7 @@ The inputs: one matrix where all columns are numbers and none is chosen by its n
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -23,6 +24,8 @@ Precision = Literal["float32", "float64"]
 
 MISSING_TEXT = "\N{SYMBOL FOR NULL}"
 """What stands for a missing text in the graph: its strings know no gap."""
+_NEVER = MISSING_TEXT * 2
+"""A category that no text is."""
 _TOKENS = {r"(?u)\b\w\w+\b": r"[\pL\pN_][\pL\pN_]+", r"(?u)\b\w+\b": r"[\pL\pN_]+"}
 """Patterns of scikit-learn -> the same in RE2, which ONNX Runtime uses. RE2's own `\\w` knows ASCII only."""
 _LOCALE = "C.UTF-8"
@@ -35,9 +38,11 @@ _VECTORISERS = ("CountVectorizer", "TfidfVectorizer")
 def graph_of(estimator: Any, schema: Schema, *, precision: Precision, opset: int) -> bytes:
     """The graph. `estimator` is the caller's own copy and is changed. Raises NotSupported in words."""
     parts = list(_parts(estimator))
+    # as `inputs.shape_rows` gives a missing text to the estimator; as the other of the two it never comes
+    gap = None if input_form(estimator, schema) == "matrix" else math.nan
     for part in parts:
         _refuse(part)
-        _prepare(part)
+        _prepare(part, gap)
     from skl2onnx import convert_sklearn
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
 
@@ -59,7 +64,7 @@ def graph_of(estimator: Any, schema: Schema, *, precision: Precision, opset: int
     except Exception as error:  # converters raise whatever a part's attributes make them raise
         raise NotSupported(f"skl2onnx cannot convert it: {type(error).__name__}: {_first_line(error)}") from error
     if hasattr(estimator, "classes_"):
-        _without_maps(made.graph, len(estimator.classes_))
+        _without_maps(made, len(estimator.classes_), precision)
     if hasattr(estimator, "classes_") and not hasattr(estimator, "predict_proba") and len(made.graph.output) > 1:
         del made.graph.output[1:]  # decision values under the name of probabilities
     payload: bytes = made.SerializeToString()
@@ -115,7 +120,7 @@ def _refuse_vectoriser(name: str, part: Any) -> None:
         raise NotSupported(f"{name}(lowercase=True): ONNX lowers letter by letter, so its Greek and Turkish words differ")
 
 
-def _prepare(part: Any) -> None:
+def _prepare(part: Any, gap: float | None) -> None:
     """Make a part such that its conversion answers as it does."""
     classes = getattr(part, "__dict__", {}).get("classes_")
     if isinstance(classes, np.ndarray) and classes.dtype == bool:
@@ -124,16 +129,15 @@ def _prepare(part: Any) -> None:
         part.flatten_transform = False  # the only form that skl2onnx knows; `predict` does not read it
     learned = getattr(part, "__dict__", {}).get("categories_")
     if isinstance(learned, list):
-        part.categories_ = [_without_gaps(values) for values in learned]
+        part.categories_ = [_without_gaps(values, gap) for values in learned]
 
 
-def _without_gaps(values: Any) -> Any:
+def _without_gaps(values: Any, gap: float | None) -> Any:
+    """Categories, as strings alone. `gap`: what a missing text is when it comes to the encoder."""
     if not isinstance(values, np.ndarray) or values.dtype != object:
         return values
-    gaps = [value is None or value != value for value in values]
-    if not any(gaps):
-        return values
-    return np.array([MISSING_TEXT if gap else value for gap, value in zip(gaps, values, strict=True)], dtype=object)
+    names = {True: MISSING_TEXT if gap is None else _NEVER, False: _NEVER if gap is None else MISSING_TEXT}
+    return np.array([names[v is None] if v is None or v != v else v for v in values], dtype=object)
 
 
 def _inputs(estimator: Any, schema: Schema, parts: list[Any], precision: Precision) -> list[tuple[str, Any]]:
@@ -146,15 +150,16 @@ def _inputs(estimator: Any, schema: Schema, parts: list[Any], precision: Precisi
     return [(f.name, StringTensorType([None, 1]) if f.kind == "text" else number([None, 1])) for f in schema.fields]
 
 
-def _without_maps(graph: Any, classes: int) -> None:
+def _without_maps(model: Any, classes: int, precision: Precision) -> None:
     """The table of scores as it was before `ZipMap` made a mapping a row of it, which costs more than most models."""
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, shape_inference
 
+    graph = model.graph
+    usual = TensorProto.FLOAT if precision == "float32" else TensorProto.DOUBLE
+    types = {info.name: info.type.tensor_type.elem_type for info in shape_inference.infer_shapes(model).graph.value_info}
     for node in [node for node in graph.node if node.op_type == "ZipMap"]:
-        table = helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, [None, classes])
-        known = next((info for info in graph.value_info if info.name == node.input[0]), None)
-        if known is not None:
-            table.type.tensor_type.elem_type = known.type.tensor_type.elem_type
+        name = node.input[0]
+        table = helper.make_tensor_value_info(name, types.get(name, usual), [None, classes])
         place = next(i for i, out in enumerate(graph.output) if out.name == node.output[0])
         graph.output[place].CopyFrom(table)
         graph.node.remove(node)
