@@ -46,6 +46,8 @@ class Job(msgspec.Struct, frozen=True):
     trust_pickle: bool
     trust_types: list[str]
     trust_code: list[str]
+    open_apart: bool = True
+    """Whether each form is opened in one more process, for its memory and the seconds it takes."""
 
     @classmethod
     def of(
@@ -119,6 +121,7 @@ def _made(job: Job) -> Outcome:
             int8=job.int8,
             sizes=tuple(sorted({*SIZES, *job.sizes})),
             max_seconds=min(_COMPARING, job.seconds / 4),
+            open_apart=job.open_apart,
         ),
         trust=Trust(job.trust_pickle, tuple(job.trust_types), tuple(job.trust_code)),
     )
