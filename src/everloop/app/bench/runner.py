@@ -48,6 +48,7 @@ SUBJECTS: dict[str, Subject] = {
     "batching": _in("batching"),
     "overload": _in("overload"),
     "neighbours": _in("neighbours"),
+    "int8": _in("int8"),
     "parallel": _in("parallel"),
     "parallel_small": _in("parallel_small"),
     "parallel_memory": _in("parallel_long", "memory"),
