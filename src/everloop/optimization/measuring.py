@@ -2,7 +2,8 @@
 
 One row is asked as the server asks it: from a checked list to a plain answer, by the form's own function of a row where it compiles one,
 else through an array. More rows are asked as one array. Every block of calls takes about `BLOCK_SECONDS`; a round has a block of each form
-for each size, in another order every round, so that a machine which slows down slows all of them. Told is the median of the rounds.
+for each size, in another order every round, so that a machine which slows down slows all of them. Time in which the thread waits for a core
+is not counted. Told is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from everloop.core.types import Row
 from everloop.optimization.asking import matrix_of, one_row
+from everloop.parallel.executors.calling import starved
 from everloop.runtime.session import Session
 
 BLOCK_SECONDS = 0.002
@@ -90,9 +92,10 @@ def _calibrate(made: Sequence[Call], clock: Callable[[], float]) -> tuple[int, f
 
 
 def _timed(made: Sequence[Call], repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds a call."""
+    """Seconds a call, without what its thread waited for a core."""
     asked = [made[i % len(made)] for i in range(repeats)]
-    begun = clock()
+    waited, worked, begun = starved("thread-self"), time.thread_time(), clock()
     for call in asked:
         call()
-    return (clock() - begun) / repeats
+    passed, worked = clock() - begun, time.thread_time() - worked
+    return max(worked, passed - (starved("thread-self") - waited)) / repeats

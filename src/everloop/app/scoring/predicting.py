@@ -16,6 +16,7 @@ from everloop.app.scoring.decoding import Rows
 from everloop.app.scoring.kinds import short
 from everloop.app.scoring.rows import RowError
 from everloop.core.errors import ModelFailed, explain
+from everloop.core.schema import Schema
 from everloop.runtime.session import Matrix, Session
 
 MOST_DEPTH = 100
@@ -46,7 +47,7 @@ class SessionPredictor:
         self._scores = scores
 
     def predict(self, rows: Rows, *, first_only: bool) -> Answers:
-        X = self._matrix(rows)
+        X = matrix_of(rows, self._session.schema, self._columns, self._session.dtype)
         good = [i for i in range(len(rows)) if i not in rows.errors]
         answers = Answers([None] * len(rows))
         if self._scores:
@@ -57,32 +58,6 @@ class SessionPredictor:
 
     def close(self) -> None:
         self._session.close()
-
-    def _matrix(self, rows: Rows) -> Matrix:
-        schema = self._session.schema
-        columns: list[Any] = []
-        for field, name in zip(schema.fields, self._columns, strict=True):
-            if field.kind == "number":
-                numbers = rows.numbers(name)
-                missing = np.flatnonzero(np.isnan(numbers)).tolist()
-                columns.append(numbers)
-            else:
-                texts = rows.texts(name)
-                missing = [i for i, text in enumerate(texts) if text is None]
-                columns.append(texts)
-            if not field.nullable:
-                for i in missing:
-                    rows.errors.setdefault(i, RowError(rows.lines[i], name, "a value is required, it is missing"))
-        if schema.numeric:
-            with np.errstate(over="ignore"):
-                return np.column_stack(columns).astype(self._session.dtype, copy=False)
-        X = np.empty((len(rows), len(columns)), object)
-        for i, column in enumerate(columns):
-            if isinstance(column, list):
-                X[:, i] = column
-            else:
-                X[:, i] = [None if value != value else value for value in column.tolist()]
-        return X
 
     def _run(self, X: Matrix, good: list[int], rows: Rows, answers: Answers, *, first_only: bool) -> None:
         """Halves what fails until the row is found that does."""
@@ -111,6 +86,35 @@ class SessionPredictor:
             for column, shares in zip(answers.scores, scores.T.tolist(), strict=True):
                 for i, share in zip(good, shares, strict=True):
                     column[i] = share
+
+
+def matrix_of(rows: Rows, schema: Schema, columns: Sequence[str], dtype: Any) -> Matrix:
+    """(n, fields): a column of the input for each field; of `dtype` if all are numbers, else of objects with None for what is missing.
+
+    What is wrong with a row is added to `rows.errors`."""
+    found: list[Any] = []
+    for field, name in zip(schema.fields, columns, strict=True):
+        if field.kind == "number":
+            numbers = rows.numbers(name)
+            missing = np.flatnonzero(np.isnan(numbers)).tolist()
+            found.append(numbers)
+        else:
+            texts = rows.texts(name)
+            missing = [i for i, text in enumerate(texts) if text is None]
+            found.append(texts)
+        if not field.nullable:
+            for i in missing:
+                rows.errors.setdefault(i, RowError(rows.lines[i], name, "a value is required, it is missing"))
+    if schema.numeric:
+        with np.errstate(over="ignore"):
+            return np.column_stack(found).astype(dtype, copy=False)
+    X = np.empty((len(rows), len(found)), object)
+    for i, column in enumerate(found):
+        if isinstance(column, list):
+            X[:, i] = column
+        else:
+            X[:, i] = [None if value != value else value for value in column.tolist()]
+    return X
 
 
 class FunctionPredictor:
