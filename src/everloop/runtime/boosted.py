@@ -178,7 +178,7 @@ def tidy_label(label: Any) -> Any:
 def own_labels(labels: Sequence[Any] | None) -> list[Any] | None:
     """Labels that are not just 0, 1, …, which is what a model's outputs are numbered by."""
     tidy = None if labels is None else [tidy_label(label) for label in labels]
-    return None if tidy is None or tidy == list(range(len(tidy))) and not isinstance(tidy[0], bool) else tidy
+    return None if tidy is None or (tidy == list(range(len(tidy))) and not isinstance(tidy[0], bool)) else tidy
 
 
 def check_manifest(manifest: Manifest, outputs: Outputs, groups: int, width: int) -> None:

@@ -39,14 +39,15 @@ class Format:
 FORMATS: dict[str, Format] = {
     "linear": Format("everloop.runtime.linear", "a compiled linear model"),
     "tree": Format("everloop.runtime.tree", "compiled decision trees"),
-    "by_size": Format("everloop.runtime.by_size", "several forms of a model, each for some batch sizes"),
-    "pipeline": Format("everloop.runtime.pipeline", "a pipeline of models and steps", python=True),
+    "by_size": Format("everloop.runtime.by_size", "several forms of a model, each for some batch sizes", code=True),
+    "pipeline": Format("everloop.runtime.pipeline", "a pipeline of models and steps", python=True, code=True),
     "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True),
     "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
     "torch": Format("everloop.runtime.torch", "a PyTorch model", library="torch", extra="torch", code=True),
     "xgboost": Format("everloop.runtime.xgboost", "an XGBoost model", "xgboost", "boost"),
     "lightgbm": Format("everloop.runtime.lightgbm", "a LightGBM model", "lightgbm", "boost"),
     "catboost": Format("everloop.runtime.catboost", "a CatBoost model", "catboost", "boost"),
+    "mlflow": Format("everloop.runtime.mlflow", "an MLflow model", "mlflow", "mlflow", python=True, code=True),
     "river": Format("everloop.runtime.river", "a River model", python=True),
     "python": Format("everloop.runtime.python", "a model in Python", python=True, code=True),
 }

@@ -74,14 +74,22 @@ def pack(model: Any, names: Sequence[str] | None, classes: Sequence[Any] | None)
             f"{type(model).__name__} with an objective of your own: its file does not tell how outputs become labels",
             field="model",
         )
-    wanted = check_names(names, facts.names, facts.width)
-    kept = {"classes": own_labels(labels), "names": wanted if wanted != facts.names else None}
-    note = {name: value for name, value in kept.items() if value is not None}
-    if note:
-        # a line of the header must have one equals sign: LightGBM passes over keys that it does not know
-        written = json.dumps(note).replace("=", "\\u003d").encode()
-        payload = payload.replace(_HEADER, b"\neverloop=" + written + _HEADER, 1)
+    if names is not None and [str(name).replace(" ", "_") for name in names] == facts.names:
+        wanted: list[str] | None = [str(name) for name in names]  # LightGBM wrote them without their spaces
+    else:
+        wanted = check_names(names, facts.names, facts.width)
+    payload = with_note(payload, labels, wanted if wanted != facts.names else None)
     return _manifest(read_facts(payload)), payload
+
+
+def with_note(payload: bytes, labels: Sequence[Any] | None, names: Sequence[str] | None) -> bytes:
+    """The file with labels and names of the caller's. LightGBM passes over keys of the header that it does not know."""
+    kept = {"classes": own_labels(labels), "names": names}
+    note = {name: value for name, value in kept.items() if value is not None}
+    if not note:
+        return payload
+    written = json.dumps(note).replace("=", "\\u003d").encode()  # a line of the header has one equals sign
+    return payload.replace(_HEADER, b"\neverloop=" + written + _HEADER, 1)
 
 
 def _manifest(facts: LightGBMFacts) -> Manifest:

@@ -35,8 +35,7 @@ def read_source(source: Source, *, trust: Trust) -> tuple[Manifest, bytes]:
     path = Path(text).expanduser()
     if isinstance(source, str) and not path.exists():
         if text.startswith(URIS):
-            mlflow = format_of("mlflow").open()
-            made: tuple[Manifest, bytes] = mlflow.pack_folder(mlflow.fetch(text), trust)
+            made: tuple[Manifest, bytes] = format_of("mlflow").open().pack_uri(text, trust)
             return made
         if names_code(text):
             from everloop.runtime.python import pack_entry
