@@ -28,6 +28,13 @@ def plain_answers(Y: Matrix, *, regression: bool) -> list[Any]:
     return values
 
 
+def labels_by_place(classes: list[Any] | None) -> Matrix | None:
+    """What the place of the greatest score stands for; None where the places are the labels."""
+    if classes is None or [repr(label) for label in classes] == [str(place) for place in range(len(classes))]:
+        return None
+    return np.array(classes, object if isinstance(classes[0], str) else None)
+
+
 class Session(Protocol):
     """One artifact, ready to answer. Constructed by `everloop.runtime.artifact.load_session` only."""
 

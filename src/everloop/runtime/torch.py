@@ -13,15 +13,16 @@ mode, on as many threads as the options say (1): PyTorch counts them for each th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from everloop.core.errors import ArtifactCorrupt, EverloopError, ModelFailed, NotSupported, Untrusted
+from everloop.core.errors import ArtifactCorrupt, EverloopError, ModelFailed, NotSupported, Untrusted, explain
 from everloop.core.schema import Schema, Target
-from everloop.core.tensors import Array
+from everloop.core.tensors import DATATYPES, Array
 from everloop.runtime.artifact import Trust, library_versions, threads_of
 from everloop.runtime.own_tensors import OwnTensors, Rows, TensorSession
 from everloop.runtime.session import Matrix
@@ -32,6 +33,8 @@ from everloop.stores.ports import Manifest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+log = logging.getLogger(__name__)
+_WARM_RUNS = 3
 _TYPES = {"FP32": np.float32, "FP64": np.float64, "FP16": np.float16}
 
 
@@ -57,6 +60,17 @@ class _Asked:
     def outputs(self, arrays: list[Array], wanted: Sequence[str]) -> list[Array]:
         found = dict(zip(self._names, self(arrays), strict=True))
         return [found[name].numpy() for name in wanted]
+
+    def warm(self) -> None:
+        """Rows warm a lane, and tensors do not: so a model of tensors is asked here, as it was when it was saved. TorchScript compiles what
+        it has seen twice."""
+        specs, sizes = self._program.signature.inputs, self._program.sizes
+        zeros = [np.zeros(size, DATATYPES[spec.datatype]) for size, spec in zip(sizes, specs, strict=True)]
+        try:
+            for _ in range(_WARM_RUNS):
+                self(zeros)
+        except Exception as error:
+            log.info("a PyTorch model does not answer zeros, and starts cold: %s", explain(error))
 
     def close(self) -> None:
         self._call = _closed
@@ -109,6 +123,7 @@ def load(manifest: Manifest, payload: bytes, trust: Trust) -> TorchSession | Ten
             program.close()
             raise
     asked = _Asked(program, threads_of(manifest))
+    asked.warm()
     tensors = OwnTensors(program.signature, asked.outputs, batched=program.batched)
     return TensorSession(manifest.target, tensors, why_no_rows(program), asked.close)
 

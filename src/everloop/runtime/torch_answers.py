@@ -18,7 +18,7 @@ import numpy as np
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
 from everloop.core.tensors import Signature, TensorSpec
 from everloop.core.types import Task
-from everloop.runtime.session import Matrix
+from everloop.runtime.session import Matrix, labels_by_place
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,9 +121,7 @@ class Reader:
 
     def __init__(self, answer: Answer, classes: list[Any] | None) -> None:
         self.answer = answer
-        self._labels: NDArray[Any] | None = None
-        if classes is not None and [*map(repr, classes)] != [*map(str, range(len(classes)))]:  # False is no 0 here
-            self._labels = np.array(classes, object if isinstance(classes[0], str) else None)
+        self._labels = labels_by_place(classes)
 
     def read(self, out: Any, rows: int) -> Matrix:
         """(rows,) answers."""

@@ -35,6 +35,8 @@ class Note(msgspec.Struct, omit_defaults=True):
 
     signature: Signature | None = None
     batched: bool = False
+    sizes: list[list[int]] = []
+    """Of the example's tensors."""
     feature_names: list[str] | None = None
     classes: list[Any] | None = None
     code: Code | None = None

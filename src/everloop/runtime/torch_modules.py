@@ -73,7 +73,7 @@ def open_script(payload: bytes) -> Program:
     note = read_note(extra[NOTE]) if extra[NOTE] else Note()
     if note.signature is None:
         note = _look_at_script(module, note)
-    return _program(module, note)
+    return _program(module, note, script=True)
 
 
 def open_export(payload: bytes) -> Program:
@@ -100,6 +100,7 @@ def open_export(payload: bytes) -> Program:
     firsts = [value.shape[0] if value.ndim else 0 for value in tensors]
     batched = len({str(first) for first in firsts}) == 1 and not isinstance(firsts[0], int)
     names = [name for name, _ in (*takes, *gives)]
+    sizes = tuple(tuple(s if isinstance(s, int) else 2 for s in value.shape) for value in tensors[: len(takes)])
     specs = [_spec(name, value, value.shape) for name, value in zip(names, tensors, strict=True)]
     told = Signature(tuple(specs[: len(takes)]), tuple(specs[len(takes) :]))
     in_spec = exported.call_spec.in_spec
@@ -108,7 +109,7 @@ def open_export(payload: bytes) -> Program:
         args, kwargs = pytree.tree_unflatten(tensors, in_spec)
         return flat(module(*args, **kwargs))
 
-    return Program(call, told, batched, _note_of_export(payload), exported)
+    return Program(call, told, batched, sizes, _note_of_export(payload), module)
 
 
 def described(module: Any, example: tuple[Any, ...], names: Sequence[str]) -> Note:
@@ -125,7 +126,7 @@ def described(module: Any, example: tuple[Any, ...], names: Sequence[str]) -> No
         shape = [x if x == y else -1 for x, y in zip(a.shape, b.shape, strict=True)]
         outputs.append(_spec(name, a, shape))
     batched = all(out.ndim and len(out) == rows for out in once) and all(len(out) == 2 * rows for out in twice)
-    return Note(Signature(tuple(inputs), tuple(outputs)), batched)
+    return Note(Signature(tuple(inputs), tuple(outputs)), batched, [list(t.shape) for t in example])
 
 
 def flat(answer: Any) -> list[Any]:
@@ -150,13 +151,14 @@ def output_names(answer: Any) -> list[str]:
     return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
-def _program(module: Any, note: Note, close: Callable[[], None] = lambda: None) -> Program:
+def _program(module: Any, note: Note, close: Callable[[], None] = lambda: None, *, script: bool = False) -> Program:
     assert note.signature is not None
 
     def call(*tensors: Any) -> list[Any]:
         return flat(module(*tensors))
 
-    return Program(call, note.signature, note.batched, note, module, close)
+    sizes = tuple(map(tuple, note.sizes))
+    return Program(call, note.signature, note.batched, sizes, note, module, script, close)
 
 
 def _note_of_export(payload: bytes) -> Note:
@@ -209,7 +211,7 @@ def _look_at_script(module: Any, note: Note) -> Note:
             raise NotSupported(
                 f"the TorchScript module does not answer rows of {width} numbers ({first_line(error)}): save it again with {_SAVE}"
             ) from error
-        return msgspec.structs.replace(note, signature=found.signature, batched=found.batched)
+        return msgspec.structs.replace(note, signature=found.signature, batched=found.batched, sizes=found.sizes)
     raise NotSupported(f"the TorchScript module does not tell what it takes: save it again with {_SAVE}")
 
 

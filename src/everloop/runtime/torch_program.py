@@ -18,11 +18,13 @@ from typing import Any
 
 from everloop.core.errors import ArtifactCorrupt, NotSupported
 from everloop.core.tensors import Signature, TensorSpec
-from everloop.runtime.torch_archive import Archive, Beyond, Graph, GraphModule, Node, Note, TensorMeta, dtype_of
+from everloop.runtime.torch_archive import Archive, Beyond, Graph, GraphModule, Node, Note, Size, TensorMeta, dtype_of
 from everloop.runtime.torch_ops import operator_of, says_nothing
 
 _MAY_ALIAS = ("dropout", "feature_dropout", "alpha_dropout", "contiguous", "to", "type_as", "pad", "__getitem__")
 """Operators that may give back their input itself although their schema does not say so."""
+_LARGEST = 4096
+"""Of a free axis, for warming up."""
 _OURS = re.compile(r"\bv\d+\b")
 _SYMBOL = re.compile(r"(Symbol\('\w+'[\w, =]*\)|[A-Za-z_]\w*)\Z(?<!None)")
 _TRAINING = {"batch_norm": "training", "instance_norm": "use_input_stats", "dropout": "train", "rnn": "train"}
@@ -37,9 +39,13 @@ class Program:
     signature: Signature
     batched: bool
     """Whether the first axis of all inputs and outputs is one batch, of any size."""
+    sizes: tuple[tuple[int, ...], ...]
+    """Of its inputs as they were when it was saved: what surely fits."""
     note: Note = field(default_factory=Note)
     module: Any = None
     """The `nn.Module`, where there is one."""
+    script: bool = False
+    """Whether that is TorchScript."""
     close: Callable[[], None] = lambda: None
 
 
@@ -48,7 +54,7 @@ def read_program(payload: bytes) -> Program:
     archive = Archive(payload)
     made = archive.program()
     builder = _Builder(made, archive.tensors())
-    return Program(builder.function(), builder.signature(), builder.batched(), archive.note())
+    return Program(builder.function(), builder.signature(), builder.batched(), builder.sizes(), archive.note())
 
 
 class _Builder:
@@ -94,6 +100,9 @@ class _Builder:
             sizes = self._meta(name).sizes
             firsts.append((sizes[0].as_expr or {}).get("expr_str") if sizes else None)
         return _SYMBOL.match(str(firsts[0])) is not None and len(set(firsts)) == 1
+
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(_seen(size) for size in self._meta(name).sizes) for name in self._inputs)
 
     def _bind_inputs(self, specs: list[dict[str, Any]], tensors: dict[str, Any]) -> None:
         for spec in specs:
@@ -266,6 +275,13 @@ def datatype_name(dtype: Any, told: str) -> str:
             f"{told} is of type {dtype}, which is no tensor of the protocol: convert it inside the module"
         )
     return names[dtype]
+
+
+def _seen(size: Size) -> int:
+    """As it was when the program was exported."""
+    hint = (size.as_expr or {}).get("hint") or {}
+    found = size.as_int if size.as_int is not None else hint.get("as_int")
+    return found if isinstance(found, int) and 0 <= found <= _LARGEST else 2
 
 
 def _plain(kind: str, value: Any) -> Any:

@@ -140,7 +140,7 @@ def _scripted(module: Any, example: tuple[Any, ...], note: Note) -> bytes:
     module = copied(module)
     names = [a.name for a in module.forward.schema.arguments[1 : len(example) + 1]]
     told = _described(module, example, names)
-    note = msgspec.structs.replace(note, signature=told.signature, batched=told.batched)
+    note = msgspec.structs.replace(note, signature=told.signature, batched=told.batched, sizes=told.sizes)
     out = BytesIO()
     with torch_modules.quiet():
         torch.jit.save(module, out, _extra_files={NOTE: msgspec.json.encode(note).decode()})
@@ -160,7 +160,12 @@ def _with_code(
     still = copied(module)
     told = _described(still, example, _parameters(module, len(example)))
     note = msgspec.structs.replace(
-        note, signature=told.signature, batched=told.batched, code=code, arguments=dict(arguments or {})
+        note,
+        signature=told.signature,
+        batched=told.batched,
+        sizes=told.sizes,
+        code=code,
+        arguments=dict(arguments or {}),
     )
     weights = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
     try:
