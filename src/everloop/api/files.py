@@ -94,18 +94,22 @@ def accept(
 
     registry, digest = services.registry, artifact_digest(payload)
     try:
-        for known in reversed(registry.versions(name)):
-            alike = (known.manifest.runtime, known.manifest.options) == (manifest.runtime, manifest.options)
-            if known.digest == digest and alike and not known.collected:
-                if version_name and version_name != known.name:
-                    called = f", named {known.name!r}" if known.name else ""
-                    raise Conflict(
-                        f"these bytes are version {known.version} of {name!r} already{called}; to name it {version_name!r}, "
-                        "rename that version",
-                        field="version_name",
-                    )
-                return known, False
+        versions, there = registry.versions(name), True
     except ModelNotFound:
+        versions, there = [], False
+    for known in reversed(versions):
+        alike = (known.manifest.runtime, known.manifest.options) == (manifest.runtime, manifest.options)
+        if known.digest == digest and alike and not known.collected:
+            if version_name and version_name != known.name:
+                called = f", named {known.name!r}" if known.name else ""
+                raise Conflict(
+                    f"these bytes are version {known.version} of {name!r} already{called}; to name it {version_name!r}, "
+                    "rename that version",
+                    field="version_name",
+                )
+            return known, False
+    load_session(manifest, payload, trust=trust).close()
+    if not there:
         services.loop.register(
             name,
             learner_of(manifest, payload, trust),
@@ -115,7 +119,6 @@ def accept(
             schema=manifest.schema,
             target=manifest.target,
         )
-    load_session(manifest, payload, trust=trust).close()
     return registry.add_version(name, manifest, payload, live=live, note=note, version_name=version_name, by=by), True
 
 

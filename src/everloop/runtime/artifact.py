@@ -97,6 +97,10 @@ def _read(kind: str, payload: bytes, trust: Trust, path: Path | None) -> tuple[M
         from everloop.runtime.packaged import read_artifact
 
         return read_artifact(payload)
+    if kind == "pickle":
+        from everloop.runtime.packing import read_pickle
+
+        return read_pickle(payload, trust)
     module = format_of(READERS[kind]).open()
     if path is not None and hasattr(module, "read_path"):
         made: tuple[Manifest, bytes] = module.read_path(path, trust)
@@ -123,8 +127,9 @@ def save_model(
     entry: str = "",
 ) -> Path:
     """Write a model as a file that `everloop serve NAME=PATH` takes, and return its path: a fitted scikit-learn estimator as a skops file;
-    a PyTorch module as a program of `torch.export` (`.pt2`), or as its weights with the code that builds it (`.safetensors`). An ending is
-    added if `path` has none.
+    a PyTorch module as a program of `torch.export` (`.pt2`), or as its weights with the code that builds it (`.safetensors`); all else
+    that `runtime.packing.pack` takes as an artifact file: boosted trees, River models, a class or function of a module. An ending is added
+    if `path` has none; another than `.artifact` asks for the plain file of the model's library.
 
     `feature_names` tells the names of the columns where the model was fitted on arrays; callers can then send mappings. What follows is of
     PyTorch modules (`runtime.torch_saving`): `example` is what the module is asked with, one row or more, a tuple where it takes several
@@ -144,7 +149,11 @@ def save_model(
             arguments=arguments,
             entry=entry,
         )
-    return sklearn.save_model(model, Path(path), feature_names)
+    from everloop.runtime.packing import is_estimator, save_packed
+
+    if is_estimator(model) and Path(path).suffix != ".artifact":
+        return sklearn.save_model(model, Path(path), feature_names)
+    return save_packed(model, Path(path), feature_names, classes)
 
 
 def library_versions(*names: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Code(msgspec.Struct, frozen=True):
     package: str = ""
     """That its relative imports start from."""
     folder: str = ""
-    """Where else its imports were found when it was read; looked into if it is there."""
+    """Of a file: where it lay, and so what it imports from beside it; looked into if it is there. The working directory always is."""
 
     @property
     def attribute(self) -> str:
@@ -117,8 +117,7 @@ def read_code(text: str) -> Code:
     if source is None:
         raise NotSupported(f"{text}: {module} has no Python source that an artifact could keep", field="model")
     package = (module if spec.submodule_search_locations is not None else spec.parent) or ""
-    at = Path(spec.origin or here).absolute()
-    return Code(text, source, package, here if at.is_relative_to(here) else "")
+    return Code(text, source, package)
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,9 @@ class Running:
 def run_code(code: Code, trust: Trust) -> Running:
     """Run the source as a module of its own. Raises Untrusted, ModelFailed (it raised, or does not have that name)."""
     check_allowed(code.entry, trust)
-    if code.folder and Path(code.folder).is_dir():
-        _look_into(code.folder)
+    for folder in (str(Path.cwd()), code.folder):
+        if folder and Path(folder).is_dir():
+            _look_into(folder)
     module = ModuleType(f"everloop_code_{next(_NUMBERS)}")
     # As a module of a file that only the linecache knows: tracebacks then show the lines that ran.
     module.__file__ = name = f"<{code.entry} {module.__name__}>"

@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from everloop.core.errors import InvalidInput, NotSupported
@@ -56,15 +57,49 @@ def pack(
 
     if is_torch(model):
         return pack_module(model, example=example, feature_names=feature_names, classes=classes)
-    if hasattr(model, "predict") and hasattr(model, "fit"):
+    if is_estimator(model):
         from everloop.runtime.sklearn import dump_estimator, manifest_of
 
         return manifest_of(model, feature_names), dump_estimator(model, trust)
     raise NotSupported(
-        f"a {type(model).__name__} cannot be registered: give a fitted scikit-learn estimator, a River model, a Learner, the path of an "
-        "ONNX or skops file or its bytes; export a model of PyTorch to ONNX and give onnx_path=",
+        f"a {type(model).__name__} cannot be registered: give a fitted scikit-learn estimator, boosted trees, a PyTorch module, a River "
+        "model, a Learner, a model file (its path or its bytes), or code as package.module:Model",
         field="model",
     )
+
+
+def is_estimator(model: Any) -> bool:
+    """Whether scikit-learn's runtime is the one for it."""
+    from everloop.runtime.boosted import library_of
+    from everloop.runtime.river import is_river
+
+    return hasattr(model, "fit") and not isinstance(model, type) and library_of(model) is None and not is_river(model)
+
+
+def read_pickle(payload: bytes, trust: Trust) -> tuple[Manifest, bytes]:
+    """A pickled model, which is trusted. An estimator stays the pickle that it is; what has a better format gets that."""
+    from everloop.runtime.sklearn import read_file, unpickle
+
+    model = unpickle(payload, trust, "pickled")
+    return (read_file(payload, trust), payload) if is_estimator(model) else pack(model, trust=trust)
+
+
+def save_packed(model: Any, path: Path, names: Sequence[str] | None, classes: Sequence[Any] | None) -> Path:
+    """See `everloop.runtime.artifact.save_model`."""
+    from everloop.runtime.packaged import ENDING, write_artifact
+
+    # To write a pickle is no risk; whoever loads it is asked.
+    manifest, payload = pack(model, trust=Trust(pickle=True), feature_names=names, classes=classes)
+    if path.suffix in ("", ENDING):
+        return write_artifact(path, manifest, payload)
+    plain_file, _ = read_model(payload, str(path), trust=Trust(pickle=True), field="path")
+    for what in ("schema", "target", "classes", "options"):
+        if getattr(plain_file, what) != getattr(manifest, what):
+            raise NotSupported(
+                f"{path.suffix} files cannot hold the {what} of this model: say {path.with_suffix(ENDING)}"
+            )
+    path.write_bytes(payload)
+    return path
 
 
 def only_answers(model: Any) -> bool:

@@ -23,7 +23,7 @@ VERSIONS: tuple[Operation, ...] = (
         "POST",
         _AT,
         "versions",
-        "Hand in a model file (ONNX or skops, told by its content) as the next version. It waits as `staging` unless `live` is said; "
+        "Hand in a model file (any that holds no code, told by its content) as the next version. It waits as `staging` unless `live` is said; "
         "a model that is not there yet is made. The same bytes again are the version that is there.",
         body=bytes,
         answer=wire.VersionInfo,
