@@ -135,7 +135,7 @@ def _made(job: Job) -> Outcome:
     }
     if not report.changed:
         return Outcome(why=report.why, told=told)
-    if max(figures.speedups) < LEAST_GAIN:
+    if max(figures.gains) < LEAST_GAIN:
         return Outcome(why=f"the best that there is gains too little: {report.why}", told=told)
     return Outcome(chosen.manifest, chosen.payload, report.why, told=told)
 

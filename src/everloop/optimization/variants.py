@@ -27,7 +27,7 @@ from everloop.optimization.evidence import gather
 from everloop.optimization.figures import Fate, Figures, Form
 from everloop.optimization.making import Maker, Material, makers
 from everloop.optimization.measuring import measure, medians
-from everloop.optimization.opening import measure_opening
+from everloop.optimization.opening import Cost, measure_opening
 from everloop.optimization.parity import Parity, judge
 from everloop.parallel import fingerprint
 from everloop.policy.selection import Stretch, select
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
 
 SIZES = (1, 8, 64)
+UNCHANGED = ("original", "served")
+"""As it was trained, and as its runtime already answers from that: small linear models and trees compile when they are opened."""
 Progress = Callable[[str], None]
 
 _LIBRARIES = (
@@ -103,7 +105,7 @@ class Report:
     @property
     def changed(self) -> bool:
         """Whether another form than the original was chosen."""
-        return self.chosen.name != "original"
+        return self.chosen.name not in UNCHANGED
 
     @property
     def why(self) -> str:
@@ -169,7 +171,7 @@ class _Attempt:
 
     def run(self) -> Report:
         wishes = self.wishes
-        original = Candidate("original", self.manifest, self.payload, how={"by": "training"})
+        original = Candidate("original", as_trained(self.manifest), self.payload, how={"by": "training"})
         session = self._open(original)
         self.say("asking the original")
         self.evidence = evidence = gather(
@@ -185,6 +187,8 @@ class _Attempt:
         )
         self._admit(original, session, None)
         material = Material(self.manifest, self.payload, evidence.shown, evidence.shown_labels, self.trust)
+        if original.manifest != self.manifest:
+            self._try(Maker("served", lambda given: (given.manifest, given.payload), {"by": "loading"}), material)
         made_up = evidence.data.source == "made up"
         for maker in makers(int8=wishes.int8 and not made_up):
             if wishes.only is None or maker.name in wishes.only:
@@ -200,8 +204,7 @@ class _Attempt:
     # -- making and judging --
 
     def _open(self, candidate: Candidate) -> Session:
-        manifest = as_trained(candidate.manifest) if candidate.name == "original" else candidate.manifest
-        session = load_session(manifest, candidate.payload, trust=self.trust)
+        session = load_session(candidate.manifest, candidate.payload, trust=self.trust)
         self.stack.enter_context(closing(session))
         return session
 
@@ -238,8 +241,7 @@ class _Attempt:
         """To what is measured, if it also opens where nothing is loaded yet."""
         form = _form(candidate, "slower", parity.why if parity is not None else "", parity)
         if self.wishes.open_apart:
-            self.say(f"opening {candidate.name} in a process of its own")
-            cost = measure_opening(candidate.manifest, candidate.payload, self.evidence.rows[:8], trust=self.trust)
+            cost = self._cost(candidate)
             form = msgspec.structs.replace(form, cost=cost)
             if cost.error and candidate.name != "original":
                 told = f"it cannot be used in a process of its own: {cost.error}"
@@ -248,6 +250,12 @@ class _Attempt:
         self.forms[candidate.name] = form
         self.candidates[candidate.name] = candidate
         self.sessions[candidate.name] = session
+
+    def _cost(self, candidate: Candidate) -> Cost:
+        if candidate.name == "served" and (known := self.forms["original"].cost) is not None:
+            return known
+        self.say(f"opening {candidate.name} in a process of its own")
+        return measure_opening(candidate.manifest, candidate.payload, self.evidence.rows[:8], trust=self.trust)
 
     # -- measuring and choosing --
 
@@ -314,7 +322,8 @@ class _Attempt:
             seconds=round(time.monotonic() - self.begun, 2),
         )
         lineage = {**self.manifest.lineage, "optimization": msgspec.to_builtins(figures)}
-        manifest = msgspec.structs.replace(chosen.manifest, lineage=lineage, metrics=self.manifest.metrics)
+        base = self.manifest if chosen.name in UNCHANGED else chosen.manifest
+        manifest = msgspec.structs.replace(base, lineage=lineage, metrics=self.manifest.metrics)
         made = Candidate(chosen.name, manifest, chosen.payload, chosen.exact, chosen.how)
         return Report(made, figures, [self.candidates[name] for name in self.sessions])
 
@@ -353,7 +362,7 @@ def _differs(original: Manifest, made: Manifest) -> str:
 
 
 def _why(chosen: Candidate, forms: dict[str, Form], sizes: Sequence[int], stretches: Sequence[Stretch]) -> str:
-    if chosen.name == "original":
+    if chosen.name in UNCHANGED:
         others = [form for form in forms.values() if form.fate == "slower"]
         if not others:
             return "the original stays: no other form could be made that answers alike"

@@ -188,8 +188,8 @@ def _line(form: Form, original: Sequence[float], sizes: int) -> list[Any]:
 def _fate(form: Form) -> str:
     if form.fate == "chosen":
         return "CHOSEN" if not form.why else f"CHOSEN: {form.why}"
-    if form.name == "original" or form.fate == "kept":
-        return "kept" if form.name == "original" else f"kept: {form.why}"
+    if form.name == "original":
+        return "as it was trained"
     return f"{form.fate}: {form.why}"
 
 
