@@ -62,6 +62,12 @@ def fetch(uri: str, into: Path) -> Path:
 
     try:
         found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))
+    except ImportError as error:
+        raise InvalidInput(
+            f"{uri}: MLflow keeps its registry at {mlflow.get_tracking_uri()}, and lacks a package for that ({error}): set "
+            "MLFLOW_TRACKING_URI to your server's, or pip install mlflow",
+            field="model",
+        ) from error
     except (MlflowException, RequestException, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
@@ -195,6 +201,7 @@ def _load(root: Path) -> Any:
 
 def _mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)  # `mismatches` tells, once

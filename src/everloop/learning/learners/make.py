@@ -4,6 +4,7 @@ what is given                      kind         rebuilt from
 "linear", "ridge", "logistic"      the same     parameters
 "auto", "forest", "boosting"       the same     parameters
 a scikit-learn estimator           estimator    template: the unfitted estimator, as a skops file where that is possible
+one of boosted trees               estimator    template: its class and its parameters
 a River model                      river        template: a pickle
 a Learner                          learner      template: a pickle
 """
@@ -61,6 +62,10 @@ def make_learner(model: Any, parameters: Parameters = None, *, trust: Trust) -> 
         from everloop.learning.learners.river import RiverLearner
 
         return RiverLearner(model, trust=trust)
+    from everloop.learning.learners.boosted import BoostedLearner, is_boosted
+
+    if is_boosted(model):
+        return BoostedLearner(model, trust=trust)
     if callable(getattr(model, "fit", None)):
         from everloop.learning.learners.sklearn import EstimatorLearner
 
@@ -88,13 +93,15 @@ def describe(learner: Learner) -> tuple[str, dict[str, Any], bytes | None]:
 
     Raises Untrusted where a template is needed that only a pickle could hold, and pickles are not trusted."""
     from everloop.learning.learners.auto import AutoLearner
+    from everloop.learning.learners.boosted import BoostedLearner
     from everloop.learning.learners.families import FamilyLearner
     from everloop.learning.learners.linear import LinearLearner
     from everloop.learning.learners.river import RiverLearner
     from everloop.learning.learners.sklearn import EstimatorLearner, describe_object
     from everloop.runtime.sklearn import pickle_estimator
 
-    if isinstance(learner, (LinearLearner, AutoLearner, FamilyLearner, EstimatorLearner, RiverLearner)):
+    known = (LinearLearner, AutoLearner, FamilyLearner, EstimatorLearner, BoostedLearner, RiverLearner)
+    if isinstance(learner, known):
         parameters, template = learner.describe()
         return learner.kind, parameters, template
     return "learner", {"learner": describe_object(learner)}, pickle_estimator(learner.clone())
@@ -110,9 +117,13 @@ def from_record(kind: str, parameters: Mapping[str, Any], template: bytes | None
         return _of_kind(kind, parameters, trust)
     if template is None:
         raise NotSupported(f"the record of a model of kind {kind!r} lacks its template")
+    from everloop.learning.learners.boosted import load_template
     from everloop.runtime.sklearn import load_estimator, unpickle
 
     if kind == "estimator":
+        boosted = load_template(template, trust)
+        if boosted is not None:
+            return boosted
         return make_learner(load_estimator(template, trust), trust=trust)
     return make_learner(unpickle(template, trust, "River" if kind == "river" else "registered"), trust=trust)
 
