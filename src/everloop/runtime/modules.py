@@ -54,9 +54,14 @@ def names_code(text: str) -> bool:
     return bool(_ENTRY.match(text) or _FILE.match(text))
 
 
+def is_file(text: str) -> bool:
+    """Whether it has the form `path/to/file.py:Model`."""
+    return bool(_FILE.match(text))
+
+
 def entry_of(text: str) -> str:
     """The entry that somebody who types this means: of a file, its name without folders."""
-    found = None if _ENTRY.match(text) else _FILE.match(text)
+    found = _FILE.match(text)
     return f"{Path(found[1]).name}:{found[2]}" if found else text
 
 
@@ -91,7 +96,7 @@ def read_code(text: str) -> Code:
     """The source that `package.module:Model` or `path/to/file.py:Model` names; of a module in a package, the package is imported.
 
     Raises InvalidInput (no such module or file), NotSupported (it has no source)."""
-    found = None if _ENTRY.match(text) else _FILE.match(text)
+    found = _FILE.match(text)
     if found:
         path = Path(found[1]).expanduser()
         try:

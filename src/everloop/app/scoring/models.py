@@ -21,6 +21,7 @@ from everloop.core.hashing import artifact_digest
 from everloop.registry.references import number_of, split_reference
 from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.modules import is_file
 from everloop.runtime.source import read_source, title, trust_in
 from everloop.stores.opening import is_url
 
@@ -138,7 +139,7 @@ def find_model(text: str, *, storage: Path | str, trust: Trust, batch: bool) -> 
     """For as long as the block lasts: a model from a database is a file until then. `storage`: a data folder, or a database's URL. Raises
     InvalidInput, ModelNotFound, VersionNotFound, ModelUntrained, StoreUnavailable, and what reading a model file raises."""
     path = Path(text).expanduser()
-    if not path.exists() and _FUNCTION.match(text):
+    if not path.exists() and _FUNCTION.match(text) and not is_file(text):
         found = import_object(text)
         if batch or not is_model(found):
             function = as_function(found, text)
