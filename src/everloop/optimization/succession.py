@@ -18,6 +18,7 @@ from everloop.optimization.config import BY
 from everloop.policy.rollout import Plan, Rollout
 from everloop.registry.catalog import Registry
 from everloop.registry.publishing import publish
+from everloop.runtime.artifact import load_session
 from everloop.stores.ports import Manifest, ModelRecord, VersionRecord
 
 VARIANT_OF = "variant_of"
@@ -71,7 +72,10 @@ def succeed(
     note: str,
     told: Mapping[str, Any],
 ) -> VersionRecord:
-    """Publish it as `way` says, and tell. `source`: which recorded examples it was compared on. Raises ModelNotFound, and Conflict where `original` does not answer everybody any more."""
+    """Publish it as `way` says, and tell. `source`: which recorded examples it was compared on. Raises ModelNotFound, Conflict where `original` does not answer everybody any more, and what
+    opening it raises."""
+    made_of = heir(original, manifest, source)
+    load_session(made_of, payload, trust=registry.trust).close()  # what cannot be opened here must not take over
     registry.artifacts.put(payload)  # before the transaction: others need not wait for it
     with registry.changes.on(model.name, by=BY) as change:
         shelf = change.shelf
@@ -79,7 +83,7 @@ def succeed(
         made = publish(
             change,
             registry.artifacts,
-            heir(original, manifest, source),
+            made_of,
             payload,
             live=way.live,
             plan=way.plan,
