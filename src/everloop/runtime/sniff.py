@@ -25,6 +25,7 @@ Kind = Literal[
 """`runtime.formats.READERS` tells who reads a file of a kind; `artifact`: see `runtime.packaged`."""
 
 _TO_ONNX = "export it to ONNX"
+_SAVE_MODULE = "build the module, load the weights, and save it with everloop.save_model(module, 'model.pt2', example=…)"
 _SAVE_AGAIN = "load it where it was made and save it with everloop.save_model(model, 'model.skops')"
 
 _BEGINNINGS: tuple[tuple[bytes, Kind, str, str], ...] = (
@@ -84,7 +85,7 @@ def look_at(payload: bytes) -> tuple[Kind, str, str]:
     if payload.startswith(b"PK"):
         return _look_into_zip(payload)
     if payload.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."):
-        return "other", "a PyTorch file of the old format", f"{_TO_ONNX} with torch.onnx.export"
+        return "other", "a PyTorch file of the old format, weights or a pickled module", _SAVE_MODULE
     if payload[0] == 0x80 and len(payload) > 1 and payload[1] <= 5:
         return "pickle", "a pickle (as pickle and joblib write)", _SAVE_AGAIN
     if payload.startswith(_COMPRESSED) or (payload[0] == 0x78 and payload[1:2] in (b"\x01", b"\x5e", b"\x9c", b"\xda")):
@@ -94,7 +95,7 @@ def look_at(payload: bytes) -> tuple[Kind, str, str]:
     if payload[4:8] == b"ORTM" or _starts_like_onnx(payload):
         return "onnx", "an ONNX model", ""
     if len(payload) > 9 and payload[8:9] == b"{" and int.from_bytes(payload[:8], "little") < len(payload):
-        return "safetensors", "a safetensors file", "it holds weights without the model around them; export it to ONNX"
+        return "safetensors", "a safetensors file", _SAVE_MODULE
     return _look_at_text(payload)
 
 
@@ -125,7 +126,7 @@ def _look_into_zip(payload: bytes) -> tuple[Kind, str, str]:
     if any("/code/" in name for name in names) and any(name.endswith("data.pkl") for name in names):
         return "torchscript", "a TorchScript module", f"{_TO_ONNX} with torch.onnx.export"
     if any(name.endswith("data.pkl") for name in names):
-        return "other", "a PyTorch file", f"{_TO_ONNX} with torch.onnx.export"
+        return "other", "a PyTorch file of weights, or of a pickled module", _SAVE_MODULE
     if "model.weights.h5" in names:
         return "other", "a Keras file", f"{_TO_ONNX} with keras.Model.export(format='onnx')"
     if names and all(name.endswith(".npy") for name in names):
