@@ -63,6 +63,10 @@ def convert_artifact(
 def _makers(manifest: Manifest) -> list[tuple[str, Maker]]:
     if manifest.runtime == "sklearn":
         return [("float32", _of_sklearn), ("float64", _of_sklearn)]
+    if manifest.runtime == "torch":
+        return [("as it is", _of_torch)]
+    if manifest.runtime == "torch":
+        return [("float32", _of_torch)]
     if manifest.runtime == "onnx":
         raise NotSupported("it is an ONNX model already")
     raise NotSupported(f"there is no way from the runtime {manifest.runtime!r} to ONNX")
@@ -78,11 +82,37 @@ def _of_sklearn(
     estimator = load_estimator(payload, trust)
     texts = input_form(estimator, manifest.schema) == "texts"
     options: dict[str, Any] = {}
-    if not texts and any(field.kind == "text" and field.nullable for field in manifest.schema.fields):
+    if not texts and not manifest.schema.numeric:
         options["missing_text"] = MISSING_TEXT
     if precision == "float64":
         options["graph"] = "basic"  # fusing beyond that puts factors into attributes, which are single precision
     return graph_of(estimator, manifest.schema, precision=precision, opset=opset), options
+
+
+def _of_torch(
+    manifest: Manifest, payload: bytes, trust: Trust, precision: str, opset: int  # noqa: ARG001  a module has its own
+) -> tuple[bytes, dict[str, Any]]:
+    from everloop.optimization.onnx_torch import export_module
+    from everloop.runtime.torch_wrapped import answering_module
+
+    module, example, inputs, outputs = answering_module(manifest, payload, trust)
+    graph, _ = export_module(module, example, opset=opset, input_names=inputs, output_names=outputs)
+    return graph, {}
+
+
+def _of_torch(
+    manifest: Manifest,
+    payload: bytes,
+    trust: Trust,
+    precision: str,  # noqa: ARG001  a module has its own
+    opset: int,
+) -> tuple[bytes, dict[str, Any]]:
+    from everloop.optimization.onnx_torch import export_module
+    from everloop.runtime.torch_wrapped import answering_module
+
+    module, example, inputs, outputs = answering_module(manifest, payload, trust)
+    graph, _ = export_module(module, example, opset=opset, input_names=inputs, output_names=outputs)
+    return graph, {}
 
 
 def _evidence(manifest: Manifest, payload: bytes, trust: Trust, rows: Sequence[Row]) -> Evidence:
