@@ -65,6 +65,8 @@ def _makers(manifest: Manifest) -> list[tuple[str, Maker]]:
         return [("float32", _of_sklearn), ("float64", _of_sklearn)]
     if manifest.runtime == "torch":
         return [("as it is", _of_torch)]
+    if manifest.runtime in ("xgboost", "lightgbm", "catboost"):
+        return [("float32", _of_boosted)]
     if manifest.runtime == "torch":
         return [("float32", _of_torch)]
     if manifest.runtime == "onnx":
@@ -89,6 +91,18 @@ def _of_sklearn(
     return graph_of(estimator, manifest.schema, precision=precision, opset=opset), options
 
 
+def _of_boosted(
+    manifest: Manifest,
+    payload: bytes,
+    trust: Trust,
+    precision: str,  # noqa: ARG001  trees of ONNX answer single precision
+    opset: int,
+) -> tuple[bytes, dict[str, Any]]:
+    from everloop.optimization.onnx_boosted import graph_of
+
+    return graph_of(manifest, payload, trust, opset), {}
+
+
 def _of_torch(
     manifest: Manifest, payload: bytes, trust: Trust, precision: str, opset: int  # noqa: ARG001  a module has its own
 ) -> tuple[bytes, dict[str, Any]]:
@@ -98,6 +112,18 @@ def _of_torch(
     module, example, inputs, outputs = answering_module(manifest, payload, trust)
     graph, _ = export_module(module, example, opset=opset, input_names=inputs, output_names=outputs)
     return graph, {}
+
+
+def _of_boosted(
+    manifest: Manifest,
+    payload: bytes,
+    trust: Trust,
+    precision: str,  # noqa: ARG001  trees of ONNX answer single precision
+    opset: int,
+) -> tuple[bytes, dict[str, Any]]:
+    from everloop.optimization.onnx_boosted import graph_of
+
+    return graph_of(manifest, payload, trust, opset), {}
 
 
 def _of_torch(
