@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import pickle
@@ -105,7 +106,8 @@ def test_what_cannot_be_saved(tmp_path):
         (LinearRegression(), InvalidInput, "not fitted"),
         (KMeans(2, n_init=1).fit(X), NotSupported, "neither"),
         (StandardScaler().fit(X), NotSupported, "cannot predict"),
-        ("linear", NotSupported, "got str"),
+        ("linear", InvalidInput, "there is no file linear"),
+        (3, NotSupported, "a int cannot be registered"),
         (make_pipeline(FunctionTransformer(lambda x: x), LinearRegression()).fit(X, Y), Untrusted, "safe format"),
     ):
         with pytest.raises(error, match=told):
@@ -151,6 +153,12 @@ def _zip(path, *names):
             archive.writestr(name, b"x")
 
 
+def _zipped(name):
+    buffer = io.BytesIO()
+    _zip(buffer, name)
+    return buffer.getvalue()
+
+
 def _folder(path, name):
     path.mkdir()
     (path / name).write_text("{}")
@@ -159,7 +167,7 @@ def _folder(path, name):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda p: _zip(p, "archive/data.pkl", "archive/version"), "PyTorch.*torch.onnx.export"),
+        (lambda p: _zip(p, "archive/data.pkl", "archive/version"), r"PyTorch.*everloop\.save_model"),
         (lambda p: p.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.more"), "PyTorch"),
         (lambda p: _zip(p, "config.json", "model.weights.h5"), "Keras"),
         (lambda p: _zip(p, "a.npy"), "arrays"),
@@ -171,8 +179,8 @@ def _folder(path, name):
         (lambda p: p.write_text("a,b\n1,2\n"), "a text file: give an ONNX"),
         (lambda p: p.write_text("ä" * 3000), "a text file"),
         (lambda p: p.write_text("<html>"), "web page"),
-        (lambda p: p.write_text(json.dumps({"learner": {}})), "XGBoost"),
-        (lambda p: p.write_bytes(b"tree\nversion=v4\n"), "LightGBM"),
+        (lambda p: p.write_bytes(b"binf" + b"x" * 40), "XGBoost.*save_model"),
+        (lambda p: p.write_bytes(b"x" * 40 + _zipped("schema.json")), "damaged zip"),
         (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\nxxxx"), "HDF5"),
         (lambda p: p.write_bytes(b""), "empty"),
         (lambda p: p.write_bytes(b"PK\x03\x04 cut"), "damaged zip"),
@@ -187,6 +195,17 @@ def test_everything_else_is_called_by_its_name(tmp_path, make, told):
     with pytest.raises(NotSupported, match=told) as caught:
         read_model_file(path, trust=Trust())
     assert "model.onnx" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [(json.dumps({"learner": {}}).encode(), "XGBoost"), (b"tree\nversion=v4\n", "LightGBM"), (b"CBM1", "CatBoost")],
+)
+def test_what_only_begins_like_a_model(tmp_path, payload, told):
+    path = tmp_path / "model"
+    path.write_bytes(payload)
+    with pytest.raises(ArtifactCorrupt, match=told):
+        read_model_file(path, trust=Trust())
 
 
 def test_no_such_file(tmp_path):

@@ -45,6 +45,7 @@ from everloop.registry.registration import check_fits, note_of, tags_of, wanted_
 from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.formats import FORMATS
+from everloop.runtime.sklearn import load_estimator
 from everloop.stores.folders import flush_folder
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
 from everloop.stores.shelving import add_version, make_live
@@ -277,7 +278,9 @@ def _artifacts(file: zipfile.ZipFile, contents: _Contents, path: Path) -> Iterat
 
 
 def _check_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> None:
-    """Raises Untrusted where a version brings code that `trust` does not allow."""
+    """Raises Untrusted where a version, or what the model's learner is made from, brings code or a pickle that `trust` does not allow."""
+    if contents.model.template is not None:
+        load_estimator(file.read(_entry(contents.model.template)), trust)
     for record in contents.versions:
         known = FORMATS.get(record.manifest.runtime)
         if known is not None and known.code:

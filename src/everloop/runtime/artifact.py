@@ -96,7 +96,9 @@ def _read(kind: str, payload: bytes, trust: Trust, path: Path | None) -> tuple[M
     if kind == "artifact":
         from everloop.runtime.packaged import read_artifact
 
-        return read_artifact(payload)
+        manifest, payload = read_artifact(payload)
+        load_session(manifest, payload, trust=trust).close()  # it is what it says, and is trusted
+        return manifest, payload
     if kind == "pickle":
         from everloop.runtime.packing import read_pickle
 

@@ -27,7 +27,8 @@ class Format:
     python: bool = False
     """Whether answering holds the interpreter: such a challenger runs in a process of its own, and a slow champion as well."""
     code: bool = False
-    """Whether an artifact of it may bring Python code along, or name some: nobody may introduce one over the network, then."""
+    """Whether an artifact of it may bring code along (a pickle, Python source), or name some: what comes over the network is then looked at
+    before it is kept."""
 
     def open(self) -> ModuleType:
         """Raises MissingExtra where its library is not installed."""
@@ -41,14 +42,14 @@ FORMATS: dict[str, Format] = {
     "tree": Format("everloop.runtime.tree", "compiled decision trees"),
     "by_size": Format("everloop.runtime.by_size", "several forms of a model, each for some batch sizes", code=True),
     "pipeline": Format("everloop.runtime.pipeline", "a pipeline of models and steps", python=True, code=True),
-    "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True),
+    "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True, code=True),
     "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
     "torch": Format("everloop.runtime.torch", "a PyTorch model", library="torch", extra="torch", code=True),
     "xgboost": Format("everloop.runtime.xgboost", "an XGBoost model", "xgboost", "boost"),
     "lightgbm": Format("everloop.runtime.lightgbm", "a LightGBM model", "lightgbm", "boost"),
     "catboost": Format("everloop.runtime.catboost", "a CatBoost model", "catboost", "boost"),
     "mlflow": Format("everloop.runtime.mlflow", "an MLflow model", "mlflow", "mlflow", python=True, code=True),
-    "river": Format("everloop.runtime.river", "a River model", python=True),
+    "river": Format("everloop.runtime.river", "a River model", python=True, code=True),
     "python": Format("everloop.runtime.python", "a model in Python", python=True, code=True),
 }
 

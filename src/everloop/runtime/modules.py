@@ -118,11 +118,17 @@ def read_code(text: str) -> Code:
         raise InvalidInput(f"{text}: the package of {module} cannot be imported: {told}", field="model") from error
     if spec is None:
         raise InvalidInput(f"{text}: there is no module {module} here ({here})", field="model")
-    source = getattr(spec.loader, "get_source", lambda _: None)(module)
+    get_source = getattr(spec.loader, "get_source", None)
+    source = get_source(module) if get_source is not None else _file_of(spec.origin)
     if source is None:
         raise NotSupported(f"{text}: {module} has no Python source that an artifact could keep", field="model")
     package = (module if spec.submodule_search_locations is not None else spec.parent) or ""
     return Code(text, source, package)
+
+
+def _file_of(origin: str | None) -> str | None:
+    """The source of a module whose loader does not tell it."""
+    return Path(origin).read_text() if origin is not None and origin.endswith(".py") else None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ Kind = Literal[
 """`runtime.formats.READERS` tells who reads a file of a kind; `artifact`: see `runtime.packaged`."""
 
 _TO_ONNX = "export it to ONNX"
-_SAVE_MODULE = "build the module, load the weights, and save it with everloop.save_model(module, 'model.pt2', example=…)"
+_SAVE_MODULE = (
+    "build the module, load the weights, and save it with everloop.save_model(module, 'model.pt2', example=…)"
+)
 _SAVE_AGAIN = "load it where it was made and save it with everloop.save_model(model, 'model.skops')"
 
 _BEGINNINGS: tuple[tuple[bytes, Kind, str, str], ...] = (
@@ -53,7 +55,7 @@ _BEGINNINGS: tuple[tuple[bytes, Kind, str, str], ...] = (
         "artifacts live in a data folder: give that with --data-dir",
     ),
 )
-_PIPELINE = re.compile(r"^\[\[(steps|members)\]\]", re.MULTILINE)
+_PIPELINE = re.compile(r"^\[\[(steps|models)\]\]", re.MULTILINE)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18", b"(\xb5/\xfd", b"ZF")
 
 
@@ -113,7 +115,10 @@ def _look_into_zip(payload: bytes) -> tuple[Kind, str, str]:
     try:
         with zipfile.ZipFile(BytesIO(payload)) as archive:
             names = archive.namelist()
+            begins = min((entry.header_offset for entry in archive.infolist()), default=0)
     except zipfile.BadZipFile:
+        names, begins = [], -1
+    if begins:  # of a file that was cut, the end of one inside it may be taken for its own
         return "other", "a damaged zip or skops file", "was it copied to the end?"
     if "schema.json" in names:
         return "skops", "a skops file", ""
