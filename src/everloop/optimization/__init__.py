@@ -1,7 +1,9 @@
 """SHRINK: from one artifact the fastest form that still gives the same answers.
 
 candidates    a form of a model, and why one was not made or not taken
-onnx          `ONNXConverter`: PyTorch, scikit-learn, boosted trees and pipelines become ONNX
+onnx          an artifact as ONNX that answers the same: `onnx_sklearn`, `onnx_boosted`, `onnx_torch` make the graphs
+converter     `ONNXConverter`: a model in hand as an ONNX file; `sides` asks and times both
+graphs        graphs rewritten ahead
 quantization  `ModelQuantizer`: INT8 and FP16
 parity        whether two forms agree, in numbers
 measuring     what a form costs: latency a batch size, memory, load time
@@ -13,16 +15,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everloop.optimization.converter import ONNXConverter
     from everloop.optimization.quantization import QuantizationConfig
     from everloop.optimization.quantizer import ModelQuantizer, QuantizedModel
 
 _HOMES = {
+    "ONNXConverter": "everloop.optimization.converter",
     "ModelQuantizer": "everloop.optimization.quantizer",
     "QuantizationConfig": "everloop.optimization.quantization",
     "QuantizedModel": "everloop.optimization.quantizer",
 }
 
-__all__ = ["ModelQuantizer", "QuantizationConfig", "QuantizedModel"]
+__all__ = ["ONNXConverter", "ModelQuantizer", "QuantizationConfig", "QuantizedModel"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,28 @@ packaged   an artifact as a file; `packing`: whatever a person calls a model, as
 modules    code by import path: who may run it, how an artifact brings its own; `loaded` is a session for use by hand
 linear     linear models as data, compiled for single rows
 sklearn    scikit-learn estimators; `inputs` shapes their rows, `trees` checks trees read from files
-onnx       ONNX models; `protobuf` reads the labels that ONNX Runtime does not tell
+onnx       ONNX models; `protobuf` reads the labels that ONNX Runtime does not tell; `onnx_predictor`: an ONNX file by hand
 river      River models
 python     models in Python, by import path
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from everloop.runtime.onnx_predictor import ONNXPredictor
+
+_HOMES = {"ONNXPredictor": "everloop.runtime.onnx_predictor"}
+
+__all__ = ["ONNXPredictor"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loaded when somebody first asks: importing one module of this room loads no other."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'everloop.runtime' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)
