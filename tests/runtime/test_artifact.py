@@ -180,7 +180,7 @@ def _folder(path, name):
         (lambda p: p.write_text("ä" * 3000), "a text file"),
         (lambda p: p.write_text("<html>"), "web page"),
         (lambda p: p.write_bytes(b"binf" + b"x" * 40), "XGBoost.*save_model"),
-        (lambda p: p.write_bytes(b"x" * 40 + _zipped("schema.json")), "damaged zip"),
+        (lambda p: p.write_bytes(b"PK\x03\x04" + b"x" * 40 + _zipped("schema.json")), "damaged zip"),
         (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\nxxxx"), "HDF5"),
         (lambda p: p.write_bytes(b""), "empty"),
         (lambda p: p.write_bytes(b"PK\x03\x04 cut"), "damaged zip"),

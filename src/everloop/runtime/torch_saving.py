@@ -112,7 +112,8 @@ def _export(module: Any, example: tuple[Any, ...]) -> Any:
     from torch.export import Dim
 
     axis = Dim("batch")
-    many = tuple(torch.cat([t, t]) if len(t) < 2 else t for t in example)  # of one row PyTorch would make a constant
+    # Two rows, since of one PyTorch would make a constant; none of the caller's values, since the file keeps what was traced with.
+    many = tuple(torch.zeros((2, *t.shape[1:]), dtype=t.dtype) for t in example)
     with torch_modules.quiet():
         try:
             return torch.export.export(module, many, dynamic_shapes=tuple({0: axis} for _ in many))
