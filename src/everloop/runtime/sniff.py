@@ -28,6 +28,7 @@ _TO_ONNX = "export it to ONNX"
 _SAVE_MODULE = (
     "build the module, load the weights, and save it with everloop.save_model(module, 'model.pt2', example=…)"
 )
+_WHAT_IS_TAKEN = "give an ONNX (.onnx), a skops (.skops) or another model file; docs/runtimes.md lists what is taken"
 _SAVE_AGAIN = "load it where it was made and save it with everloop.save_model(model, 'model.skops')"
 
 _BEGINNINGS: tuple[tuple[bytes, Kind, str, str], ...] = (
@@ -144,7 +145,7 @@ def _look_at_text(payload: bytes) -> tuple[Kind, str, str]:
         text = payload[:4096].decode().strip()
     except UnicodeDecodeError as error:
         if error.start < 4000:
-            return "other", "a file of a kind that is not known", "give an ONNX (.onnx) or a skops (.skops) file"
+            return "other", "a file of a kind that is not known", _WHAT_IS_TAKEN
         text = payload[: error.start].decode().strip()
     if '"learner"' in text and text.startswith("{"):
         return "xgboost", "an XGBoost model (JSON)", f"{_TO_ONNX} with onnxmltools"
@@ -156,4 +157,4 @@ def _look_at_text(payload: bytes) -> tuple[Kind, str, str]:
         return "other", "a Git LFS pointer, not the file itself", "fetch it with git lfs pull"
     if text.startswith("<"):
         return "other", "a web page or XML", "was the right thing downloaded?"
-    return "other", "a text file", "give an ONNX (.onnx) or a skops (.skops) file"
+    return "other", "a text file", _WHAT_IS_TAKEN
