@@ -23,6 +23,7 @@ from everloop.runtime.session import Session
 
 BLOCK_SECONDS = 0.002
 ROUNDS = 41
+HOPELESS = 1.5
 FEWEST = 5
 """Rounds, however little time there is."""
 DIFFERENT = 32
@@ -53,6 +54,7 @@ def measure(
     sizes: Sequence[int],
     *,
     seconds: float,
+    rounds: int = ROUNDS,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[list[float]]]:
@@ -72,11 +74,17 @@ def measure(
                 repeats, block = _calibrate(made, clock)
                 one_round += block
                 blocks.append((name, i, made, repeats))
-        rounds = int(min(ROUNDS, max(FEWEST, seconds / max(one_round, 1e-9))))
-        for _ in range(rounds):
+        many = int(min(rounds, max(FEWEST, seconds / max(one_round, 1e-9))))
+        for _ in range(many):
             for name, i, made, repeats in order.sample(blocks, len(blocks)):
                 taken[name][i].append(_timed(made, repeats, clock))
     return taken
+
+
+def contenders(times: Mapping[str, Sequence[float]]) -> list[str]:
+    """The forms that are not out of reach of the best: at some size less than `HOPELESS` times as slow."""
+    best = [min(each) for each in zip(*times.values(), strict=True)]
+    return [name for name, each in times.items() if any(t < HOPELESS * b for t, b in zip(each, best, strict=True))]
 
 
 def medians(taken: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, list[float]]:

@@ -26,7 +26,7 @@ from everloop.optimization.candidates import Candidate
 from everloop.optimization.evidence import gather
 from everloop.optimization.figures import Fate, Figures, Form
 from everloop.optimization.making import Maker, Material, makers
-from everloop.optimization.measuring import measure, medians
+from everloop.optimization.measuring import FEWEST, ROUNDS, contenders, measure, medians
 from everloop.optimization.opening import Cost, measure_opening
 from everloop.optimization.parity import Parity, judge
 from everloop.parallel import fingerprint
@@ -196,8 +196,12 @@ class _Attempt:
         if wishes.int8 and made_up:
             self.forms["int8"] = Form("int8", why="there are no examples to prove it on", exact=False)
         self.say(f"measuring {', '.join(self.sessions)}")
-        self._measure(list(self.sessions), wishes.max_seconds / 4)
-        stretches = self._choose()
+        self._measure(list(self.sessions), wishes.max_seconds / 16, FEWEST)
+        hopeful = contenders({name: self.forms[name].seconds for name in self.sessions})
+        if len(hopeful) > 1:
+            self.say(f"measuring {', '.join(hopeful)} again")
+            self._measure(hopeful, wishes.max_seconds / 4)
+        stretches = self._choose(hopeful)
         chosen = self._settle(stretches)
         return self._report(chosen, stretches)
 
@@ -259,12 +263,13 @@ class _Attempt:
 
     # -- measuring and choosing --
 
-    def _measure(self, names: Sequence[str], seconds: float) -> None:
+    def _measure(self, names: Sequence[str], seconds: float, rounds: int = ROUNDS) -> None:
         taken = measure(
             {name: self.sessions[name] for name in names},
             self.evidence.rows[: self.evidence.data.rows],
             self.sizes,
             seconds=seconds,
+            rounds=rounds,
             seed=self.wishes.seed,
         )
         self.rounds |= taken
@@ -273,10 +278,10 @@ class _Attempt:
                 self.forms[name], seconds=by_size, rounds=[[min(each), max(each)] for each in taken[name]]
             )
 
-    def _choose(self) -> list[Stretch]:
+    def _choose(self, names: Sequence[str]) -> list[Stretch]:
         return select(
             self.sizes,
-            {name: self.rounds[name] for name in self.sessions},
+            {name: self.rounds[name] for name in names},
             original="original",
             combine=self.wishes.combine,
         )
@@ -295,7 +300,7 @@ class _Attempt:
         candidate = Candidate("by-size", manifest, payload, all(part.exact for part in parts), how)
         parities = [parity for stretch in stretches if (parity := self.forms[stretch.form].parity) is not None]
         self._admit(candidate, self._open(candidate), max(parities, key=lambda parity: parity.worst))
-        members = sorted({stretch.form for stretch in stretches} | {"original"})
+        members = sorted({stretch.form for stretch in stretches})
         self.say(f"measuring by-size beside {', '.join(members)}")
         self._measure([*members, "by-size"], self.wishes.max_seconds / 8)
         return candidate

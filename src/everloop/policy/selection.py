@@ -36,7 +36,7 @@ class Stretch(msgspec.Struct, frozen=True):
 def select(
     sizes: Sequence[int], rounds: Rounds, *, original: str, combine: bool = True, tolerance: float = TOLERANCE
 ) -> list[Stretch]:
-    """`sizes` ascend; `rounds` has an entry for `original`. At least one stretch, the first from one row on; `combine=False` gives one."""
+    """`sizes` ascend. At least one stretch, the first from one row on; `combine=False` gives one."""
     times = {name: [statistics.median(each) for each in by_size] for name, by_size in rounds.items()}
     able = [_able(i, rounds, times, tolerance) for i in range(len(sizes))]
     if not combine:
