@@ -33,7 +33,7 @@ def load(manifest: Manifest, payload: bytes, trust: Trust) -> BoostedSession:  #
     facts = read_facts(payload)
     outputs = _outputs(facts)
     check_manifest(manifest, outputs, facts.groups, facts.width)
-    booster, threads = _open(payload), threads_of(manifest)
+    booster, threads = _open(facts), threads_of(manifest)
     codes = tuple(None if known is None else {value: i for i, value in enumerate(known)} for known in facts.categories)
     columns = Columns(manifest.schema, codes, strict=False)
     predict = booster.predict
@@ -116,11 +116,11 @@ def _outputs(facts: LightGBMFacts) -> Outputs:
     return "value"
 
 
-def _open(payload: bytes) -> Any:
+def _open(facts: LightGBMFacts) -> Any:
     """Raises ArtifactCorrupt."""
     import lightgbm
 
     try:
-        return lightgbm.Booster(model_str=payload.decode())
+        return lightgbm.Booster(model_str=facts.checked)
     except lightgbm.basic.LightGBMError as error:
         raise ArtifactCorrupt(f"LightGBM cannot load the model: {error}") from error

@@ -9,6 +9,7 @@ The format has no description but its reader: `Tree::Tree` and `GBDT::LoadModelF
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,21 @@ REGRESSION = (
     "cross_entropy_lambda",
 )
 RANKING = ("lambdarank", "rank_xendcg")
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_PLAIN = re.compile(r"[-+.0-9a-zA-Z ]*")
+_HEADER = (
+    "version",
+    "num_class",
+    "num_tree_per_iteration",
+    "label_index",
+    "max_feature_idx",
+    "objective",
+    "average_output",
+    "feature_names",
+    "feature_infos",
+    "tree_sizes",
+)
+"""Keys of the header that an answer needs."""
 _INNER_INTEGERS = ("split_feature", "decision_type", "left_child", "right_child", "internal_count")
 _INNER_NUMBERS = ("split_gain", "threshold", "internal_value", "internal_weight")
 _LEAF_NUMBERS = ("leaf_value", "leaf_weight", "leaf_count")
@@ -54,6 +70,9 @@ class LightGBMFacts:
     """Feature by feature: what its codes 0, 1, … stand for, where it was fitted on a frame of pandas."""
     note: dict[str, Any]
     """What everloop wrote into the file."""
+    checked: str
+    """The header and the trees alone, which were looked at to the last byte: what LightGBM is given. What follows them in a file (the
+    parameters of the fit) is nothing that an answer needs, and LightGBM reads it without bounds."""
 
 
 def read_facts(payload: bytes) -> LightGBMFacts:
@@ -72,12 +91,12 @@ def _facts(payload: bytes) -> LightGBMFacts:
     first, *lines = head.decode().splitlines()
     _hold(first == "tree", "another beginning")
     header = _keys(lines, many=True)
-    width, groups = int(header["max_feature_idx"]) + 1, int(header["num_tree_per_iteration"])
+    width, groups = _whole(header["max_feature_idx"]) + 1, _whole(header["num_tree_per_iteration"])
     _hold(0 < width <= MOST_FEATURES and 0 < groups <= MOST_CLASSES, f"{width} features and {groups} outputs")
-    _hold(int(header["num_class"]) in (1, groups), "another number of classes than of outputs")
+    _hold(_whole(header["num_class"]) in (1, groups), "another number of classes than of outputs")
     names, infos = header["feature_names"].split(" "), header["feature_infos"].split(" ")
     _hold(len(names) == len(infos) == width, "names of another number of features")
-    sizes = [int(size) for size in header["tree_sizes"].split()]
+    sizes = _integers(header["tree_sizes"]).tolist()
     _hold(all(size > 0 for size in sizes) and sum(sizes) <= len(body), "trees cut off")
     _hold(len(sizes) % groups == 0, "a round that is not whole")
     start = 0
@@ -96,7 +115,16 @@ def _facts(payload: bytes) -> LightGBMFacts:
         categorical=categorical,
         categories=categories,
         note=json.loads(header["everloop"]) if "everloop" in header else {},
+        checked=_checked(header, body[:start]),
     )
+
+
+def _checked(header: dict[str, str], trees: bytes) -> str:
+    lines = ["tree"]
+    for key in _HEADER:
+        if key in header:
+            lines.append(f"{key}={header[key]}" if header[key] else key)
+    return "\n".join(lines) + "\n\n" + trees.decode() + "end of trees\n\nparameters:\n\nend of parameters\n"
 
 
 def _keys(lines: list[str], *, many: bool = False) -> dict[str, str]:
@@ -120,7 +148,7 @@ def _objective(told: str, groups: int) -> str:
         raise NotSupported(f"the LightGBM model ranks ({name}): it has no answer to a row on its own")
     if name not in (*CLASSIFICATION, *REGRESSION):
         raise NotSupported(f"a LightGBM model with the objective {name!r}")
-    classes = [int(option.partition(":")[2]) for option in options if option.startswith("num_class:")]
+    classes = [_whole(option.partition(":")[2]) for option in options if option.startswith("num_class:")]
     expected = [groups] if name.startswith("multiclass") else []
     _hold(classes == expected and (bool(expected) or groups == 1), "an objective with other classes than the model")
     return name
@@ -133,10 +161,12 @@ def _check_tree(text: str, number: int, width: int) -> None:
     keys = _keys(lines)
     if keys.get("is_linear", "0") != "0":
         raise NotSupported("the LightGBM model has linear trees (linear_tree=True), which cannot be checked before use")
-    leaves, cats = int(keys["num_leaves"]), int(keys["num_cat"])
+    leaves, cats = _whole(keys["num_leaves"]), _whole(keys["num_cat"])
     _hold(leaves > 0 and cats >= 0, f"a tree with {leaves} leaves")
     arrays: dict[str, npt.NDArray[Any]] = {}
     for key, value in keys.items():
+        if not _PLAIN.fullmatch(value):
+            raise ValueError(f"{key} holds something else than numbers")
         if key in _SINGLE:
             float(value)
         elif key in ("cat_boundaries", "cat_threshold") or key in _INNER_INTEGERS:
@@ -184,8 +214,15 @@ def _check_nodes(arrays: dict[str, npt.NDArray[Any]], leaves: int, cats: int, wi
     )
 
 
+def _whole(text: str) -> int:
+    """Python would take more for a number than LightGBM does: other digits, underscores, spaces."""
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def _integers(text: str) -> npt.NDArray[np.int64]:
-    values = np.array([int(part) for part in text.split(" ")] if text else [], np.int64)
+    values = np.array([_whole(part) for part in text.split(" ")] if text else [], np.int64)
     if np.any((values < -(2**31)) | (values >= 2**32)):
         raise ValueError("a number beyond 32 bits")
     return values
