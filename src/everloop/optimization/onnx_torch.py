@@ -151,16 +151,21 @@ def _forget_notes(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of what its caller cannot help: libraries that are not there, its own deprecations."""
+    """The exporter warns of what its caller cannot help: libraries that are not there, its own deprecations. And it has progress bars that
+    it never shows; each would start a thread that watches over bars, and leave it behind."""
+    from torch.hub import tqdm  # a stand-in where tqdm is not installed
+
     log = logging.getLogger("torch.onnx")
-    before = log.level
+    before, watched = log.level, getattr(tqdm, "monitor_interval", 0)
     log.setLevel(logging.CRITICAL)
+    tqdm.monitor_interval = 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         log.setLevel(before)
+        tqdm.monitor_interval = watched
 
 
 def _reason(error: BaseException) -> str:

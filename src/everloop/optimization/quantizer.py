@@ -1,41 +1,51 @@
 """`ModelQuantizer`: a model in hand becomes a smaller one, which is called as the one it came from, and compared with it.
 
-PyTorch modules are exported to ONNX first, fitted scikit-learn estimators are converted; ONNX files are taken as they are. What comes out
-is ONNX whatever its file is called (also `model_quantized.pt`): `torch.ao.quantization` is deprecated, and ONNX Runtime's kernels are what
-everloop serves with. So such a file is opened by `QuantizedModel.load`, `ONNXPredictor` or `everloop serve`, and not by `torch.load`.
+PyTorch modules are exported to ONNX first, fitted estimators are converted; ONNX files are taken as they are. What comes out is ONNX
+whatever its file is called (also `model_quantized.pt`): `torch.ao.quantization` is deprecated, and ONNX Runtime's kernels are what everloop
+serves with. So such a file is opened by `QuantizedModel.load`, `ONNXPredictor` or `everloop serve`, and not by `torch.load`.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
+import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from everloop.core.errors import InvalidInput
-from everloop.optimization.in_hand import Array, OnnxModel, as_onnx, in_hand
+from everloop.core.tensors import DATATYPES
+from everloop.optimization.onnx_torch import export_module, is_module, tensors_of
 from everloop.optimization.quantization import Method, QuantizationConfig, quantize_artifact
+from everloop.optimization.sides import sides_of, time_in_turns
 from everloop.runtime import onnx
-from everloop.runtime.artifact import read_payload
+from everloop.runtime.artifact import Trust, read_payload
+from everloop.runtime.loaded import rows_of
+from everloop.runtime.packing import pack
 from everloop.stores.ports import Manifest
 
-ROUNDS = 20
-"""In which two models take turns, so that a machine that slows down slows both."""
+OPSET = 18
+"""What the dynamo exporter writes without converting anything."""
+Array = npt.NDArray[Any]
 
 
-class QuantizedModel(OnnxModel):
-    """What a `ModelQuantizer` makes."""
+class QuantizedModel:
+    """What a `ModelQuantizer` makes: an ONNX model that is called as the model it came from. Safe from any thread."""
 
     def __init__(self, manifest: Manifest, payload: bytes, path: Path | None = None) -> None:
-        super().__init__(manifest, payload)
+        """Raises NotSupported, ArtifactCorrupt."""
+        self.manifest = manifest
+        self.payload = payload
+        """The ONNX file's bytes."""
         self.path = path
+        self._session: Any = onnx.load(manifest, payload)
+        signature = self._session.tensors.signature
+        self._dtypes = [np.dtype(DATATYPES[spec.datatype]) for spec in signature.inputs]
+        self._first = signature.outputs[0].name
 
     @classmethod
     def load(cls, path: str | Path) -> QuantizedModel:
@@ -49,6 +59,33 @@ class QuantizedModel(OnnxModel):
         told: dict[str, Any] = self.manifest.lineage.get("quantization", {})
         return told
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its file."""
+        return len(self.payload)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The first output for its inputs, (n, …) each; a tensor of PyTorch is answered by one."""
+        if len(inputs) != len(self._dtypes):
+            raise InvalidInput(f"the model takes {len(self._dtypes)} inputs, got {len(inputs)}", field="inputs")
+        given = [_array(each).astype(dtype, copy=False) for each, dtype in zip(inputs, self._dtypes, strict=True)]
+        out = np.asarray(self._session.tensors.infer(given, (self._first,))[self._first])
+        if _is_tensor(inputs[0]):
+            import torch
+
+            return torch.from_numpy(out)
+        return out
+
+    def predict(self, X: Any) -> Array:
+        """(n, fields) -> (n,) labels or values: a frame, an array or rows. Raises InvalidInput, NotSupported (a model of tensors)."""
+        answers: Array = self._session.run(rows_of(_flat(X), self._session))
+        return answers
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64] | None:
+        """(n, fields) -> (n, classes) scores; None where there are none."""
+        scores: npt.NDArray[np.float64] | None = self._session.scores(rows_of(_flat(X), self._session))
+        return scores
+
     def save(self, path: str | Path) -> Path:
         """Write the ONNX file, whole or not at all."""
         path = Path(path)
@@ -59,7 +96,7 @@ class QuantizedModel(OnnxModel):
 
 
 class ModelQuantizer:
-    """`model` may be a `torch.nn.Module`, a fitted scikit-learn estimator, an ONNX file's path or bytes. It is never changed."""
+    """`model` may be a `torch.nn.Module`, a fitted estimator, an ONNX file's path or bytes. It is never changed."""
 
     def __init__(self, config: QuantizationConfig | None = None) -> None:
         self.config = config or QuantizationConfig()
@@ -86,44 +123,45 @@ class ModelQuantizer:
         return self._quantize(model, "fp16", path, sample_input)
 
     def compare_accuracy(
-        self, original: Any, quantized: Any, samples: Any, labels: Sequence[Any] | None = None
+        self, original: Any, quantized: QuantizedModel, samples: Any, labels: Sequence[Any] | None = None
     ) -> dict[str, float]:
         """Both on the same `samples`, (n, …): `rows max_difference mean_difference` of their scores or values; of classifiers `label_flips
         agreement`, and with `labels`, (n,), `original_accuracy quantized_accuracy accuracy_change_points`; of a regression with them
         `original_mae quantized_mae`. Raises InvalidInput, and what the models raise."""
-        one, other = in_hand(original), in_hand(quantized)
-        before, after = one.numbers(samples), other.numbers(samples)
-        told = {"rows": float(len(before))}
-        if before.dtype.kind == "f":
-            difference = np.abs(before.astype(np.float64) - after)
+        sides = sides_of(_opened(original), quantized.payload, _sample(original, samples))
+        pairs = [(a, b) for _, a, b in sides.answers()]
+        told = {"rows": float(sides.rows)}
+        numbers = next(((a, b) for a, b in reversed(pairs) if a.dtype.kind == "f"), None)
+        if numbers is not None:
+            difference = np.abs(numbers[0].astype(np.float64) - numbers[1])
             told |= {"max_difference": float(difference.max(initial=0)), "mean_difference": float(difference.mean())}
-        a, b = one.answers(samples), other.answers(samples)
-        classifies = a.ndim == 1 and (before.ndim == 2 or a.dtype.kind != "f")
-        if classifies:
-            flips = int(np.sum(a != b))
-            told |= {"label_flips": float(flips), "agreement": 1 - flips / max(1, len(a))}
-        return told if labels is None else told | _judged(a, b, np.asarray(labels), classifies=classifies)
+        before, after = pairs[0]
+        if before.dtype.kind == "f" and before.ndim == 2 and before.shape[1] > 1:
+            before, after = before.argmax(axis=1), after.argmax(axis=1)
+        if before.dtype.kind != "f":
+            flips = int(np.sum(before != after))
+            told |= {"label_flips": float(flips), "agreement": 1 - flips / max(1, len(before))}
+        return told if labels is None else told | _judged(before, after, np.asarray(labels))
 
     def benchmark_quantized(
-        self, original: Any, quantized: Any, sample: Any, iterations: int = 100
+        self, original: Any, quantized: QuantizedModel, sample: Any, iterations: int = 100
     ) -> dict[str, float]:
         """How long a call with `sample`, (n, …), takes, on one thread, in turns: `speedup original_ms quantized_ms rows iterations`; and
         what they are as files: `size_reduction_pct original_bytes quantized_bytes` (of a module, what `torch.save` writes of its
         weights). Raises InvalidInput, and what the models raise."""
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
             raise InvalidInput(f"iterations: expected a whole number from 1 on, got {iterations!r}", field="iterations")
-        one, other = in_hand(original), in_hand(quantized)
-        with _one_thread():
-            before, after = _in_turns(one.call(sample), other.call(sample), iterations)
-        sizes = one.size_bytes, other.size_bytes
+        sides = sides_of(_opened(original), quantized.payload, _sample(original, sample))
+        timed = time_in_turns(sides, iterations)
+        size = _bytes_of(original)
         return {
-            "speedup": statistics.median(a / b for a, b in zip(before, after, strict=True)),
-            "original_ms": statistics.median(before) * 1e3,
-            "quantized_ms": statistics.median(after) * 1e3,
-            "size_reduction_pct": (1 - sizes[1] / sizes[0]) * 100,
-            "original_bytes": float(sizes[0]),
-            "quantized_bytes": float(sizes[1]),
-            "rows": float(len(sample)),
+            "speedup": timed["speedup"],
+            "original_ms": timed["model_p50_ms"],
+            "quantized_ms": timed["onnx_p50_ms"],
+            "size_reduction_pct": (1 - quantized.size_bytes / size) * 100,
+            "original_bytes": float(size),
+            "quantized_bytes": float(quantized.size_bytes),
+            "rows": float(sides.rows),
             "iterations": float(iterations),
         }
 
@@ -138,54 +176,103 @@ class ModelQuantizer:
         labels: Sequence[Any] | None = None,
     ) -> QuantizedModel:
         manifest, payload = as_onnx(model, sample)
-        rows = OnnxModel(manifest, payload).examples(sample) if judged else None
+        rows = _examples(manifest, payload, sample) if judged else None
         made = QuantizedModel(*quantize_artifact(manifest, payload, rows, replace(self.config, method=method), labels))
         if path is not None:
             made.path = made.save(path)
         return made
 
 
-def _judged(a: Array, b: Array, y: Array, *, classifies: bool) -> dict[str, float]:
-    if len(y) != len(a):
-        raise InvalidInput(f"labels: expected {len(a)}, got {len(y)}", field="labels")
-    if not classifies:
-        return {"original_mae": float(np.abs(a - y).mean()), "quantized_mae": float(np.abs(b - y).mean())}
-    before, after = float(np.mean(a == y)), float(np.mean(b == y))
-    return {
-        "original_accuracy": before,
-        "quantized_accuracy": after,
-        "accuracy_change_points": (after - before) * 100,
-    }
+def as_onnx(model: Any, sample: Any = None) -> tuple[Manifest, bytes]:
+    """`sample`: inputs to trace a module with, (n, …) each. Raises NotSupported, InvalidInput, MissingExtra, ArtifactCorrupt."""
+    if is_module(model):
+        payload, _ = export_module(model, _traced_with(model, sample), opset=OPSET)
+        return onnx.read_file(payload), payload
+    manifest, payload = pack(_opened(model), trust=_trust(model))
+    if manifest.runtime == "onnx":
+        return manifest, payload
+    from everloop.optimization.onnx import convert_artifact
+
+    return convert_artifact(manifest, payload, trust=_trust(model))
 
 
-def _in_turns(one: Callable[[], Any], other: Callable[[], Any], iterations: int) -> tuple[list[float], list[float]]:
-    """Seconds a call, a value a round; as many calls of each as were asked for, in all."""
-    took: tuple[list[float], list[float]] = ([], [])
-    one()
-    other()
-    rounds = min(ROUNDS, iterations)
-    for i in range(rounds):
-        repeats = iterations * (i + 1) // rounds - iterations * i // rounds
-        for call, seconds in zip((one, other), took, strict=True):
-            begun = perf_counter()
-            for _ in range(repeats):
-                call()
-            seconds.append((perf_counter() - begun) / repeats)
-    return took
+def _trust(model: Any) -> Trust:
+    """An object that the caller holds never left this process; a file may come from anywhere."""
+    return Trust(pickle=not isinstance(model, (str, Path, bytes)))
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch's own threads as well, where it is loaded."""
-    from threadpoolctl import threadpool_limits
+def _opened(model: Any) -> Any:
+    """A file as its bytes, checked to be no pickle."""
+    if not isinstance(model, (str, Path)):
+        return model
+    payload = read_payload(model)
+    pack(payload, trust=Trust())
+    return payload
 
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch is not None else 0
-    try:
-        if torch is not None:
-            torch.set_num_threads(1)
-        with threadpool_limits(1):
-            yield
-    finally:
-        if torch is not None:
-            torch.set_num_threads(before)
+
+def _sample(original: Any, samples: Any) -> Any:
+    """As the original takes it: images stay images only where it is a module."""
+    return samples if is_module(original) else _flat(samples)
+
+
+def _examples(manifest: Manifest, payload: bytes, rows: Any) -> Any:
+    """As `quantize_artifact` takes them."""
+    session: Any = onnx.load(manifest, payload)
+    if manifest.task != "tensors":
+        return rows_of(_flat(rows), session)
+    names = [spec.name for spec in session.tensors.signature.inputs]
+    parts = rows if isinstance(rows, tuple) else (rows,)
+    if len(parts) != len(names):
+        raise InvalidInput(f"the model takes {len(names)} inputs, got {len(parts)}", field="rows")
+    return dict(zip(names, map(_array, parts), strict=True))
+
+
+def _traced_with(module: Any, sample: Any) -> Any:
+    """Two rows: of what was given, or zeros as wide as the first layer, where that is a linear one."""
+    import torch
+
+    if sample is not None:
+        return tuple(each[:2] for each in tensors_of(sample))
+    layer = next((each for each in module.modules() if any(True for _ in each.parameters(recurse=False))), None)
+    if isinstance(layer, torch.nn.Linear):
+        return torch.zeros(2, layer.in_features)
+    raise InvalidInput(
+        f"the first layer of this {type(module).__name__} does not tell the shape of its input: give sample_input=",
+        field="sample_input",
+    )
+
+
+def _bytes_of(model: Any) -> int:
+    """As a file."""
+    if not is_module(model):
+        return len(pack(_opened(model), trust=_trust(model))[1])
+    import torch
+
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell()
+
+
+def _judged(before: Array, after: Array, y: Array) -> dict[str, float]:
+    if len(y) != len(before):
+        raise InvalidInput(f"labels: expected {len(before)}, got {len(y)}", field="labels")
+    if before.dtype.kind == "f":
+        errors = (float(np.abs(each.reshape(len(y), -1) - y.reshape(len(y), -1)).mean()) for each in (before, after))
+        return dict(zip(("original_mae", "quantized_mae"), errors, strict=True))
+    was, is_now = float(np.mean(before == y)), float(np.mean(after == y))
+    return {"original_accuracy": was, "quantized_accuracy": is_now, "accuracy_change_points": (is_now - was) * 100}
+
+
+def _is_tensor(value: Any) -> bool:
+    """Of PyTorch, without importing it."""
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
+def _array(values: Any) -> Array:
+    return np.asarray(values.detach().cpu() if _is_tensor(values) else values)
+
+
+def _flat(rows: Any) -> Any:
+    """Images and the like as rows."""
+    rows = _array(rows) if _is_tensor(rows) else rows
+    return rows.reshape(len(rows), -1) if isinstance(rows, np.ndarray) and rows.ndim > 2 else rows

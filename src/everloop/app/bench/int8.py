@@ -77,7 +77,7 @@ def _trained(name: str, digits: Digits, epochs: int) -> tuple[Manifest, bytes]:
     import torch
     from torch import nn
 
-    from everloop.optimization.in_hand import as_onnx
+    from everloop.optimization.quantizer import as_onnx
 
     torch.manual_seed(7)
     if name == "MLP":
