@@ -66,9 +66,11 @@ def one_row(session: Session, row: Row) -> Callable[[Row], Any]:
             return quick
         except (TypeError, ValueError, ArithmeticError):  # a value is missing, or a text
             pass
+    ask = several_rows(session)
+    return lambda row: ask([row])[0]
+
+
+def several_rows(session: Session) -> Callable[[Sequence[Row]], list[Any]]:
+    """What answers checked rows by plain values, as `serving` asks for a batch."""
     regression = session.target.task == "regression"
-
-    def answer(row: Row) -> Any:
-        return plain_answers(session.run(matrix_of(session, [row])), regression=regression)[0]
-
-    return answer
+    return lambda rows: plain_answers(session.run(matrix_of(session, rows)), regression=regression)

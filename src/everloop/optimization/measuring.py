@@ -1,7 +1,7 @@
 """What a call of each form costs, by number of rows: all forms in turns, on one thread.
 
-One row is asked as the server asks it: from a checked list to a plain answer, by the form's own function of a row where it compiles one,
-else through an array. More rows are asked as one array. Every block of calls takes about `BLOCK_SECONDS`; a round has a block of each form
+A call is what the server makes of a batch: from checked rows to plain answers, through one array; one row by the form's own function of a
+row, where it compiles one. Every block of calls takes about `BLOCK_SECONDS`; a round has a block of each form
 for each size, in another order every round, so that a machine which slows down slows all of them. Time in which the thread waits for a core
 is not counted. Told is the median of the rounds.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from everloop.core.types import Row
-from everloop.optimization.asking import matrix_of, one_row
+from everloop.optimization.asking import one_row, several_rows
 from everloop.parallel.executors.calling import starved
 from everloop.runtime.session import Session
 
@@ -35,13 +35,11 @@ Call = Callable[[], Any]
 
 def calls(session: Session, rows: Sequence[Row], size: int) -> list[Call]:
     """Different calls of `size` rows each."""
-    count = min(DIFFERENT, max(1, len(rows) // size))
     if size == 1:
         return [_bound(one_row(session, row), list(row)) for row in rows[:DIFFERENT]]
-    matrices = [
-        matrix_of(session, [rows[(start * size + i) % len(rows)] for i in range(size)]) for start in range(count)
-    ]
-    return [_bound(session.run, X) for X in matrices]
+    ask = several_rows(session)
+    batches = range(min(DIFFERENT, max(1, len(rows) // size)))
+    return [_bound(ask, [rows[(batch * size + i) % len(rows)] for i in range(size)]) for batch in batches]
 
 
 def _bound(function: Callable[[Any], Any], value: Any) -> Call:

@@ -226,7 +226,7 @@ class _Attempt:
             return
         candidate = Candidate(maker.name, manifest, payload, maker.exact, maker.how)
         twin = next((each.name for each in self.candidates.values() if _same(each, candidate)), None)
-        different = f"the same as {twin}" if twin is not None else _differs(self.manifest, manifest)
+        different = _differs(self.manifest, manifest) or (f"the same as {twin}" if twin is not None else "")
         if different:
             self.forms[maker.name] = _form(candidate, "not made", different)
             return
@@ -320,7 +320,7 @@ class _Attempt:
             sizes=self.sizes,
             stretches=[[stretch.start, stretch.form] for stretch in stretches],
             forms=list(self.forms.values()),
-            wishes=msgspec.to_builtins(self.wishes),
+            wishes=msgspec.json.decode(msgspec.json.encode(self.wishes)),
             machine=fingerprint.get_fingerprint().line(),
             load=self.load,
             libraries=library_versions(*_LIBRARIES),

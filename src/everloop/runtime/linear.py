@@ -82,15 +82,22 @@ class LinearModel:
     def outputs(self, X: Matrix) -> Floats:
         """(n, fields) -> (n, outputs). A row's numbers do not depend on its neighbours."""
         X = np.asarray(X, np.float64)
-        missing = np.isnan(X)
-        if missing.any():
-            X = np.where(missing, self.fill, X)
+        outputs = self._sums(X)
+        if np.isnan(outputs).any():  # a value is missing; or infinities have met, which the second time tells again
+            outputs = self._sums(np.where(np.isnan(X), self.fill, X))
+        return outputs
+
+    def _sums(self, X: Floats) -> Floats:
         if not _worth_unrolling(self):
             # One product a row, as `compile_row` does: a matrix product may round a row differently in another batch.
             products: Floats = np.matmul(self.weights, X[:, :, None])[:, :, 0] + self.bias
             return products
-        columns = [np.add.accumulate(X * w, axis=1)[:, -1] + b for w, b in zip(self.weights, self.bias, strict=True)]
-        return np.stack(columns, axis=1)
+        if len(X) == 1:
+            columns = [np.add.accumulate(X[0] * w)[-1:] for w in self.weights]
+        else:
+            # Along the axis that is not contiguous NumPy adds whole rows, one after the other: in the order of the written out sum.
+            columns = [np.add.reduce(np.multiply(X.T, w[:, None], order="C"), axis=0) for w in self.weights]
+        return np.stack(columns, axis=1) + self.bias
 
 
 class LinearSession:

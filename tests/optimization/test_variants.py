@@ -1,0 +1,197 @@
+"""From an artifact the fastest form that agrees; what is dropped, and why; and all the numbers once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from tests.optimization.forms import given_rows, linear_artifact
+
+from everloop.app.optimizing import compare, told_by
+from everloop.core.errors import InvalidInput, NotSupported
+from everloop.core.hashing import artifact_digest
+from everloop.core.schema import NoRows, Schema
+from everloop.optimization import variants
+from everloop.optimization.making import Maker, Material
+from everloop.optimization.variants import Report, Wishes, optimise
+from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.linear import LinearModel
+from everloop.stores.ports import Manifest
+
+QUICK = Wishes(sizes=(1, 8), rows=400, max_seconds=0.5, open_apart=False)
+ROWS = given_rows(200)
+
+
+@pytest.fixture(scope="module")
+def logistic() -> tuple[Manifest, bytes, list[Any], list[Any]]:
+    from sklearn.linear_model import LogisticRegression
+
+    from everloop.runtime import sklearn
+
+    X = np.array(given_rows(400))
+    y = (X @ [1.0, -2.0, 0.5, 0.25] > 0).astype(int)
+    model = LogisticRegression().fit(X[:200], y[:200])
+    return sklearn.manifest_of(model), sklearn.dump_estimator(model, Trust()), X[200:].tolist(), y[200:].tolist()
+
+
+@contextmanager
+def made_by(monkeypatch: pytest.MonkeyPatch, *made: Maker) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setattr(variants, "makers", lambda *, int8: [each for each in made if each.exact or int8])
+        yield
+
+
+def linear(weights: list[float], **changes: Any) -> Any:
+    """Makes another linear model."""
+
+    def make(material: Material) -> tuple[Manifest, bytes]:
+        model = LinearModel(np.array([weights]), np.array([0.1]), np.zeros(len(weights)))
+        return msgspec.structs.replace(material.manifest, **changes), model.pack()
+
+    return make
+
+
+def test_an_estimator_becomes_its_compiled_form(logistic: tuple[Manifest, bytes, list[Any], list[Any]]) -> None:
+    manifest, payload, rows, labels = logistic
+    said: list[str] = []
+    report = optimise(manifest, payload, rows, labels, wishes=QUICK, trust=Trust(), progress=said.append)
+    figures = report.figures
+    assert report.changed
+    assert figures.stretches[0][1] in {"compiled", "served"}
+    assert all(gain > 1 for gain in figures.speedups)
+    assert figures.form("original").runtime == "sklearn"
+    assert {form.name for form in figures.forms} >= {"original", "served", "compiled", "onnx", "onnx-basic", "onnx-all"}
+    assert all(form.parity is None or form.parity.flips == 0 for form in figures.forms)
+    assert (figures.data.rows, figures.data.labelled, figures.data.source) == (200, True, "given")
+    assert "times as fast" in report.why
+    assert "making onnx" in said
+    with load_session_of(report) as session:
+        assert session.run(np.array(rows)).tolist() == labels_of(manifest, payload, rows)
+
+
+@contextmanager
+def load_session_of(report: Report) -> Iterator[Any]:
+    session = load_session(report.chosen.manifest, report.chosen.payload, trust=Trust())
+    yield session
+    session.close()
+
+
+def labels_of(manifest: Manifest, payload: bytes, rows: list[Any]) -> list[Any]:
+    session = load_session(manifest, payload, trust=Trust())
+    answers: list[Any] = session.run(np.array(rows)).tolist()
+    session.close()
+    return answers
+
+
+def test_every_number_comes_out_again_from_the_manifest(
+    logistic: tuple[Manifest, bytes, list[Any], list[Any]],
+) -> None:
+    manifest, payload, rows, labels = logistic
+    report = optimise(manifest, payload, rows, labels, wishes=QUICK, trust=Trust())
+    kept = msgspec.json.decode(msgspec.json.encode(report.chosen.manifest), type=Manifest)
+    told = told_by(kept)
+    assert msgspec.to_builtins(told) == msgspec.to_builtins(report.figures)
+    wishes = msgspec.convert({**told.wishes, "drawn": told.data.drawn}, Wishes)
+    again = optimise(manifest, payload, rows, labels, wishes=wishes, trust=Trust())
+    checks = compare(told, again.figures, artifact_digest(report.chosen.payload))
+    assert [check for check in checks if not check.holds] == []
+    assert len(checks) > 10
+    other = optimise(manifest, payload, rows[:-1], labels[:-1], wishes=wishes, trust=Trust())
+    failed = {check.what for check in compare(told, other.figures, "0" * 64) if not check.holds}
+    assert {"examples, SHA-256", f"{told.chosen}, SHA-256"} <= failed
+    with pytest.raises(InvalidInput, match="does not tell"):
+        told_by(manifest)
+
+
+def test_what_cannot_take_the_originals_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, payload = linear_artifact()
+
+    def refuse(material: Material) -> Any:
+        raise NotSupported("it has no such form")
+
+    def fail(material: Material) -> Any:
+        raise RuntimeError("the converter is broken")
+
+    makers = (
+        Maker("refused", refuse, {}),
+        Maker("failing", fail, {}),
+        Maker("twin", lambda given: (given.manifest, given.payload), {}),
+        Maker("unfaithful", linear([1.0, -2.0, 0.5, 0.26]), {}),
+        Maker("corrupt", lambda given: (given.manifest, b"EVLINEAR"), {}),
+        Maker("narrow", linear([1.0], schema=Schema.unnamed(1)), {}),
+        Maker("renamed", linear([1.0, -2.0, 0.5, 0.25], classes=[0, 2]), {}),
+        Maker("rounding", linear([1.0, -2.0, 0.5, 0.3]), {}, exact=False),
+    )
+    with made_by(monkeypatch, *makers):
+        report = optimise(manifest, payload, ROWS, trust=Trust(), wishes=QUICK)
+    why = {form.name: (form.fate, form.why) for form in report.figures.forms}
+    assert not report.changed
+    assert report.chosen.payload == payload
+    assert report.chosen.manifest.lineage["optimization"]["chosen"] == "original"
+    assert why["refused"] == ("not made", "it has no such form")
+    assert why["failing"][1].startswith("making it failed: RuntimeError: the converter is broken")
+    assert why["twin"] == ("not made", "the same as original")
+    assert why["unfaithful"][0] == "unfaithful"
+    assert why["corrupt"][0] == "unfaithful"
+    assert why["narrow"] == ("not made", "it takes other features")
+    assert why["renamed"] == ("not made", "it answers another kind of thing")
+    assert "rounding" not in why
+    assert report.why == "the original stays: no other form could be made that answers alike"
+
+
+def test_a_form_that_rounds_needs_examples_and_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, payload = linear_artifact()
+    maker = Maker("int8-dynamic", linear([1.0, -2.0, 0.5, 0.2501]), {}, exact=False)
+    rows = given_rows(1_000)
+    wishes = Wishes(int8=True, sizes=(1,), rows=1_000, max_seconds=0.5, open_apart=False)
+    with made_by(monkeypatch, maker):
+        judged = optimise(manifest, payload, rows, wishes=wishes, trust=Trust())
+        made_up = optimise(manifest, payload, [], wishes=wishes, trust=Trust())
+    form = judged.figures.form("int8-dynamic")
+    assert form.parity is not None
+    assert form.parity.passed
+    assert judged.figures.data.calibrated == 200
+    assert made_up.figures.data.source == "made up"
+    assert made_up.figures.form("int8").why == "there are no examples to prove it on"
+
+
+def test_forms_of_several_sizes_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measured times are the test's: which form is faster is nobody's luck."""
+    manifest, payload = linear_artifact()
+    times = {"original": [9.0, 9.0], "small": [1.0, 8.0], "large": [4.0, 5.0], "by-size": [1.0, 5.0]}
+    monkeypatch.setattr(
+        variants, "measure", lambda sessions, *_, **__: {name: [[t] * 5 for t in times[name]] for name in sessions}
+    )
+    tiny = 1e-12
+    makers = (
+        Maker("small", linear([1.0, -2.0, 0.5, 0.25 + tiny]), {}),
+        Maker("large", linear([1.0, -2.0, 0.5, 0.25 - tiny]), {}),
+    )
+    with made_by(monkeypatch, *makers):
+        report = optimise(manifest, payload, ROWS, trust=Trust(), wishes=QUICK)
+        alone = optimise(manifest, payload, ROWS, trust=Trust(), wishes=Wishes(**{**vars(QUICK), "combine": False}))
+    assert report.chosen.name == "by-size"
+    assert report.chosen.manifest.runtime == "by_size"
+    assert report.figures.stretches == [[1, "small"], [5, "large"]]
+    assert report.figures.form("small").fate == "kept"
+    assert report.figures.speedups == [9.0, 9 / 5]
+    assert report.why.startswith("by number of rows (small from 1, large from 5) it is 9 times as fast at 1 row")
+    with load_session_of(report) as session:
+        assert session.run(np.array(ROWS)).tolist() == labels_of(manifest, payload, ROWS)
+    assert alone.chosen.name == "small"
+
+
+def test_what_cannot_be_asked_for() -> None:
+    manifest, payload = linear_artifact()
+    with pytest.raises(InvalidInput, match="one for each of 200 rows, got 1"):
+        optimise(manifest, payload, ROWS, [1], trust=Trust())
+    tensors = msgspec.structs.replace(manifest, schema=NoRows((), why="it takes images"))
+    with pytest.raises(NotSupported, match="asked by tensors"):
+        optimise(tensors, payload, [], trust=Trust())
+    for wrong in ({"sizes": ()}, {"sizes": (0,)}, {"loss": -1.0}, {"rows": 0}, {"max_seconds": 0.0}):
+        with pytest.raises(InvalidInput):
+            Wishes(**wrong)
