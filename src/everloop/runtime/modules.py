@@ -92,6 +92,19 @@ def with_code(trust: Trust, *entries: str) -> Trust:
     return replace(trust, code=tuple(dict.fromkeys((*trust.code, *entries))))
 
 
+def place_of(thing: Any) -> str:
+    """What `read_code` takes for this class or function. Raises NotSupported where nothing finds it again."""
+    name = thing.__qualname__
+    if "<" in name:
+        raise NotSupported(f"{name} is found by no import: define it at the top of a module", field="model")
+    if thing.__module__ != "__main__":
+        return f"{thing.__module__}:{name}"
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is None:
+        raise NotSupported(f"{name} was typed in, and has no file that an artifact could keep", field="model")
+    return f"{file}:{name}"
+
+
 def read_code(text: str) -> Code:
     """The source that `package.module:Model` or `path/to/file.py:Model` names; of a module in a package, the package is imported.
 

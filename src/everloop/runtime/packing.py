@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.schema import Schema, Target, plain
 from everloop.runtime.artifact import Trust, library_versions, read_model
+from everloop.runtime.modules import place_of
 from everloop.runtime.source import read_source
 from everloop.stores.ports import Manifest
 
@@ -123,15 +123,7 @@ def import_path(model: Any) -> str | None:
         model, "fit"
     ):
         return None
-    name = model.__qualname__
-    if "<" in name:
-        raise NotSupported(f"{name} is found by no import: define it at the top of a module", field="model")
-    if model.__module__ != "__main__":
-        return f"{model.__module__}:{name}"
-    file = getattr(sys.modules["__main__"], "__file__", None)
-    if file is None:
-        raise NotSupported(f"{name} was typed in, and has no file that an artifact could keep", field="model")
-    return f"{file}:{name}"
+    return place_of(model)
 
 
 def _pack_river(

@@ -21,7 +21,7 @@ from everloop.core.errors import EverloopError, InvalidInput, MissingExtra, NotS
 from everloop.core.schema import plain
 from everloop.runtime import torch_modules
 from everloop.runtime.artifact import Trust
-from everloop.runtime.modules import read_code, run_code, with_code
+from everloop.runtime.modules import place_of, read_code, run_code, with_code
 from everloop.runtime.torch import manifest_of, open_program
 from everloop.runtime.torch_archive import NOTE, Note
 from everloop.runtime.torch_modules import METADATA, copied, described
@@ -157,7 +157,7 @@ def _with_code(
     except ImportError as error:
         raise MissingExtra.of("torch", "a safetensors file") from error
 
-    code = read_code(entry or _entry_of(module))
+    code = read_code(entry or place_of(type(module)))
     still = copied(module)
     told = _described(still, example, _parameters(module, len(example)))
     note = msgspec.structs.replace(
@@ -261,21 +261,6 @@ def _guessed(module: Any) -> Any:
         f"{type(module).__name__} does not tell what it takes: give example=, an input of one row or more (a tuple where it takes several)",
         field="example",
     )
-
-
-def _entry_of(module: Any) -> str:
-    """Where its class is found. Raises InvalidInput."""
-    kind = type(module)
-    if "<" in kind.__qualname__:
-        raise InvalidInput(
-            f"{kind.__qualname__} cannot be found by name: define it at the top of a module", field="model"
-        )
-    where = kind.__module__
-    if where == "__main__":
-        where = getattr(sys.modules["__main__"], "__file__", None) or ""
-    if not where:
-        raise InvalidInput(f"{kind.__qualname__} was typed in: define it in a file", field="model")
-    return f"{where}:{kind.__qualname__}"
 
 
 def _parameters(module: Any, count: int) -> list[str]:
