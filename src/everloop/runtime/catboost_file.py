@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from everloop.core.errors import ArtifactCorrupt, NotSupported, Untrusted
+from everloop.core.errors import ArtifactCorrupt, EverloopError, NotSupported, Untrusted
 from everloop.runtime.artifact import Trust
 from everloop.runtime.flatbuffer import Buffer, Table
 
@@ -55,6 +55,8 @@ def read_facts(payload: bytes, trust: Trust) -> CatBoostFacts:
     """Raises ArtifactCorrupt, NotSupported, Untrusted (text or embeddings)."""
     try:
         return _facts(payload, trust)
+    except EverloopError:
+        raise
     except (KeyError, ValueError, IndexError, TypeError, UnicodeDecodeError, OverflowError, AttributeError) as error:
         raise ArtifactCorrupt(f"the CatBoost model is damaged: {type(error).__name__}: {error}") from error
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import ArtifactCorrupt, NotSupported
+from everloop.core.errors import ArtifactCorrupt, EverloopError, NotSupported
 
 MOST_FEATURES, MOST_CLASSES = 1_000_000, 100_000
 MOST_LINES = 22
@@ -79,6 +79,8 @@ def read_facts(payload: bytes) -> LightGBMFacts:
     """Raises ArtifactCorrupt, NotSupported (ranking, linear trees, an unknown objective)."""
     try:
         return _facts(payload)
+    except EverloopError:
+        raise
     except (KeyError, ValueError, IndexError, UnicodeDecodeError, OverflowError, RecursionError) as error:
         raise ArtifactCorrupt(f"the LightGBM model is damaged: {type(error).__name__}: {error}") from error
 
@@ -120,11 +122,9 @@ def _facts(payload: bytes) -> LightGBMFacts:
 
 
 def _checked(header: dict[str, str], trees: bytes) -> str:
-    lines = ["tree"]
-    for key in _HEADER:
-        if key in header:
-            lines.append(f"{key}={header[key]}" if header[key] else key)
-    return "\n".join(lines) + "\n\n" + trees.decode() + "end of trees\n\nparameters:\n\nend of parameters\n"
+    known = [key for key in _HEADER if key in header]
+    lines = [f"{key}={header[key]}" if header[key] else key for key in known]
+    return "\n".join(["tree", *lines]) + "\n\n" + trees.decode() + "end of trees\n\nparameters:\n\nend of parameters\n"
 
 
 def _keys(lines: list[str], *, many: bool = False) -> dict[str, str]:

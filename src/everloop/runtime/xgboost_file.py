@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import ArtifactCorrupt, NotSupported
+from everloop.core.errors import ArtifactCorrupt, EverloopError, NotSupported
 from everloop.runtime import ubjson
 
 MOST_FEATURES, MOST_CLASSES, MOST_CATEGORIES = 1_000_000, 100_000, 100_000
@@ -57,6 +57,8 @@ def read_facts(payload: bytes) -> XGBoostFacts:
     try:
         document = json.loads(payload, object_pairs_hook=_once) if payload[1:2] != b"L" else ubjson.decode(payload)
         return _facts(document["learner"])
+    except EverloopError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise ArtifactCorrupt(f"the XGBoost model is damaged: {type(error).__name__}: {error}") from error
 

@@ -27,6 +27,7 @@ from everloop.learning.learners.base import Weight
 from everloop.learning.learners.labels import distinct_classes
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.boosted import library_of, pack_boosted
+from everloop.runtime.formats import format_of
 from everloop.runtime.inputs import task_of
 from everloop.runtime.session import plain_answers
 from everloop.runtime.sklearn import pickle_estimator
@@ -187,10 +188,10 @@ def load_template(data: bytes, trust: Trust) -> BoostedLearner | None:
         if told.estimator not in ESTIMATORS:
             raise NotSupported(f"the record names {told.estimator!r}; known are {', '.join(ESTIMATORS)}")
         library, _, name = told.estimator.partition(".")
-        from everloop.runtime.formats import format_of
-
         format_of(library).open()
         return BoostedLearner(getattr(import_module(library), name)(**json.loads(told.parameters)), trust=trust)
+    except EverloopError:
+        raise
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise ArtifactCorrupt(f"the record's template cannot be read: {error}") from error
 
