@@ -31,7 +31,12 @@ from everloop.testing import ManualClock
 SCHEMA = Schema((Field("a", "number"), Field("b", "number")))
 BOOKS = {"first_id": 3, "last_id": 90, "count": 80, "cut_id": 7, "verdict": "better", "seconds": 1.0}
 MANIFEST = Manifest(
-    "sklearn", "regression", SCHEMA, Target("regression", "number"), metrics={"mae": 0.5}, lineage={**BOOKS, "parent": 0}
+    "sklearn",
+    "regression",
+    SCHEMA,
+    Target("regression", "number"),
+    metrics={"mae": 0.5},
+    lineage={**BOOKS, "parent": 0},
 )
 FASTER = Outcome(
     manifest=msgspec.structs.replace(MANIFEST, runtime="onnx", lineage={"optimization": {"chosen": "onnx"}}),
@@ -111,7 +116,9 @@ class Process:
         return [event for event in self.registry.timeline("m", limit=1000) if event.kind in kinds]
 
     def register(self, manifest: Manifest = MANIFEST, payload: bytes = b"original", **more: Any) -> None:
-        self.registry.register("m", "artifact", task=manifest.task, schema=manifest.schema, target=manifest.target, **more)
+        self.registry.register(
+            "m", "artifact", task=manifest.task, schema=manifest.schema, target=manifest.target, **more
+        )
         self.registry.add_version("m", manifest, payload, live=True)
 
     def ask(self, rows: list[list[float]]) -> None:

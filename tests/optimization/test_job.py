@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pytest
 
 from everloop.app.build import build_engine
 from everloop.app.settings import EngineSettings

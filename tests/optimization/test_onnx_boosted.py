@@ -30,7 +30,9 @@ def lightgbm(kind, **options):
 
 def catboost(kind, **options):
     library = pytest.importorskip("catboost")
-    return getattr(library, f"CatBoost{kind}")(iterations=6, depth=3, verbose=0, thread_count=1, allow_writing_files=False, **options)
+    return getattr(library, f"CatBoost{kind}")(
+        iterations=6, depth=3, verbose=0, thread_count=1, allow_writing_files=False, **options
+    )
 
 
 def fitted(make, y):

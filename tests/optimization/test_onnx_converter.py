@@ -125,7 +125,9 @@ def test_images_and_a_first_axis_that_varies_by_itself(tmp_path):
     assert done.opset == 18
     pictures = torch.randn(5, 1, 6, 6)
     assert ONNXConverter().validate(model, done, pictures)
-    np.testing.assert_allclose(ONNXPredictor(done).predict(pictures.reshape(5, 36).numpy()), model.eval()(pictures).detach(), atol=1e-5)
+    np.testing.assert_allclose(
+        ONNXPredictor(done).predict(pictures.reshape(5, 36).numpy()), model.eval()(pictures).detach(), atol=1e-5
+    )
 
 
 def test_a_file_of_another_model_is_told(tmp_path, sample):

@@ -78,12 +78,22 @@ def same(original, session, rows):
         (ExtraTreesClassifier(5, random_state=0), NAMES),
         (GradientBoostingClassifier(n_estimators=5), KINDS),
         (HistGradientBoostingClassifier(max_iter=5), NAMES),
-        (VotingClassifier([("a", LogisticRegression()), ("b", RandomForestClassifier(3, random_state=0))], voting="soft"), KINDS),
+        (
+            VotingClassifier(
+                [("a", LogisticRegression()), ("b", RandomForestClassifier(3, random_state=0))], voting="soft"
+            ),
+            KINDS,
+        ),
         (Ridge(), SCORE),
         (RandomForestRegressor(5, random_state=0), SCORE),
         (GradientBoostingRegressor(n_estimators=5), SCORE),
         (HistGradientBoostingRegressor(max_iter=5), SCORE),
-        (make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=500, tol=0.01, random_state=0)), SCORE),
+        (
+            make_pipeline(
+                StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=500, tol=0.01, random_state=0)
+            ),
+            SCORE,
+        ),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "fit") else str(value.dtype),
 )
@@ -113,10 +123,19 @@ def test_a_pipeline_of_numbers_and_categories_with_gaps():
     same(original, session, [*rows, [1.0, 2.0, "Mars", "low"], [1.0, 2.0, None, "mid"]])
 
 
-TEXTS = ["Good service, I am happy", "ÄRGER über die straße", "not good, not happy", "", "never again don't go", "überaus happy Straße"]
+TEXTS = [
+    "Good service, I am happy",
+    "ÄRGER über die straße",
+    "not good, not happy",
+    "",
+    "never again don't go",
+    "überaus happy Straße",
+]
 
 
-@pytest.mark.parametrize("vectoriser", [TfidfVectorizer(), CountVectorizer(ngram_range=(1, 2)), TfidfVectorizer(stop_words="english")])
+@pytest.mark.parametrize(
+    "vectoriser", [TfidfVectorizer(), CountVectorizer(ngram_range=(1, 2)), TfidfVectorizer(stop_words="english")]
+)
 def test_text_is_split_as_scikit_learn_splits_it(vectoriser):
     texts = TEXTS * 20
     model = make_pipeline(vectoriser, LogisticRegression()).fit(texts, [1, 0, 0, 0, 0, 1] * 20)
@@ -171,7 +190,7 @@ def test_a_graph_that_answers_otherwise_is_refused(monkeypatch):
     other = LogisticRegression().fit(-X, KINDS)
     real = onnx_sklearn.graph_of
     monkeypatch.setattr(onnx_sklearn, "graph_of", lambda _estimator, schema, **how: real(other, schema, **how))
-    with pytest.raises(NotSupported, match="answers otherwise: .* labels are others"):
+    with pytest.raises(NotSupported, match=r"answers otherwise: .* labels are others"):
         convert_artifact(manifest, payload, trust=TRUST, rows=X.tolist())
 
 
@@ -182,7 +201,9 @@ def test_the_estimator_keeps_what_it_is():
 
 
 def test_graph_levels():
-    model = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=500, tol=0.1, random_state=0)).fit(X, SCORE)
+    model = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(8,), max_iter=500, tol=0.1, random_state=0)
+    ).fit(X, SCORE)
     original, _, (manifest, graph) = converted(model)
     for level in LEVELS:
         made, rewritten = at_level(manifest, graph, level)
