@@ -126,7 +126,7 @@ def _made(job: Job) -> Outcome:
         trust=Trust(job.trust_pickle, tuple(job.trust_types), tuple(job.trust_code)),
     )
     figures, chosen = report.figures, report.chosen
-    speedups = {str(size): round(gain, 3) for size, gain in zip(figures.sizes, figures.speedups, strict=True)}
+    speedups = {str(size): round(gain, 3) for size, gain in zip(figures.sizes, figures.gains, strict=True)}
     told = {
         "chosen": chosen.name,
         "speedups": speedups,
