@@ -65,14 +65,18 @@ class ONNXConverter:
 
     def __init__(self, opset_version: int = 14) -> None:
         """`opset_version`: the newest that the reader of the files knows. Raises InvalidInput."""
-        if isinstance(opset_version, bool) or not isinstance(opset_version, int) or not OLDEST <= opset_version <= NEWEST:
+        if (
+            isinstance(opset_version, bool)
+            or not isinstance(opset_version, int)
+            or not OLDEST <= opset_version <= NEWEST
+        ):
             raise InvalidInput(
                 f"opset_version: expected a whole number from {OLDEST} to {NEWEST}, got {opset_version!r}",
                 field="opset_version",
             )
         self.opset_version = opset_version
 
-    def convert(
+    def convert(  # noqa: PLR0917  the order is an agreed interface
         self,
         model: Any,
         sample_input: Any,
@@ -92,10 +96,8 @@ class ONNXConverter:
         target = Path(path)
         opset = self.opset_version
         if is_module(model):
-            from everloop.optimization.onnx_torch import still
-
             graph, opset = export_module(
-                still(model),
+                model,
                 sample_input,
                 opset=opset,
                 input_names=input_names,
@@ -112,7 +114,12 @@ class ONNXConverter:
         return Conversion(target, opset, len(graph), validation)
 
     def validate(
-        self, model: Any, path: str | Path | Conversion, samples: Any, rtol: float | None = None, atol: float | None = None
+        self,
+        model: Any,
+        path: str | Path | Conversion,
+        samples: Any,
+        rtol: float | None = None,
+        atol: float | None = None,
     ) -> Validation:
         """Whether the file answers as `model` on `samples`, output by output. Tolerances that are not given suit the dtype: 1e-4 and
         1e-5 (of the outputs' spread) for single precision, 1e-7 and 1e-9 for double, 1e-2 for half. Raises what either raises."""
@@ -121,14 +128,19 @@ class ONNXConverter:
     def benchmark_comparison(
         self, model: Any, path: str | Path | Conversion, sample: Any, iterations: int = 1000
     ) -> dict[str, float]:
-        """Both on `sample`, in turns and with one thread each: `speedup` (the median of the turns'), `model_ms` and `onnx_ms` (means a
+        """Both on `sample`, which each has in its own form (tensors, OrtValues, a matrix), in turns and on one thread: `speedup` (the median of the turns'), `model_ms` and `onnx_ms` (means a
         call), `model_p50_ms`, `onnx_p50_ms`, `max_difference`, `rows`, `iterations`. Raises InvalidInput, and what either raises."""
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
             raise InvalidInput(f"iterations: expected a whole number from 1 on, got {iterations!r}", field="iterations")
         sides = sides_of(model, Path(path).read_bytes(), sample)
         found = compare(sides)
         timed = time_in_turns(sides, iterations)
-        return {**timed, "max_difference": found.max_difference, "rows": float(sides.rows), "iterations": float(iterations)}
+        return {
+            **timed,
+            "max_difference": found.max_difference,
+            "rows": float(sides.rows),
+            "iterations": float(iterations),
+        }
 
     def _of_artifact(self, model: Any, sample: Any) -> bytes:
         from everloop.runtime.artifact import load_session
@@ -153,7 +165,9 @@ def compare(sides: Sides, rtol: float | None = None, atol: float | None = None) 
     loosest = (0.0, 0.0)
     for name, a, b in pairs:
         if a.shape != b.shape:
-            return Validation(False, sides.rows, float("inf"), float("inf"), 0, 0.0, 0.0, f"{name} has shape {b.shape}, not {a.shape}")
+            return Validation(
+                False, sides.rows, float("inf"), float("inf"), 0, 0.0, 0.0, f"{name} has shape {b.shape}, not {a.shape}"
+            )
         if a.dtype.kind not in "fc" or b.dtype.kind not in "fc":
             others = int(np.sum(a != b))
             flips += others
@@ -167,11 +181,17 @@ def compare(sides: Sides, rtol: float | None = None, atol: float | None = None) 
         greatest = max(greatest, float(difference.max(initial=0.0)))
         total, count = total + float(difference.sum()), count + difference.size
         wrong = ~(difference <= within[1] + within[0] * np.abs(a))
-        why = why or (f"{int(wrong.sum()):,} of {a.size:,} values of {name} differ, by up to {greatest:.3g}" if wrong.any() else "")
+        why = why or (
+            f"{int(wrong.sum()):,} of {a.size:,} values of {name} differ, by up to {greatest:.3g}"
+            if wrong.any()
+            else ""
+        )
     return Validation(not why, sides.rows, greatest, total / max(count, 1), flips, *loosest, why)
 
 
-def _tolerances(a: npt.NDArray[Any], b: npt.NDArray[Any], rtol: float | None, atol: float | None) -> tuple[float, float]:
+def _tolerances(
+    a: npt.NDArray[Any], b: npt.NDArray[Any], rtol: float | None, atol: float | None
+) -> tuple[float, float]:
     """Of the less precise of the two; the absolute one grows with the spread of the numbers."""
     own = {2: (1e-2, 1e-2), 4: (1e-4, 1e-5)}.get(min(a.dtype.itemsize, b.dtype.itemsize), (1e-7, 1e-9))
     finite = a[np.isfinite(a)]

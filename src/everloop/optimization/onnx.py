@@ -91,53 +91,20 @@ def _of_sklearn(
     return graph_of(estimator, manifest.schema, precision=precision, opset=opset), options
 
 
-def _of_boosted(
-    manifest: Manifest,
-    payload: bytes,
-    trust: Trust,
-    precision: str,  # noqa: ARG001  trees of ONNX answer single precision
-    opset: int,
-) -> tuple[bytes, dict[str, Any]]:
+def _of_boosted(manifest: Manifest, payload: bytes, trust: Trust, _: str, opset: int) -> tuple[bytes, dict[str, Any]]:
+    """In single precision, which is what trees of ONNX answer."""
     from everloop.optimization.onnx_boosted import graph_of
 
     return graph_of(manifest, payload, trust, opset), {}
 
 
-def _of_torch(
-    manifest: Manifest, payload: bytes, trust: Trust, precision: str, opset: int  # noqa: ARG001  a module has its own
-) -> tuple[bytes, dict[str, Any]]:
+def _of_torch(manifest: Manifest, payload: bytes, trust: Trust, _: str, opset: int) -> tuple[bytes, dict[str, Any]]:
+    """In the module's own precision."""
     from everloop.optimization.onnx_torch import export_module
     from everloop.runtime.torch_wrapped import answering_module
 
     module, example, inputs, outputs = answering_module(manifest, payload, trust)
-    graph, _ = export_module(module, example, opset=opset, input_names=inputs, output_names=outputs)
-    return graph, {}
-
-
-def _of_boosted(
-    manifest: Manifest,
-    payload: bytes,
-    trust: Trust,
-    precision: str,  # noqa: ARG001  trees of ONNX answer single precision
-    opset: int,
-) -> tuple[bytes, dict[str, Any]]:
-    from everloop.optimization.onnx_boosted import graph_of
-
-    return graph_of(manifest, payload, trust, opset), {}
-
-
-def _of_torch(
-    manifest: Manifest,
-    payload: bytes,
-    trust: Trust,
-    precision: str,  # noqa: ARG001  a module has its own
-    opset: int,
-) -> tuple[bytes, dict[str, Any]]:
-    from everloop.optimization.onnx_torch import export_module
-    from everloop.runtime.torch_wrapped import answering_module
-
-    module, example, inputs, outputs = answering_module(manifest, payload, trust)
-    graph, _ = export_module(module, example, opset=opset, input_names=inputs, output_names=outputs)
+    graph, _opset = export_module(module, example, opset=opset, input_names=inputs, output_names=outputs)
     return graph, {}
 
 

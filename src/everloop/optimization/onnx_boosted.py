@@ -26,7 +26,9 @@ def graph_of(manifest: Manifest, payload: bytes, trust: Trust, opset: int) -> by
     if not manifest.schema.numeric:
         raise NotSupported(f"{manifest.runtime} looks texts up by itself, and its trees in ONNX know numbers alone")
     if manifest.options.get("missing") is not None:
-        raise NotSupported(f"{manifest.options['missing']!r} stands for a missing value in it, and ONNX knows NaN alone")
+        raise NotSupported(
+            f"{manifest.options['missing']!r} stands for a missing value in it, and ONNX knows NaN alone"
+        )
     convert = {"xgboost": _of_xgboost, "lightgbm": _of_lightgbm, "catboost": _of_catboost}[manifest.runtime]
     try:
         with warnings.catch_warnings():

@@ -113,11 +113,15 @@ def _refuse_vectoriser(name: str, part: Any) -> None:
     if part.token_pattern not in _TOKENS:
         raise NotSupported(f"{name}(token_pattern={part.token_pattern!r}): it is not known to split alike in ONNX")
     if part.stop_words and tuple(part.ngram_range) != (1, 1):
-        raise NotSupported(f"{name}(stop_words=…, ngram_range={part.ngram_range}): ONNX leaves stop words between words")
+        raise NotSupported(
+            f"{name}(stop_words=…, ngram_range={part.ngram_range}): ONNX leaves stop words between words"
+        )
     if getattr(part, "sublinear_tf", False):
         raise NotSupported(f"{name}(sublinear_tf=True): skl2onnx takes another logarithm")
-    if part.lowercase and any(letter in word for word in part.vocabulary_ for letter in _UNEVEN):
-        raise NotSupported(f"{name}(lowercase=True): ONNX lowers letter by letter, so its Greek and Turkish words differ")
+    if part.lowercase and any(letter in word for word in getattr(part, "vocabulary_", ()) for letter in _UNEVEN):
+        raise NotSupported(
+            f"{name}(lowercase=True): ONNX lowers letter by letter, so its Greek and Turkish words differ"
+        )
 
 
 def _prepare(part: Any, gap: float | None) -> None:
@@ -156,7 +160,9 @@ def _without_maps(model: Any, classes: int, precision: Precision) -> None:
 
     graph = model.graph
     usual = TensorProto.FLOAT if precision == "float32" else TensorProto.DOUBLE
-    types = {info.name: info.type.tensor_type.elem_type for info in shape_inference.infer_shapes(model).graph.value_info}
+    types = {
+        info.name: info.type.tensor_type.elem_type for info in shape_inference.infer_shapes(model).graph.value_info
+    }
     for node in [node for node in graph.node if node.op_type == "ZipMap"]:
         name = node.input[0]
         table = helper.make_tensor_value_info(name, types.get(name, usual), [None, classes])

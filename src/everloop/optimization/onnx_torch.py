@@ -24,7 +24,9 @@ Axes = Mapping[str, Mapping[int, str] | Sequence[int]]
 
 def is_module(model: Any) -> bool:
     """Without importing torch where nobody has."""
-    return any(f"{kind.__module__}.{kind.__qualname__}" == "torch.nn.modules.module.Module" for kind in type(model).__mro__)
+    return any(
+        f"{kind.__module__}.{kind.__qualname__}" == "torch.nn.modules.module.Module" for kind in type(model).__mro__
+    )
 
 
 def still(module: Any) -> Any:
@@ -59,7 +61,7 @@ def export_module(
     output_names: Sequence[str] | None = None,
     dynamic_axes: Axes | None = None,
 ) -> tuple[bytes, int]:
-    """The graph and its opset. `module`: `still`. `dynamic_axes`: None lets the first axis of everything vary; `{}` fixes all.
+    """The graph and its opset. `dynamic_axes`: None lets the first axis of everything vary; `{}` fixes all.
 
     Raises NotSupported (what the exporter cannot trace, in its words), InvalidInput, MissingExtra."""
     try:
@@ -69,7 +71,13 @@ def export_module(
         raise MissingExtra.of("torch", "exporting a PyTorch module") from error
 
     tensors = tensors_of(sample)
-    names = list(input_names) if input_names else [f"input_{i}" for i in range(len(tensors))] if len(tensors) > 1 else ["input"]
+    names = (
+        list(input_names)
+        if input_names
+        else [f"input_{i}" for i in range(len(tensors))]
+        if len(tensors) > 1
+        else ["input"]
+    )
     if len(names) != len(tensors):
         raise InvalidInput(
             f"input_names: {len(names)} names ({', '.join(names)}) for {len(tensors)} inputs", field="input_names"
@@ -78,7 +86,7 @@ def export_module(
     try:
         with _quiet():
             program = torch.onnx.export(
-                module,
+                still(module),
                 tensors,
                 dynamo=True,
                 opset_version=max(opset, LEAST),
@@ -144,7 +152,16 @@ def _at_opset(model: Any, wanted: int) -> tuple[Any, int]:
 
 def _forget_notes(model: Any) -> None:
     graph = model.graph
-    for each in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *model.functions):
+    for each in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+        *model.functions,
+    ):
         del each.metadata_props[:]
         each.ClearField("doc_string")
 

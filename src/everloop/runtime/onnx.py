@@ -104,7 +104,9 @@ class OnnxSession:
         self._run: Any = direct(runtime)
         self._missing_text = str(manifest.options.get("missing_text", ""))
         # a graph knows no truth values and no floats for labels: it answers whole numbers
-        self._labels = np.asarray(self.classes).dtype if self.classes and type(self.classes[0]) in (bool, float) else None
+        self._labels = (
+            np.asarray(self.classes).dtype if self.classes and type(self.classes[0]) in (bool, float) else None
+        )
         self._wanted = [self._answer.name]
         self._first_name = first.name
         self.scored = self._answer.scores is not None and self.classes is not None
@@ -153,7 +155,7 @@ class OnnxSession:
 
     def _texts(self, part: Matrix) -> Matrix:
         texts = part.astype(object)  # a copy
-        texts[np.equal(texts, None)] = self._missing_text
+        texts[texts == None] = self._missing_text  # noqa: E711  element by element
         return texts
 
     def _read(self, out: Any, rows: int) -> Matrix:

@@ -5,6 +5,7 @@ It gives the model's own output. Where a server would answer one class a row, th
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,15 +26,15 @@ from everloop.runtime.own_tensors import TensorSession
 class ONNXPredictor:
     """Safe from any thread. Needs no closing; `close` frees the model early."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         """Raises InvalidInput (no such file), ArtifactCorrupt (no ONNX model), NotSupported (inputs that no array can fill)."""
-        payload = read_payload(path)
+        self.path = Path(path)
+        payload = read_payload(self.path)
         manifest = read_file(payload)
         if manifest.task != "tensors":
             # a file does not tell whether its model knows missing values; whoever holds the model does
             fields = tuple(msgspec.structs.replace(field, nullable=True) for field in manifest.schema.fields)
             manifest = msgspec.structs.replace(manifest, schema=Schema(fields, manifest.schema.named))
-        self.path = Path(path)
         self._session: OnnxSession | TensorSession = load(manifest, payload, Trust())
         self._tensors = self._session.tensors
         self.input_names = tuple(spec.name for spec in self._tensors.signature.inputs)
