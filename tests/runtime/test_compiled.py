@@ -244,3 +244,53 @@ def test_any_row_takes_the_way_that_scaled_and_rounded_it_would_take(values):
 
     row = np.array([values])
     assert _Walk(ROW)(row)[0, 0] == SMALL.predict(row)[0]
+
+
+def boosted():
+    import lightgbm
+    import xgboost
+
+    number, none, cats = np.digitize(VALUE, [-1, 1]), HOLES, np.abs(HOLES.round())
+    small = {"n_estimators": 6, "max_depth": 3}
+    quiet = {**small, "verbose": -1, "min_child_samples": 2}
+    return [
+        (xgboost.XGBClassifier(**small), none, (number > 0).astype(int), 0),
+        (xgboost.XGBClassifier(**small), none, number, 0),
+        (xgboost.XGBRegressor(**small), none, VALUE, 1e-5),
+        (xgboost.XGBRegressor(**small, objective="count:poisson"), none, np.abs(VALUE), 1e-5),
+        (xgboost.XGBRFRegressor(**small), none, VALUE, 1e-5),
+        (lightgbm.LGBMClassifier(**quiet), none, TWO, 0),
+        (lightgbm.LGBMClassifier(**quiet), X, number, 0),
+        (lightgbm.LGBMRegressor(**quiet), X, VALUE, 0),
+        (lightgbm.LGBMRegressor(**quiet, boosting_type="rf", subsample=0.5, subsample_freq=1), none, VALUE, 0),
+        (lightgbm.LGBMRegressor(**quiet, objective="gamma"), none, np.abs(VALUE) + 0.1, 1e-15),
+        (lightgbm.LGBMRegressor(**quiet, zero_as_missing=True), cats, VALUE, "zeros"),
+        (xgboost.XGBRegressor(**small, booster="gblinear"), X, VALUE, "linear"),
+        (xgboost.XGBRegressor(**small, booster="dart"), X, VALUE, "dart"),
+        (xgboost.XGBRegressor(**small, objective="reg:logistic"), X, VALUE > 0, "reg:logistic"),
+        (lightgbm.LGBMRegressor(**quiet, reg_sqrt=True), X, np.abs(VALUE), "sqrt"),
+    ]
+
+
+@pytest.mark.parametrize("place", range(15))
+def test_small_models_of_xgboost_and_lightgbm(place):
+    from everloop.runtime.packing import pack
+
+    model, rows, labels, expected = boosted()[place]
+    artifact = pack(fitted(model, rows, labels), trust=TRUST)
+    if isinstance(expected, str):
+        with pytest.raises(NotSupported, match=expected):
+            compile_artifact(*artifact, trust=TRUST)
+        return
+    manifest, payload = compile_artifact(*artifact, trust=TRUST)
+    assert manifest.runtime == "tree"
+    itself, compiled = load_session(*artifact, trust=TRUST), load_session(manifest, payload, trust=TRUST)
+    asked = np.concatenate([ASKED_HOLES, ASKED, X, np.zeros((1, 6))])
+    before, after = itself.run(asked.astype(itself.dtype)), in_parts(compiled, asked)
+    if itself.classes is None:
+        np.testing.assert_allclose(after, before, rtol=expected, atol=expected)
+    else:
+        assert after.tolist() == before.tolist()
+        np.testing.assert_allclose(compiled.scores(asked), itself.scores(asked.astype(itself.dtype)), atol=1e-6)
+    row = compiled.compile_row()
+    assert [row(each) for each in ASKED[:20].tolist()] == compiled.run(ASKED[:20]).tolist()

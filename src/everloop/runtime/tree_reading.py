@@ -7,7 +7,7 @@ leaves are added in the estimator's own order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ def put_together(trees: Sequence[Nodes], base: Floats, fields: int, divisor: flo
 def _averaged(last: Any) -> TreeModel:
     """One tree, or a forest's mean."""
     members = list(last.estimators_) if hasattr(last, "estimators_") else [last]
-    _small(member.tree_.node_count for member in members)
+    small(member.tree_.node_count for member in members)
     classifies = hasattr(last, "classes_")
     if last.n_outputs_ != 1 or (classifies and np.asarray(last.classes_).ndim != 1):
         raise NotSupported("trees that answer several values a row")
@@ -109,7 +109,7 @@ def _averaged(last: Any) -> TreeModel:
 
 def _boosted(last: Any) -> TreeModel:
     stages = last.estimators_
-    _small(member.tree_.node_count for member in stages.ravel())
+    small(member.tree_.node_count for member in stages.ravel())
     if last.init_ != "zero" and not own(last.init_, "DummyClassifier", "DummyRegressor"):
         raise NotSupported(f"a gradient boosting that starts from a {type(last.init_).__name__}")
     if last.loss == "exponential":
@@ -130,7 +130,7 @@ def _boosted(last: Any) -> TreeModel:
 def _histogram(last: Any) -> TreeModel:
     if getattr(last, "_preprocessor", None) is not None:
         raise NotSupported("a histogram gradient boosting with categories")
-    _small(len(predictor.nodes) for stage in last._predictors for predictor in stage)
+    small(len(predictor.nodes) for stage in last._predictors for predictor in stage)
     trees = []
     for stage in last._predictors:
         for column, predictor in enumerate(stage):
@@ -158,8 +158,13 @@ def _histogram(last: Any) -> TreeModel:
     return put_together(trees, base, int(last.n_features_in_), 1.0, link)
 
 
-def _small(counts: Any) -> None:
-    """Before anything is copied."""
+def through_float32(model: TreeModel) -> TreeModel:
+    """The model that rounds what it is asked with to single precision first."""
+    return _before((), model, _as_float32)
+
+
+def small(counts: Iterable[int]) -> None:
+    """Before anything is copied. Raises NotSupported."""
     total = 0
     for count in counts:
         total += int(count)
