@@ -26,14 +26,13 @@ LEAST_OPSET = 13
 """Below it a scale a channel cannot be written."""
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention", "Gather")
 """A convolution with scales that are found anew a batch is slower than one in floats."""
-STATIC = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+JOINING = ("Add", "Concat", "GlobalAveragePool")
+"""Quantised wherever they are, to save the way to floats and back between others."""
+STATIC = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", *JOINING)
 _FOLLOWING = (
-    "Add",
     "AveragePool",
     "Clip",
-    "Concat",
     "Flatten",
-    "GlobalAveragePool",
     "MaxPool",
     "Pad",
     "Relu",
@@ -42,7 +41,7 @@ _FOLLOWING = (
     "Transpose",
     "Unsqueeze",
 )
-"""Worth nothing alone; between two heavy operators they save the way to floats and back."""
+"""Quantised where their inputs are."""
 CALIBRATED = (*STATIC, *_FOLLOWING)
 
 
@@ -84,19 +83,20 @@ def read_graph(payload: bytes) -> Any:
     return model
 
 
-def heavy_operators(model: Any, types: Collection[str]) -> list[str]:
-    """The names of those with weights in float32: what there is to shrink, and what may hurt. Raises NotSupported for none."""
+def operators(model: Any, types: Collection[str]) -> list[str]:
+    """The names of those that are quantised, and so may hurt. Raises NotSupported where none of them has weights in float32: there is
+    nothing to shrink."""
     from onnx import TensorProto
 
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    found = [node.name for node in model.graph.node if node.op_type in types and weights.intersection(node.input[:2])]
-    if not found:
+    found = [node for node in model.graph.node if node.op_type in types]
+    if not any(weights.intersection(node.input[:2]) for node in found if node.op_type not in JOINING):
         kinds = sorted({node.op_type for node in model.graph.node})
         raise NotSupported(
             f"nothing in the model can be INT8: it has {', '.join(kinds[:8])}{', …' if len(kinds) > 8 else ''}, "
-            f"and none of {', '.join(types)} with weights in float32"
+            f"and none of {', '.join(kind for kind in types if kind not in JOINING)} with weights in float32"
         )
-    return found
+    return [node.name for node in found]
 
 
 def without_gemm(model: Any) -> Any:

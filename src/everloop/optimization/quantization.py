@@ -124,7 +124,7 @@ def _in_int8(
         model = int8.without_gemm(model)
         make = partial(int8.quantise_dynamic, model, reduce_range=reduce)
     always = [node.name for node in model.graph.node if node.op_type in config.keep_float]
-    operators = int8.heavy_operators(model, [kind for kind in types if kind not in config.keep_float])
+    operators = int8.operators(model, [kind for kind in types if kind not in config.keep_float])
     how["operators"] = len(operators)
     if judge is None:
         per_channel = config.per_channel is not False
