@@ -222,9 +222,7 @@ def test_models_that_rank_or_have_several_targets_are_refused() -> None:
 
 def test_texts_of_catboost_take_trust() -> None:
     rows = [["a good film"], ["a bad film"], ["so good"], ["so bad"]] * 10
-    model = catboost.CatBoostClassifier(
-        **CAT, text_features=[0], dictionaries=[{"dictionary_id": "Word", "occurrence_lower_bound": "1"}]
-    )
+    model = catboost.CatBoostClassifier(**CAT, text_features=[0])
     model.fit(rows, [1, 0, 1, 0] * 10)
     manifest, payload = pack(model, trust=SAFE)
     assert [field.kind for field in manifest.schema.fields] == ["text"]

@@ -15,6 +15,7 @@ import os
 import stat
 import tempfile
 import threading
+import warnings
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -196,7 +197,9 @@ def _load(root: Path) -> Any:
     _mlflow()
     from mlflow import pyfunc
 
-    return pyfunc.load_model(str(root), suppress_warnings=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to who wrote the model: type hints, other formats
+        return pyfunc.load_model(str(root), suppress_warnings=True)
 
 
 def _mlflow() -> Any:

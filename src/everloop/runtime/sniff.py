@@ -38,9 +38,9 @@ _BEGINNINGS: tuple[tuple[bytes, Kind, str, str], ...] = (
         "a Keras or other HDF5 file",
         f"{_TO_ONNX} with tf2onnx or keras.Model.export(format='onnx')",
     ),
-    (b"CBM1", "catboost", "a CatBoost model", f"{_TO_ONNX} with save_model(…, format='onnx')"),
+    (b"CBM1", "catboost", "a CatBoost model", ""),
     (b"binf", "other", "an XGBoost model of the old binary format", "load it and save it with save_model('model.ubj')"),
-    (b"tree\nversion=", "lightgbm", "a LightGBM model", f"{_TO_ONNX} with onnxmltools"),
+    (b"tree\nversion=", "lightgbm", "a LightGBM model", ""),
     (b"GGUF", "other", "a GGUF language model", "language models are served by other servers"),
     (
         b"\x93NUMPY",
@@ -65,7 +65,7 @@ def look_at_folder(path: Path) -> tuple[str, str]:
     if (path / "MLmodel").exists():
         return (
             "an MLflow model folder",
-            "load it with MLflow and save what is inside with everloop.save_model, or as ONNX",
+            "it is read with the mlflow extra: pip install 'everloop[mlflow]'",
         )
     if (path / "saved_model.pb").exists():
         return "a TensorFlow SavedModel folder", f"{_TO_ONNX} with tf2onnx"
@@ -84,7 +84,7 @@ def look_at(payload: bytes) -> tuple[Kind, str, str]:
         if payload.startswith(beginning):
             return kind, what, advice
     if payload.startswith(b"{") and b"learner" in payload[:64]:
-        return "xgboost", "an XGBoost model", f"{_TO_ONNX} with onnxmltools"
+        return "xgboost", "an XGBoost model", ""
     if payload.startswith(b"PK"):
         return _look_into_zip(payload)
     if payload.startswith(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."):
@@ -148,7 +148,7 @@ def _look_at_text(payload: bytes) -> tuple[Kind, str, str]:
             return "other", "a file of a kind that is not known", _WHAT_IS_TAKEN
         text = payload[: error.start].decode().strip()
     if '"learner"' in text and text.startswith("{"):
-        return "xgboost", "an XGBoost model (JSON)", f"{_TO_ONNX} with onnxmltools"
+        return "xgboost", "an XGBoost model (JSON)", ""
     if _PIPELINE.search(text):
         return "pipeline", "a pipeline of models and steps", "give its path, so that the files it names are found"
     if "<PMML" in text:
