@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
 
 SIZES = (1, 8, 64)
-UNCHANGED = ("original", "served")
-"""As it was trained, and as its runtime already answers from that: small linear models and trees compile when they are opened."""
+SERVED = "served"
+"""The original as its runtime already answers from it: small linear models and trees compile when they are opened. Only compared with: what
+it compiles to is a form of its own, which needs no library of the original's."""
 Progress = Callable[[str], None]
 
 _LIBRARIES = (
@@ -105,7 +106,7 @@ class Report:
     @property
     def changed(self) -> bool:
         """Whether another form than the original was chosen."""
-        return self.chosen.name not in UNCHANGED
+        return self.chosen.name != "original"
 
     @property
     def why(self) -> str:
@@ -188,7 +189,7 @@ class _Attempt:
         self._admit(original, session, None)
         material = Material(self.manifest, self.payload, evidence.shown, evidence.shown_labels, self.trust)
         if original.manifest != self.manifest:
-            self._try(Maker("served", lambda given: (given.manifest, given.payload), {"by": "loading"}), material)
+            self._try(Maker(SERVED, lambda given: (given.manifest, given.payload), {"by": "loading"}), material)
         made_up = evidence.data.source == "made up"
         for maker in makers(int8=wishes.int8 and not made_up):
             if wishes.only is None or maker.name in wishes.only:
@@ -197,10 +198,10 @@ class _Attempt:
             self.forms["int8"] = Form("int8", why="there are no examples to prove it on", exact=False)
         self.say(f"measuring {', '.join(self.sessions)}")
         self._measure(list(self.sessions), wishes.max_seconds / 16, FEWEST)
-        hopeful = contenders({name: self.forms[name].seconds for name in self.sessions})
+        hopeful = contenders({name: self.forms[name].seconds for name in self.sessions if name != SERVED})
         if len(hopeful) > 1:
             self.say(f"measuring {', '.join(hopeful)} again")
-            self._measure(hopeful, wishes.max_seconds / 4)
+            self._measure([*hopeful, *(name for name in self.sessions if name == SERVED)], wishes.max_seconds / 4)
         stretches = self._choose(hopeful)
         chosen = self._settle(stretches)
         return self._report(chosen, stretches)
@@ -256,7 +257,7 @@ class _Attempt:
         self.sessions[candidate.name] = session
 
     def _cost(self, candidate: Candidate) -> Cost:
-        if candidate.name == "served" and (known := self.forms["original"].cost) is not None:
+        if candidate.name == SERVED and (known := self.forms["original"].cost) is not None:
             return known
         self.say(f"opening {candidate.name} in a process of its own")
         return measure_opening(candidate.manifest, candidate.payload, self.evidence.rows[:8], trust=self.trust)
@@ -310,7 +311,9 @@ class _Attempt:
     def _report(self, chosen: Candidate, stretches: list[Stretch]) -> Report:
         parts = {stretch.form for stretch in stretches}
         for name in self.sessions:
-            fate: Fate = "chosen" if name == chosen.name else "kept" if name in parts | {"original"} else "slower"
+            fate: Fate = (
+                "chosen" if name == chosen.name else "kept" if name in parts | {"original", SERVED} else "slower"
+            )
             self.forms[name] = msgspec.structs.replace(self.forms[name], fate=fate)
         figures = Figures(
             original=artifact_digest(self.payload),
@@ -326,8 +329,8 @@ class _Attempt:
             libraries=library_versions(*_LIBRARIES),
             seconds=round(time.monotonic() - self.begun, 2),
         )
-        lineage = {**self.manifest.lineage, "optimization": msgspec.to_builtins(figures)}
-        base = self.manifest if chosen.name in UNCHANGED else chosen.manifest
+        lineage = {**chosen.manifest.lineage, **self.manifest.lineage, "optimization": msgspec.to_builtins(figures)}
+        base = self.manifest if chosen.name == "original" else chosen.manifest
         manifest = msgspec.structs.replace(base, lineage=lineage, metrics=self.manifest.metrics)
         made = Candidate(chosen.name, manifest, chosen.payload, chosen.exact, chosen.how)
         return Report(made, figures, [self.candidates[name] for name in self.sessions])
@@ -367,7 +370,7 @@ def _differs(original: Manifest, made: Manifest) -> str:
 
 
 def _why(chosen: Candidate, forms: dict[str, Form], sizes: Sequence[int], stretches: Sequence[Stretch]) -> str:
-    if chosen.name in UNCHANGED:
+    if chosen.name == "original":
         others = [form for form in forms.values() if form.fate == "slower"]
         if not others:
             return "the original stays: no other form could be made that answers alike"

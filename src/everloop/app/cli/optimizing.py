@@ -190,6 +190,8 @@ def _fate(form: Form) -> str:
         return "CHOSEN" if not form.why else f"CHOSEN: {form.why}"
     if form.name == "original":
         return "as it was trained"
+    if form.name == "served" and form.fate == "kept":
+        return "as it is served already"
     return f"{form.fate}: {form.why}"
 
 
