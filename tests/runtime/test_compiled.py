@@ -212,6 +212,17 @@ def test_features_far_from_zero_keep_their_digits():
         compile_estimator(manifest_of(model), model)
 
 
+def test_weights_beyond_numbers_stay_with_the_estimator():
+    model = fitted(LinearRegression(), X, VALUE)
+    model.coef_ = model.coef_ * np.inf
+    with pytest.raises(NotSupported, match="finite"):
+        compile_estimator(manifest_of(model), model)
+    trees = fitted(GradientBoostingRegressor(n_estimators=2), X, VALUE)
+    trees.learning_rate = np.inf
+    with pytest.raises(NotSupported, match="does not hold"):
+        compile_estimator(manifest_of(trees), trees)
+
+
 def test_a_model_without_an_imputer_fills_nothing():
     model = fitted(LinearRegression(), X, VALUE)
     fields = tuple(Field(f"x{i}", nullable=True) for i in range(6))

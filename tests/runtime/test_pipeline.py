@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -233,6 +235,14 @@ def test_bytes_without_a_folder(folder):
         read_model(ONE.format("").encode(), "the upload", trust=TRUST, field="model")
     (folder / "alone.toml").write_text(ONE.format(""))
     assert read_path(folder / "alone.toml", TRUST)[0].runtime == "pipeline"
+
+
+def test_the_pipeline_of_the_docs_is_one(tmp_path):
+    document = (Path(__file__).parents[2] / "docs" / "runtimes.md").read_text()
+    (block,) = re.findall(r"```ini\n(# fraud\.toml.*?)```", document, re.DOTALL)
+    (tmp_path / "fraud.toml").write_text(block)
+    with pytest.raises(InvalidInput, match=r"there is no file .*linear\.skops"):
+        read_source(tmp_path / "fraud.toml", trust=TRUST)
 
 
 def test_what_is_forged_is_refused(folder):

@@ -96,6 +96,7 @@ def test_several_outputs_whose_trees_add_to_one_each():
         {"left": np.array([-1, 2, 0, 1, 2, 3], np.int32)},
         {"left": np.array([4, 2, 0, 1, 2, 3], np.int32)},  # two parents, and a node without one
         {"left": np.array([1, 2, 0, 1, 2, 4], np.int32)},  # no such leaf
+        {"left": np.array([1, 2, 0, 1, 1, 3], np.int32)},  # one leaf's value for two
         {"feature": np.array([2, 1, -1, -1, -1, -1], np.int32)},
         {"root": np.array([0, 6], np.int32)},
         {"root": np.array([0, 0], np.int32)},

@@ -41,7 +41,7 @@ def compile_estimator(manifest: Manifest, estimator: Any) -> tuple[Manifest, Com
             compiled, scores = fold_linear(estimator, gaps=gaps)
             if manifest.classes is not None:
                 options["scores"] = scores
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         # Fitted by another version of scikit-learn, which keeps its parameters elsewhere; its own predict may still know them.
         raise NotSupported(f"{describe(estimator)} is not as this scikit-learn fits it: {error}") from error
     width = compiled.weights.shape[1] if isinstance(compiled, LinearModel) else len(compiled.fill)

@@ -52,11 +52,11 @@ def fold_linear(estimator: Any, *, gaps: bool = False) -> tuple[LinearModel, Sco
     if gaps and not any(isinstance(step, Impute) for step in steps):
         raise NotSupported("values may be missing, and no imputer says what they are taken for")
     weights, bias, scores = _head(last)
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise NotSupported("a linear model whose weights are not finite")
     fill = np.zeros(weights.shape[1])
     for step in reversed(steps):
         weights, bias, fill = _before(step, weights, bias, fill)
+    if not all(np.isfinite(part).all() for part in (weights, bias, fill)):
+        raise NotSupported("a linear model whose weights are not finite")
     return LinearModel(np.ascontiguousarray(weights), bias, fill), scores
 
 

@@ -134,7 +134,11 @@ class TreeModel:
             and np.isfinite(self.divisor)
             and self.divisor != 0.0
         )
-        if not sound or (np.bincount(children, minlength=len(place)) != 1).any():
+        if (
+            not sound
+            or (np.bincount(children, minlength=len(place)) != 1).any()
+            or np.bincount(self.left[~inner]).max() > 1
+        ):
             raise ArtifactCorrupt("compiled trees whose nodes point outside of them, or at each other")
         if deepest(self.feature, self.left, self.right, self.root, MOST_DEPTH) > MOST_DEPTH:
             raise ArtifactCorrupt(f"compiled trees that are more than {MOST_DEPTH} levels deep")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import NotSupported
+from everloop.core.errors import ArtifactCorrupt, NotSupported
 from everloop.runtime.folding import Add, Divide, Floats, Impute, Multiply, Project, Select, Step, own, unfold
 from everloop.runtime.tree import Link, TreeModel
 from everloop.runtime.tree_source import WRITTEN_DEPTH, WRITTEN_NODES, deepest
@@ -90,7 +90,10 @@ def put_together(trees: Sequence[Nodes], base: Floats, fields: int, divisor: flo
     )
     if deepest(model.feature, model.left, model.right, model.root, WRITTEN_DEPTH) > WRITTEN_DEPTH:
         raise NotSupported(f"trees of more than {WRITTEN_DEPTH} levels are no small ones")
-    model.check()
+    try:
+        model.check()
+    except ArtifactCorrupt as error:
+        raise NotSupported(f"what it was read as does not hold: {error.message}") from error
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,21 +95,21 @@ def _one_tree(model: TreeModel, classes: list[Any] | None) -> Iterator[str]:
         answers = ["c1" if v else "c0" for v in second.tolist()]
     else:
         answers = [f"c{i}" for i in outputs.argmax(axis=1).tolist()]
-    yield from _nested(model, int(model.root[0]), "    ", [[f"return {answer}"] for answer in answers])
+    yield from _nested(model, int(model.root[0]), "    ", lambda leaf: f"return {answers[leaf]}")
 
 
 def _many_trees(model: TreeModel, classes: list[Any] | None) -> Iterator[str]:
     width = model.values.shape[1]
     for i, base in enumerate(model.base.tolist()):
         yield f"    s{i} = {base!r}"
-    leaves: dict[int, list[list[str]]] = {}
+    values = model.values.tolist()
     for root, column in zip(model.root.tolist(), model.column.tolist(), strict=True):
-        if column not in leaves:
-            leaves[column] = [
-                [f"s{column + i} += {row[i]!r}" for i in range(width) if row[i] != 0.0] or ["pass"]
-                for row in model.values.tolist()
-            ]
-        yield from _nested(model, root, "    ", leaves[column])
+
+        def adds(leaf: int, column: int = column) -> str:
+            told = [f"s{column + i} += {values[leaf][i]!r}" for i in range(width) if values[leaf][i] != 0.0]
+            return "; ".join(told) or "pass"
+
+        yield from _nested(model, root, "    ", adds)
     if model.divisor != 1.0:
         yield from (f"    s{i} /= {model.divisor!r}" for i in range(model.outputs))
     if classes is None:
@@ -122,15 +122,15 @@ def _many_trees(model: TreeModel, classes: list[Any] | None) -> Iterator[str]:
         yield "    return label"
 
 
-def _nested(model: TreeModel, node: int, indent: str, leaves: list[list[str]]) -> Iterator[str]:
+def _nested(model: TreeModel, node: int, indent: str, leaf: Callable[[int], str]) -> Iterator[str]:
     feature = int(model.feature[node])
     if feature < 0:
-        yield f"{indent}{'; '.join(leaves[int(model.left[node])])}"
+        yield f"{indent}{leaf(int(model.left[node]))}"
         return
     yield f"{indent}if a{feature} <= {float(model.threshold[node])!r}:"
-    yield from _nested(model, int(model.left[node]), indent + " ", leaves)
+    yield from _nested(model, int(model.left[node]), indent + " ", leaf)
     yield f"{indent}else:"
-    yield from _nested(model, int(model.right[node]), indent + " ", leaves)
+    yield from _nested(model, int(model.right[node]), indent + " ", leaf)
 
 
 def _mean_depths(model: TreeModel) -> Iterator[float]:
