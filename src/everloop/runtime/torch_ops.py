@@ -13,6 +13,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from everloop.runtime.torch_checked import checked
+
 _NAMES = """
 # layers
 linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm instance_norm layer_norm
@@ -47,8 +49,18 @@ zeros ones full eye arange linspace tril_indices triu_indices zeros_like ones_li
 sym_size sym_numel sym_stride item _assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size
 """
 _WHOLE = frozenset(word for line in _NAMES.splitlines() if not line.startswith("#") for word in line.split())
-_NEVER = ("empty", "resize", "_embedding_bag", "set_", "from_file")
-"""Of the tagged ones: what shows or moves memory, or trusts its arguments."""
+_NEVER = ("empty", "resize", "set_", "from_file")
+"""Of the tagged ones: what shows or moves memory."""
+_PRIVATE = (
+    "_softmax",
+    "_log_softmax",
+    "_to_copy",
+    "_unsafe_view",
+    "_local_scalar_dense",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+)
+"""Private operators that check their arguments; of the others some do not, since the public ones that call them do."""
 _OF_SIZES: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name)
     for name in [
@@ -87,6 +99,10 @@ def operator_of(target: str) -> Callable[..., Any] | None:
     name, overload = parts[3:]
     if name.startswith(_NEVER) or name.endswith("_backward") or "out" in overload.split("_"):
         return None
+    if name.startswith("_") and name not in _PRIVATE and name not in _WHOLE:
+        return None
+    if overload == "data":  # of a recurrent layer: packed sequences, whose lengths nothing checks
+        return None
     found: Any = getattr(getattr(torch.ops.aten, name, None), overload, None)
     if not isinstance(found, torch._ops.OpOverload):
         return None
@@ -94,8 +110,7 @@ def operator_of(target: str) -> Callable[..., Any] | None:
         return None
     if any(argument.is_out for argument in found._schema.arguments):
         return None
-    allowed: Callable[..., Any] = found
-    return allowed
+    return checked(name, found)
 
 
 def says_nothing(target: str) -> bool:
