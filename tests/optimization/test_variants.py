@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.optimization.forms import given_rows, linear_artifact
 
-from everloop.app.optimizing import compare, told_by
+from everloop.app.optimizing import compare, told_by, wishes_of
 from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.hashing import artifact_digest
 from everloop.core.schema import NoRows, Schema
@@ -95,7 +95,7 @@ def test_every_number_comes_out_again_from_the_manifest(
     kept = msgspec.json.decode(msgspec.json.encode(report.chosen.manifest), type=Manifest)
     told = told_by(kept)
     assert msgspec.to_builtins(told) == msgspec.to_builtins(report.figures)
-    wishes = msgspec.convert({**told.wishes, "drawn": told.data.drawn}, Wishes)
+    wishes = wishes_of(told)
     again = optimise(manifest, payload, rows, labels, wishes=wishes, trust=Trust())
     checks = compare(told, again.figures, artifact_digest(report.chosen.payload))
     assert [check for check in checks if not check.holds] == []
@@ -103,8 +103,15 @@ def test_every_number_comes_out_again_from_the_manifest(
     other = optimise(manifest, payload, rows[:-1], labels[:-1], wishes=wishes, trust=Trust())
     failed = {check.what for check in compare(told, other.figures, "0" * 64) if not check.holds}
     assert {"examples, SHA-256", f"{told.chosen}, SHA-256"} <= failed
+    forged = msgspec.structs.replace
     with pytest.raises(InvalidInput, match="does not tell"):
         told_by(manifest)
+    with pytest.raises(InvalidInput, match="does not tell"):
+        told_by(forged(manifest, lineage={"optimization": msgspec.to_builtins(forged(told, chosen="nothing"))}))
+    with pytest.raises(InvalidInput, match="wishes that are none"):
+        wishes_of(forged(told, wishes={"sizes": [0]}))
+    with pytest.raises(InvalidInput, match="wishes that are none"):
+        wishes_of(forged(told, data=forged(told.data, drawn=10**12)))
 
 
 def test_what_cannot_take_the_originals_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from everloop.app.scoring.models import FittedModel
     from everloop.optimization.candidates import Candidate
     from everloop.optimization.figures import Figures
+    from everloop.optimization.variants import Wishes
     from everloop.stores.ports import Manifest
 
 BLOCK_ROWS, BLOCK_BYTES = 1000, 1 << 20
@@ -148,13 +149,24 @@ def told_by(manifest: Manifest) -> Figures:
     """What an artifact says of how it was chosen. Raises InvalidInput for one that says nothing."""
     from everloop.optimization.figures import Figures
 
-    told = manifest.lineage.get("optimization")
     try:
-        return msgspec.convert(told, Figures)
-    except msgspec.ValidationError as error:
+        told = msgspec.convert(manifest.lineage.get("optimization"), Figures)
+        told.form(told.chosen)
+        return told
+    except (msgspec.ValidationError, KeyError) as error:
         raise InvalidInput(
             "its manifest does not tell how it was optimised: it is none that `everloop optimize` wrote", field="verify"
         ) from error
+
+
+def wishes_of(told: Figures) -> Wishes:
+    """To come to the same numbers. Raises InvalidInput for wishes that nobody can have had."""
+    from everloop.optimization.variants import Wishes
+
+    try:
+        return msgspec.convert({**told.wishes, "drawn": told.data.drawn, "open_apart": False}, Wishes)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"its manifest tells of wishes that are none: {error}", field="verify") from error
 
 
 def compare(told: Figures, found: Figures, payload_digest: str) -> list[Check]:

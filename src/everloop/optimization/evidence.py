@@ -24,6 +24,9 @@ CALIBRATION = 5
 MOST_CALIBRATION = 500
 """… up to so many; and so many others are shown to converters."""
 MADE_UP = 2_000
+MOST_VALUES = 10_000_000
+"""Of all rows, where any are drawn or made up: what they take in memory stays below a gigabyte."""
+FEWEST = 8
 _PROBED = 256
 """Rows that tell how long the original takes."""
 
@@ -79,13 +82,14 @@ def gather(
     """Of the original's `session`: as many rows are drawn as are missing to `total`, if the original answers them in about `seconds`; or
     exactly `drawn`. Without `rows` some are made up. Raises what the original raises."""
     made_up = not rows
-    given = list(rows) or make_up_rows(session.schema, min(MADE_UP, total), seed)
+    fits = max(FEWEST, MOST_VALUES // len(session.schema.fields))
+    given = list(rows) or make_up_rows(session.schema, min(MADE_UP, total, fits), seed)
     truth = None if labels is None or made_up else list(labels)
     aside = set(range(0, len(given), CALIBRATION)[:MOST_CALIBRATION]) if calibrate and not made_up else set()
     order = [i for i in range(len(given)) if i not in aside] + sorted(aside)
     judged = 0 if made_up else len(given) - len(aside)
     if drawn is None:
-        drawn = max(0, min(total, _affordable(session, given, seconds)) - len(given))
+        drawn = max(0, min(total, fits, _affordable(session, given, seconds)) - len(given))
     everything = [given[i] for i in order] + draw_rows(given, drawn, seed)
     shown = order[len(given) - len(aside) :] or order[:MOST_CALIBRATION]
     return Evidence(

@@ -6,6 +6,7 @@ are the machine's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from everloop.optimization.evidence import Data
 from everloop.optimization.opening import Cost
 from everloop.optimization.parity import Parity
+from everloop.policy.selection import Stretch
 
 Fate = Literal["chosen", "kept", "slower", "unfaithful", "not made"]
 """`kept`: part of what was chosen, or the original where another form was."""
@@ -61,7 +63,8 @@ class Figures(msgspec.Struct, frozen=True):
     """That all of it took."""
 
     def form(self, name: str) -> Form:
-        return next(form for form in self.forms if form.name == name)
+        """Raises KeyError."""
+        return {form.name: form for form in self.forms}[name]
 
     @property
     def speedups(self) -> list[float]:
@@ -77,3 +80,21 @@ class Figures(msgspec.Struct, frozen=True):
     def _against(self, name: str) -> list[float]:
         before, after = self.form(name).seconds, self.form(self.chosen).seconds
         return [a / b for a, b in zip(before, after, strict=True)]
+
+
+def reason(chosen: str, forms: Mapping[str, Form], sizes: Sequence[int], stretches: Sequence[Stretch]) -> str:
+    """Why this form was chosen, in one sentence."""
+    if chosen == "original":
+        others = [form for form in forms.values() if form.fate == "slower"]
+        if not others:
+            return "the original stays: no other form could be made that answers alike"
+        return "the original stays: no form that answers alike is faster"
+    before, after = forms["original"].seconds, forms[chosen].seconds
+    told = ", ".join(
+        f"{a / b:.3g} times as fast at {size:,} row{'s' * (size != 1)}"
+        for size, a, b in zip(sizes, before, after, strict=True)
+    )
+    if len(stretches) == 1:
+        return f"{chosen} is {told}"
+    which = ", ".join(f"{stretch.form} from {stretch.start:,}" for stretch in stretches)
+    return f"by number of rows ({which}) it is {told}"

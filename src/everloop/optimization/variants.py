@@ -24,7 +24,7 @@ from everloop.core.hashing import artifact_digest
 from everloop.core.types import Row, Scalar
 from everloop.optimization.candidates import Candidate
 from everloop.optimization.evidence import gather
-from everloop.optimization.figures import Fate, Figures, Form
+from everloop.optimization.figures import Fate, Figures, Form, reason
 from everloop.optimization.making import Maker, Material, makers
 from everloop.optimization.measuring import FEWEST, ROUNDS, contenders, measure, medians
 from everloop.optimization.opening import Cost, measure_opening
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
 
 SIZES = (1, 8, 64)
+MOST_ROWS = 1_000_000
 SERVED = "served"
 """The original as its runtime already answers from it: small linear models and trees compile when they are opened. Only compared with: what
 it compiles to is a form of its own, which needs no library of the original's."""
@@ -89,8 +90,9 @@ class Wishes:
             raise InvalidInput(f"sizes: expected numbers of rows from 1 to 1000000, got {self.sizes}", field="sizes")
         if not 0 <= self.loss < 1:
             raise InvalidInput(f"loss: expected a share from 0 to below 1, got {self.loss}", field="loss")
-        if self.rows < 1:
-            raise InvalidInput(f"rows: expected at least 1, got {self.rows}", field="rows")
+        for name, rows, least in (("rows", self.rows, 1), ("drawn", self.drawn, 0)):
+            if rows is not None and not least <= rows <= MOST_ROWS:
+                raise InvalidInput(f"{name}: expected from {least} to {MOST_ROWS} rows, got {rows}", field=name)
         if not 0 < self.max_seconds < float("inf"):
             raise InvalidInput(f"max_seconds: expected seconds above 0, got {self.max_seconds}", field="max_seconds")
 
@@ -318,7 +320,7 @@ class _Attempt:
         figures = Figures(
             original=artifact_digest(self.payload),
             chosen=chosen.name,
-            why=_why(chosen, self.forms, self.sizes, stretches),
+            why=reason(chosen.name, self.forms, self.sizes, stretches),
             data=self.evidence.data,
             sizes=self.sizes,
             stretches=[[stretch.start, stretch.form] for stretch in stretches],
@@ -367,20 +369,3 @@ def _differs(original: Manifest, made: Manifest) -> str:
     if (original.task, original.target, original.classes) != (made.task, made.target, made.classes):
         return "it answers another kind of thing"
     return ""
-
-
-def _why(chosen: Candidate, forms: dict[str, Form], sizes: Sequence[int], stretches: Sequence[Stretch]) -> str:
-    if chosen.name == "original":
-        others = [form for form in forms.values() if form.fate == "slower"]
-        if not others:
-            return "the original stays: no other form could be made that answers alike"
-        return "the original stays: no form that answers alike is faster"
-    before, after = forms["original"].seconds, forms[chosen.name].seconds
-    told = ", ".join(
-        f"{a / b:.3g} times as fast at {size:,} row{'s' * (size != 1)}"
-        for size, a, b in zip(sizes, before, after, strict=True)
-    )
-    if len(stretches) == 1:
-        return f"{chosen.name} is {told}"
-    which = ", ".join(f"{stretch.form} from {stretch.start:,}" for stretch in stretches)
-    return f"by number of rows ({which}) it is {told}"

@@ -22,6 +22,7 @@ from everloop.app.optimizing import (
     read_examples,
     recorded_examples,
     told_by,
+    wishes_of,
     write,
 )
 from everloop.app.scoring.formats import Format
@@ -137,7 +138,7 @@ def _again(
     """All of it once more, as the artifact's manifest says that it was done."""
     manifest, payload = read_model_file(artifact, trust=model.trust)
     before = told_by(manifest)
-    wishes = msgspec.convert({**before.wishes, "drawn": before.data.drawn, "open_apart": False}, Wishes)
+    wishes = wishes_of(before)
     report = _optimise(model, examples, wishes, told)
     return report, compare(before, report.figures, artifact_digest(payload))
 
