@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everloop import save_model
-from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported, Untrusted
+from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, ModelFailed, NotSupported, Untrusted
 from everloop.core.tensors import Tensor
 from everloop.runtime.artifact import Trust, load_session, read_model, read_model_file
 from everloop.runtime.packing import pack
@@ -237,6 +237,9 @@ def test_bare_weights_are_refused_with_advice(tmp_path: Path) -> None:
         "torch.ops.aten.empty.memory_format",
         "torch.ops.aten.set_.source_Storage",
         "torch.ops.aten.linear.out",
+        "torch.ops.aten.lstm.data",
+        "torch.ops.aten._fft_r2c.default",
+        "torch.ops.aten._native_batch_norm_legit_no_training.default",
         "torch.ops.quantized.linear.default",
         "torch.ops.higher_order.cond",
         "torch.load",
@@ -252,6 +255,35 @@ def test_a_program_may_name_only_what_computes(classifier: tuple[Any, Manifest, 
     forged = with_target(payload, target)
     with pytest.raises(Untrusted, match="--trust-pickle"):
         load_session(manifest, forged, trust=NOBODY)
+
+
+def test_operators_that_do_not_look_are_looked_at_first() -> None:
+    from everloop.runtime.torch_ops import operator_of
+
+    def tensor(*shape: int) -> Any:
+        return torch.zeros(shape)
+
+    lstm = operator_of("torch.ops.aten.lstm.input")
+    attention = operator_of("torch.ops.aten.scaled_dot_product_attention.default")
+    larger = operator_of("torch.ops.aten.upsample_nearest2d.default")
+    assert lstm is not None
+    assert attention is not None
+    assert larger is not None
+    states, weights = (tensor(1, 2, 2), tensor(1, 2, 2)), [tensor(8, 4), tensor(8, 2), tensor(8), tensor(8)]
+    how = (True, 1, 0.0, False, False, True)
+    assert lstm(tensor(2, 3, 4), states, weights, *how)[0].shape == (2, 3, 2)
+    assert attention(tensor(1, 3, 4), tensor(1, 5, 4), tensor(1, 5, 4)).shape == (1, 3, 4)
+    assert larger(tensor(1, 1, 2, 2), [4, 4], 2.0, 2.0).shape == (1, 1, 4, 4)
+    for wrong in (
+        lambda: lstm(tensor(2, 3, 4), states, [tensor(0), *weights[1:]], *how),
+        lambda: lstm(tensor(2, 3, 4), states, weights[:3], *how),
+        lambda: lstm(tensor(2, 3, 4), (tensor(1, 1, 2), tensor(1, 5, 2)), weights, *how),
+        lambda: attention(tensor(1, 3, 4), tensor(1, 5, 4), tensor(1, 1, 4)),
+        lambda: attention(tensor(1, 3, 4), tensor(1, 5, 4), tensor(1, 5, 4), tensor(3, 1, 9)),
+        lambda: larger(tensor(1, 1, 2, 2), [4, 4], 1e-30, 1e-30),
+    ):
+        with pytest.raises((ModelFailed, RuntimeError)):
+            wrong()
 
 
 def test_what_only_pickle_could_read_needs_trust(classifier: tuple[Any, Manifest, bytes]) -> None:
