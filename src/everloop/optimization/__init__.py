@@ -4,7 +4,8 @@ candidates    a form of a model, and why one was not made or not taken
 onnx          an artifact as ONNX that answers the same: `onnx_sklearn`, `onnx_boosted`, `onnx_torch` make the graphs
 converter     `ONNXConverter`: a model in hand as an ONNX file; `sides` asks and times both
 graphs        graphs rewritten ahead
-quantization  `ModelQuantizer`: INT8 and FP16
+quantization  ONNX artifacts in INT8 (`int8`, in ranges of `calibration`; `sensitivity` and `losses` tell what stays in float) and in `float16`
+quantizer     `ModelQuantizer`: a model in hand
 parity        whether two forms agree, in numbers
 measuring     what a form costs: latency a batch size, memory, load time
 variants      makes the candidates, lets them prove themselves, keeps the fastest that agrees

@@ -7,6 +7,8 @@ once, when the model is loaded: half the bytes to store and to send, the same sp
 
 from __future__ import annotations
 
+from itertools import count
+
 from everloop.core.errors import NotSupported
 from everloop.optimization.int8 import read_graph
 
@@ -23,6 +25,7 @@ def halve(payload: bytes) -> tuple[bytes, int]:
     model = read_graph(payload)
     graph = model.graph
     given = {each.name for each in (*graph.input, *graph.output)}
+    taken = given | {name for node in graph.node for name in node.output} | {each.name for each in graph.initializer}
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or tensor.name in given:
@@ -31,7 +34,8 @@ def halve(payload: bytes) -> tuple[bytes, int]:
         if values.size < _LEAST_VALUES or np.abs(values).max() > np.finfo(np.float16).max:
             continue
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16"))
+        half = next(each for i in count() if (each := f"{name}_fp16_{i}") not in taken)
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), half))
         casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
     if not casts:
         raise NotSupported("nothing in the model can be FP16: it has no large float32 weights")

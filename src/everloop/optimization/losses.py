@@ -106,7 +106,8 @@ class Judge:
 
 def _spread_over(places: NDArray[Any], most: int) -> NDArray[Any]:
     """At most so many of them, evenly."""
-    return places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))]
+    kept: NDArray[Any] = places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))]
+    return kept
 
 
 def _complete(session: Any, rows: Any, labels: Sequence[Any] | None) -> tuple[list[NDArray[Any]], NDArray[Any] | None]:
