@@ -16,6 +16,7 @@ import everloop
 from everloop.api.http.app import create_app
 from everloop.app.build import Engine, build_engine
 from everloop.app.cli.serve import allow_named
+from everloop.app.scoring.models import find_model
 from everloop.app.settings import EngineSettings, ServerSettings, Settings, load_settings
 from everloop.core.errors import InvalidInput, ModelNotFound, NotSupported, Untrusted
 from everloop.registry import ModelRegistry
@@ -207,3 +208,21 @@ def test_no_pickle_comes_over_the_network_where_those_of_this_process_are_truste
             got = client.post("/v1/imports", content=(tmp_path / "r.everloop").read_bytes())
         assert (got.status_code, got.json()["code"]) == (403, "untrusted")
         assert ours.list_models() == []
+
+
+def test_bulk_scoring_takes_what_names_a_model(tmp_path: Path) -> None:
+    found: dict[str, tuple[str, object]] = {}
+    artifact = write_artifact(tmp_path / "m", *read_source("./scaled.py:Scaled", trust=Trust()))
+    (tmp_path / "clean.py").write_text("def clean(row): return row")
+    for text, trust in (
+        ("./scaled.py:Scaled", Trust()),
+        ("scaled.py:Scaled", Trust()),
+        (str(artifact), Trust(code=("scaled.py",))),
+        ("clean:clean", Trust()),
+    ):
+        with find_model(text, storage=tmp_path, trust=trust, batch=False) as model:
+            predictor = model.load(["x"], scores=False)
+            found[text] = type(model).__name__, type(predictor).__name__
+    assert set(found.values()) == {("FittedModel", "SessionPredictor"), ("FunctionModel", "FunctionPredictor")}
+    with pytest.raises(Untrusted), find_model(str(artifact), storage=tmp_path, trust=Trust(), batch=False):
+        pass
