@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -19,7 +20,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
+from everloop.core.schema import Schema, Target
 from everloop.runtime.artifact import Trust, load_session, read_model_file
+from everloop.stores.ports import Manifest
 
 X, Y = load_iris(return_X_y=True)
 X = X.astype(np.float32)
@@ -234,3 +237,60 @@ def test_labels_are_read_from_the_wire():
     for cut in range(len(payload)):
         class_labels(payload[:cut])  # damage ends in None or in what was read, never in another error
     assert class_labels(onnx.ModelProto().SerializeToString()) is None
+
+
+def stored_elsewhere(location, where):
+    tensor = TensorProto(name="w", data_type=F, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", "0"), ("length", "16")):
+        tensor.external_data.add(key=key, value=value)
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    ends = ([("x", F, [None, 4])], [("y", F, [None, 4])])
+    if where == "initializer":
+        return graph(*ends, [add], [tensor])
+    if where == "constant":
+        return graph(*ends, [helper.make_node("Constant", [], ["w"], value=tensor), add])
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["z"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("z", F, None)],
+        [tensor],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z"])], "else", [], [helper.make_tensor_value_info("z", F, None)]
+    )
+    condition = helper.make_tensor("c", TensorProto.BOOL, [], [True])
+    branch = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=other)
+    return graph(*ends, [branch], [condition])
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch"])
+@pytest.mark.parametrize("location", ["secret.bin", "../secret.bin", "*/_ORT_MEM_ADDR_/*"])
+def test_a_file_that_names_another_reads_nothing_of_this_machine(tmp_path, monkeypatch, where, location):
+    (tmp_path / "inner").mkdir()
+    for folder in (tmp_path, tmp_path / "inner"):
+        (folder / "secret.bin").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    monkeypatch.chdir(tmp_path / "inner")
+    payload = stored_elsewhere(location, where).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(payload)
+    with pytest.raises(NotSupported, match="keeps its weights in another file"):
+        read_model_file(tmp_path / "model.onnx", trust=Trust())
+    for level in ("none", "all"):
+        manifest = Manifest("onnx", "tensors", Schema(()), Target("tensors"), options={"graph": level})
+        with pytest.raises(NotSupported, match="keeps its weights in another file"):
+            load_session(manifest, payload, trust=Trust())
+
+
+def test_a_feature_may_be_called_location(tmp_path):
+    model = graph([("location", F, [None, 1])], [("y", F, [None, 1])], [helper.make_node("Neg", ["location"], ["y"])])
+    _, session = opened(tmp_path, model)
+    assert session.run(np.array([[2.0]])).tolist() == [-2.0]
+
+
+@pytest.mark.parametrize("options", [{"graph": "most"}, {"graph": []}, {"threads": 0}])
+def test_options_that_cannot_be(tmp_path, options):
+    manifest, session = opened(tmp_path, to_onnx(LogisticRegression(max_iter=500).fit(X, Y), X[:1]))
+    session.close()
+    payload = (tmp_path / "model.bin").read_bytes()
+    with pytest.raises(ArtifactCorrupt):
+        load_session(msgspec.structs.replace(manifest, options=options), payload, trust=Trust())

@@ -17,7 +17,7 @@ import msgspec
 
 from everloop.core.errors import NotSupported
 from everloop.runtime.artifact import library_versions
-from everloop.runtime.onnx import session_options
+from everloop.runtime.onnx import check_whole, session_options
 from everloop.stores.ports import Manifest
 
 Level = Literal["basic", "extended", "all"]
@@ -30,6 +30,7 @@ def at_level(manifest: Manifest, payload: bytes, level: Level) -> tuple[Manifest
         raise NotSupported(f"a graph is rewritten of ONNX models, and this one is of runtime {manifest.runtime!r}")
     import onnxruntime
 
+    check_whole(payload)
     with tempfile.TemporaryDirectory(prefix="everloop-graph-") as folder:
         written = Path(folder) / "model.onnx"
         options = session_options("basic" if level == "basic" else "extended")

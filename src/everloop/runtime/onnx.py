@@ -21,7 +21,7 @@ from everloop.core.types import Task
 from everloop.runtime.artifact import Trust, library_versions, threads_of
 from everloop.runtime.onnx_tensors import OnnxTensors, signature_of, tensors_only
 from everloop.runtime.own_tensors import Rows, TensorSession
-from everloop.runtime.protobuf import class_labels
+from everloop.runtime.protobuf import class_labels, points_elsewhere
 from everloop.runtime.session import Matrix, labels_by_place
 from everloop.stores.ports import Manifest
 
@@ -110,7 +110,8 @@ class OnnxSession:
         self._wanted = [self._answer.name]
         self._first_name = first.name
         self.scored = self._answer.scores is not None and self.classes is not None
-        self.tensors = OnnxTensors(runtime, self.classes, Rows(self._answer.name, self._read))
+        if manifest.options.get("tensors") != "rows":  # `rows`: a form of a model that is asked as its features say
+            self.tensors = OnnxTensors(runtime, self.classes, Rows(self._answer.name, self._read))
 
     def run(self, X: Matrix) -> Matrix:
         if self._plain:
@@ -137,7 +138,8 @@ class OnnxSession:
     def close(self) -> None:
         """ONNX Runtime frees the model when the last reference goes."""
         self._run = _closed
-        self.tensors.close()
+        if hasattr(self, "tensors"):
+            self.tensors.close()
 
     def feed(self, X: Matrix) -> dict[str, Any]:
         """(n, fields) as what ONNX Runtime takes: an array an input. Raises InvalidInput (an integer input and a fraction)."""
@@ -188,15 +190,30 @@ def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> Onnx
 
 
 def open_runtime(payload: bytes, *, threads: int = 1, graph: str = "all") -> Any:
-    """An `onnxruntime.InferenceSession`. Raises ArtifactCorrupt."""
+    """An `onnxruntime.InferenceSession`. Raises ArtifactCorrupt, NotSupported (`check_whole`)."""
     import onnxruntime
 
+    check_whole(payload)
     options = session_options(graph)
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own exceptions derive from nothing more special
         raise ArtifactCorrupt(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+
+
+def check_whole(payload: bytes) -> None:
+    """Raises NotSupported for a model that keeps numbers in other files: loading it would read whatever file of this machine it names."""
+    if payload[4:8] == b"ORTM":
+        return
+    try:
+        elsewhere = points_elsewhere(payload)
+    except (IndexError, ValueError) as error:
+        raise ArtifactCorrupt(f"the ONNX model cannot be read: {error}") from error
+    if elsewhere:
+        raise NotSupported(
+            "the ONNX model keeps its weights in another file: put them into one, onnx.save(onnx.load(path), 'whole.onnx')"
+        )
 
 
 def direct(runtime: Any) -> Any:

@@ -1,11 +1,15 @@
-"""Just enough of the protobuf wire format to read a classifier's labels out of an ONNX file.
+"""Just enough of the protobuf wire format to read two things out of an ONNX file: a classifier's labels, and whether it is all of the model.
 
 ONNX Runtime does not tell them, and the `onnx` package costs more to import than a small server takes to start.
 
-    ModelProto      7 graph
-    GraphProto      1 node
-    NodeProto       4 op_type, 5 attribute
-    AttributeProto  1 name, 8 ints, 9 strings
+    ModelProto         7 graph, 20 training_info, 25 functions
+    GraphProto         1 node, 5 initializer, 15 sparse_initializer
+    NodeProto          4 op_type, 5 attribute
+    AttributeProto     1 name, 5 t, 6 g, 8 ints, 9 strings, 10 tensors, 11 graphs, 22 sparse_tensor, 23 sparse_tensors
+    FunctionProto      7 node, 11 attribute_proto
+    TrainingInfoProto  1 initialization, 2 algorithm
+    SparseTensorProto  1 values, 2 indices
+    TensorProto        13 external_data, 14 data_location
 """
 
 from __future__ import annotations
@@ -13,6 +17,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _LABEL_ATTRIBUTES = (b"classlabels_ints", b"classlabels_int64s", b"classlabels_strings")
+
+_WITHIN = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "training": {1: "graph", 2: "graph"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Where a message may hold tensors: the number of a field -> the message in it."""
+_DEEPEST = 200
+"""Messages within messages; protobuf's own readers stop at a hundred."""
+
+
+def points_elsewhere(model: bytes) -> bool:
+    """Whether a tensor's numbers are in another file (or at an address in memory, as ONNX Runtime also understands it). Raises IndexError,
+    ValueError where the bytes cannot be read."""
+    if b"location" not in model:  # the key without which there is no such tensor
+        return False
+    waiting = [(memoryview(model), "model", 0)]
+    while waiting:
+        data, kind, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError("messages that are nested too deep")
+        for number, value in _fields(data):
+            if kind == "tensor":
+                if number == 13 or (number == 14 and value != 0):
+                    return True
+            elif number in _WITHIN[kind] and not isinstance(value, int):
+                waiting.append((value, _WITHIN[kind][number], depth + 1))
+    return False
 
 
 def class_labels(model: bytes) -> list[int] | list[str] | None:
