@@ -31,42 +31,25 @@ LIBRARIES = ("xgboost", "lightgbm", "catboost")
 
 @dataclass(frozen=True)
 class Columns:
-    """Rows as a library takes them: a category becomes its code."""
+    """Rows as a library takes them: a category becomes its code, and one that the model does not know a missing value. LightGBM takes it
+    for one, too; XGBoost would refuse the row, and a new city is no reason for a server to fail."""
 
-    schema: Schema
     codes: tuple[Mapping[Any, int] | None, ...]
     """Field by field: category -> code; None: a number, or a code already."""
-    strict: bool
-    """Whether a category that the model does not know is refused, as XGBoost does; LightGBM takes it for a missing value."""
 
     @property
     def plain(self) -> bool:
         return not any(self.codes)
 
     def numbers(self, X: Matrix) -> Matrix:
-        """(n, fields) of numbers or objects -> (n, fields) of float64; missing: NaN. Raises InvalidInput."""
+        """(n, fields) of numbers or objects -> (n, fields) of float64; missing: NaN."""
         if X.dtype != object and self.plain:
             return X
         out = np.empty(X.shape, np.float64)
         for i, codes in enumerate(self.codes):
             column = X[:, i]
-            out[:, i] = column.astype(np.float64) if codes is None else self._encode(column.tolist(), codes, i)
+            out[:, i] = column if codes is None else [codes.get(value, np.nan) for value in column.tolist()]
         return out
-
-    def _encode(self, values: list[Any], codes: Mapping[Any, int], place: int) -> list[float]:
-        found = []
-        for value in values:
-            missing = value is None or value != value
-            code = None if missing else codes.get(value)
-            if code is None and not missing and self.strict:
-                name = self.schema.fields[place].name
-                some = ", ".join(map(repr, list(codes)[:6]))
-                raise InvalidInput(
-                    f"features.{name}: the model does not know the category {value!r}; known are {some}",
-                    field=f"features.{name}",
-                )
-            found.append(np.nan if code is None else float(code))
-        return found
 
 
 class BoostedSession:

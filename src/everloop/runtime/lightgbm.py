@@ -35,7 +35,7 @@ def load(manifest: Manifest, payload: bytes, trust: Trust) -> BoostedSession:  #
     check_manifest(manifest, outputs, facts.groups, facts.width)
     booster, threads = _open(facts), threads_of(manifest)
     codes = tuple(None if known is None else {value: i for i, value in enumerate(known)} for known in facts.categories)
-    columns = Columns(manifest.schema, codes, strict=False)
+    columns = Columns(codes)
     predict = booster.predict
 
     def raw(X: Matrix) -> Matrix:

@@ -54,7 +54,7 @@ def load(manifest: Manifest, payload: bytes, trust: Trust) -> BoostedSession:  #
     missing = float(manifest.options.get("missing", np.nan))
     raw = _by_matrix(booster, facts, missing) if facts.linear else _in_place(booster, facts, margin, missing)
     codes = tuple(None if known is None else {value: i for i, value in enumerate(known)} for known in facts.categories)
-    columns = Columns(manifest.schema, codes, strict=True)
+    columns = Columns(codes)
     if columns.plain and manifest.schema.numeric:
         return BoostedSession(manifest, raw, outputs, dtype=np.float32)
     return BoostedSession(manifest, lambda X: raw(columns.numbers(X)), outputs, dtype=np.float64)
