@@ -11,6 +11,7 @@ Source: `torch/_export/serde/schema.py` (version 8) and `torch/export/pt2_archiv
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from io import BytesIO
 from typing import Any
@@ -127,6 +128,8 @@ class Archive:
         if root is None:
             raise Beyond("it was written by PyTorch 2.8 or before, whose programs are pickles")
         self._root = root.removesuffix("archive_format")
+        if self.read("byteorder").decode(errors="replace") != sys.byteorder:
+            raise Beyond("its numbers are in the byte order of another kind of machine")
 
     def read(self, name: str) -> bytes:
         """Raises ArtifactCorrupt (it is damaged), Beyond (there is none)."""
