@@ -28,6 +28,15 @@ SECONDS = 3.0
 """… if the original answers them in about so long."""
 SEED = 20
 
+_CONVERTERS = {
+    "sklearn": ("scikit-learn", "skl2onnx"),
+    "xgboost": ("onnxmltools",),
+    "lightgbm": ("onnxmltools",),
+    "catboost": ("catboost",),
+    "torch": ("torch", "onnxscript"),
+}
+"""Runtime -> the distributions that make its graphs."""
+
 Maker = Callable[[Manifest, bytes, Trust, str, int], tuple[bytes, dict[str, Any]]]
 """(manifest, payload, trust, precision, opset) -> the graph, and the options of its manifest. Raises NotSupported."""
 
@@ -37,18 +46,21 @@ def convert_artifact(
 ) -> tuple[Manifest, bytes]:
     """`rows`: as `Schema.rows` gives them, on which the graph must answer as the original does; none: it is only opened.
 
-    Schema, target, classes, metrics and lineage stay. Raises NotSupported with the reason in words; and what opening the original raises."""
+    Schema, target, classes, metrics and lineage stay, and so do the tensors that it is asked with, which follow from the features where the
+    original has none of its own. Raises NotSupported with the reason in words; and what opening the original raises."""
     makers = _makers(manifest)
     evidence = _evidence(manifest, payload, trust, rows) if rows else None
     reasons: list[str] = []
     for precision, make in makers:
         try:
             graph, options = make(manifest, payload, trust, precision, opset)
+            if manifest.runtime != "torch":
+                options = {**options, "tensors": "rows"}
             made = msgspec.structs.replace(
                 manifest,
                 runtime="onnx",
                 options=options,
-                libraries=library_versions("onnx", "onnxruntime", "skl2onnx"),
+                libraries=library_versions("onnxruntime", *_CONVERTERS[manifest.runtime]),
             )
             reason = _difference(made, graph, evidence)
         except NotSupported as error:

@@ -21,6 +21,7 @@ import msgspec
 
 from everloop.core.errors import EverloopError, InvalidInput, NotSupported, explain
 from everloop.core.hashing import artifact_digest
+from everloop.core.tensors import Signature
 from everloop.core.types import Row, Scalar
 from everloop.optimization.candidates import Candidate
 from everloop.optimization.evidence import gather
@@ -34,6 +35,7 @@ from everloop.policy.selection import Stretch, select
 from everloop.runtime.artifact import library_versions, load_session
 from everloop.runtime.compiled import as_trained
 from everloop.runtime.session import Session
+from everloop.runtime.tensors import tensor_model
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:
@@ -176,6 +178,7 @@ class _Attempt:
         wishes = self.wishes
         original = Candidate("original", as_trained(self.manifest), self.payload, how={"by": "training"})
         session = self._open(original)
+        self.signature = tensor_model(session).signature
         self.say("asking the original")
         self.evidence = evidence = gather(
             session,
@@ -238,6 +241,10 @@ class _Attempt:
             parity = judge(self.evidence, session, exact=maker.exact)
         except Exception as error:  # whatever a form raises where the original answers
             self.forms[maker.name] = _form(candidate, "unfaithful", explain(error))
+            return
+        if not _answers(self.signature, tensor_model(session).signature):
+            why = "it is asked by other tensors: clients of the Open Inference Protocol would have to change"
+            self.forms[maker.name] = _form(candidate, "unfaithful", why, parity)
             return
         if parity.passed:
             self._admit(candidate, session, parity)
@@ -357,6 +364,11 @@ def _same(a: Candidate, b: Candidate) -> bool:
         b.manifest.runtime,
         b.manifest.options,
     )
+
+
+def _answers(before: Signature, after: Signature) -> bool:
+    """Whether who asks by tensors need not notice: the same inputs, and no output less."""
+    return before.inputs == after.inputs and set(before.outputs) <= set(after.outputs)
 
 
 def _differs(original: Manifest, made: Manifest) -> str:

@@ -96,7 +96,8 @@ class OnnxSession:
         self._by_place = labels_by_place(self.classes) if self._answer.how == "argmax" else None
         first = self._inputs[0]
         self._plain = len(self._inputs) == 1 and first.type in _FLOATS and len(first.shape) == 1 and not first.single
-        self._single = any(each.single for each in self._inputs)
+        self.single = any(each.single for each in self._inputs)
+        """Whether the graph takes one row at a time."""
         self.dtype: Any = object
         if self.schema.numeric:
             self.dtype = np.float32 if all(each.type == "tensor(float)" for each in self._inputs) else np.float64
@@ -117,7 +118,7 @@ class OnnxSession:
         if self._plain:
             feed = {self._first_name: np.ascontiguousarray(X, dtype=self._kind)}
             return self._read(self._run(self._wanted, feed)[0], len(X))
-        if self._single:
+        if self.single:
             rows = [self._read(self._run(self._wanted, self.feed(X[i : i + 1]))[0], 1) for i in range(len(X))]
             return np.concatenate(rows) if rows else np.empty(0)
         return self._read(self._run(self._wanted, self.feed(X))[0], len(X))
@@ -125,7 +126,7 @@ class OnnxSession:
     def scores(self, X: Matrix) -> NDArray[np.float64] | None:
         if not self.scored or self.classes is None:
             return None
-        batches = [X[i : i + 1] for i in range(len(X))] if self._single else [X]
+        batches = [X[i : i + 1] for i in range(len(X))] if self.single else [X]
         parts = []
         for batch in batches:
             (out,) = self._run([self._answer.scores], self.feed(batch))
