@@ -13,7 +13,10 @@ from sklearn.linear_model import LogisticRegression
 
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, NotSupported
 from everloop.optimization import ONNXConverter
+from everloop.optimization.onnx import convert_artifact
 from everloop.runtime import ONNXPredictor
+from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.packing import pack
 from everloop.serving import BatchPredictor
 
 torch = pytest.importorskip("torch")
@@ -140,6 +143,18 @@ def test_a_file_of_another_model_is_told(tmp_path, sample):
     assert "of predictions differ" in found.why
     assert converter.validate(other, done, torch.randn(50, 100), atol=1e9)
     assert converter.validate(model, done, torch.randn(50, 100))
+
+
+def test_a_program_s_artifact(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    program = torch.export.export(net, (torch.randn(2, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    manifest, payload = pack(program, trust=Trust(), classes=["a", "b", "c"])
+    rows = RNG.normal(size=(20, 4)).astype(np.float32)
+    made, graph = convert_artifact(manifest, payload, trust=Trust(), rows=rows.tolist())
+    assert (made.runtime, made.classes) == ("onnx", ["a", "b", "c"])
+    original, session = (load_session(*each, trust=Trust()) for each in ((manifest, payload), (made, graph)))
+    assert original.run(rows).tolist() == session.run(rows).tolist()
+    np.testing.assert_allclose(session.scores(rows), original.scores(rows), atol=1e-6)
 
 
 class Branches(nn.Module):
