@@ -180,6 +180,12 @@ def test_a_graph_that_was_rewritten_ahead_is_fused_again(plain: tuple[Manifest, 
     assert "graph" not in made.options
 
 
+def test_a_form_that_stands_in_for_another_model_is_still_asked_as_that(plain: tuple[Manifest, bytes]) -> None:
+    stands_in = msgspec.structs.replace(plain[0], options={"tensors": "rows"})
+    made, _ = quantize_artifact(stands_in, plain[1], X, STATIC)
+    assert made.options == {"tensors": "rows"}
+
+
 def test_half_precision_is_half_the_size_and_nearly_the_same(plain: tuple[Manifest, bytes]) -> None:
     manifest, payload = plain
     made, smaller = quantize_artifact(manifest, payload, X, QuantizationConfig(method="fp16"))

@@ -140,9 +140,11 @@ def _complete(session: Any, rows: Any, labels: Sequence[Any] | None) -> tuple[li
 
 def _feeds(session: Any, columns: Sequence[NDArray[Any]]) -> list[dict[str, Any]]:
     """What ONNX Runtime is asked, a few rows at a time."""
-    size = _TOGETHER if session.tensors.batched else 1
+    by_tensors = session.target.task == "tensors"
+    together = session.tensors.batched if by_tensors else not session.single
+    size = _TOGETHER if together else 1
     parts = [[column[i : i + size] for column in columns] for i in range(0, len(columns[0]), size)]
-    if session.target.task == "tensors":
+    if by_tensors:
         names = [spec.name for spec in session.tensors.signature.inputs]
         return [dict(zip(names, part, strict=True)) for part in parts]
     return [session.feed(part[0]) for part in parts]

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -193,7 +194,10 @@ def as_onnx(model: Any, sample: Any = None) -> tuple[Manifest, bytes]:
         return manifest, payload
     from everloop.optimization.onnx import convert_artifact
 
-    return convert_artifact(manifest, payload, trust=_trust(model))
+    manifest, payload = convert_artifact(manifest, payload, trust=_trust(model))
+    # by hand it is called by the graph's own inputs, and not by those of the model that it would stand in for
+    options = {name: value for name, value in manifest.options.items() if name != "tensors"}
+    return msgspec.structs.replace(manifest, options=options), payload
 
 
 def _trust(model: Any) -> Trust:
