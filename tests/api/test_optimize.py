@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
-from tests.api.conftest import TestClient
 
 from everloop.api.services import Services
 from everloop.optimization.background import LEASE
@@ -35,7 +34,7 @@ def forest(services: Services) -> str:
     return "m"
 
 
-def test_whoever_asks_is_told_where_it_stands(client: TestClient, forest: str, services: Services) -> None:
+def test_whoever_asks_is_told_where_it_stands(client: Any, forest: str, services: Services) -> None:
     answer = client.post(f"/v1/models/{forest}/optimize", json={"int8": True})
     assert answer.status_code == 202, answer.text
     assert answer.json()["state"] == "waiting"
@@ -46,7 +45,7 @@ def test_whoever_asks_is_told_where_it_stands(client: TestClient, forest: str, s
     assert client.post(f"/v1/models/{forest}/optimize").status_code == 202, "a body is not needed"
 
 
-def test_what_cannot_be_made_faster_is_refused_in_words(client: TestClient, trained: Any) -> None:
+def test_what_cannot_be_made_faster_is_refused_in_words(client: Any, trained: Any) -> None:
     answer = client.post(f"/v1/models/{trained()}/optimize")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
     assert "compiled already" in answer.json()["detail"]
@@ -54,7 +53,7 @@ def test_what_cannot_be_made_faster_is_refused_in_words(client: TestClient, trai
     assert client.post("/v1/models/m/optimize", json={"int4": True}).status_code in (400, 422)
 
 
-def test_health_and_metrics_know_the_optimiser(client: TestClient, services: Services, trained: Any) -> None:
+def test_health_and_metrics_know_the_optimiser(client: Any, services: Services, trained: Any) -> None:
     trained()
     assert client.get("/health").json()["components"]["optimizer"]["status"] == "ok"
     assert (
@@ -63,7 +62,7 @@ def test_health_and_metrics_know_the_optimiser(client: TestClient, services: Ser
     )
 
 
-def test_a_model_may_say_for_itself(client: TestClient, trained: Any) -> None:
+def test_a_model_may_say_for_itself(client: Any, trained: Any) -> None:
     name = trained()
     changed = client.patch(f"/v1/models/{name}", json={"serving": {"optimize": "int8"}})
     assert changed.json()["serving"] == {"optimize": "int8"}

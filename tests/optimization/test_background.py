@@ -315,7 +315,11 @@ def test_it_goes_out_as_any_version_does(process: Process, way: Way, status: str
 
 def test_a_version_that_is_replaced_meanwhile_ends_the_attempt(process: Process) -> None:
     ready(process, None, FASTER)
-    process.meanwhile = lambda: process.registry.add_version("m", MANIFEST, b"newer", live=True) and None
+
+    def replace() -> None:
+        process.registry.add_version("m", MANIFEST, b"newer", live=True)
+
+    process.meanwhile = replace
     assert process.step()
     assert process.attempts[0].killed
     (told,) = process.told("not_optimized")
@@ -328,14 +332,13 @@ def test_a_version_that_is_replaced_meanwhile_ends_the_attempt(process: Process)
 
 def test_nothing_takes_the_place_of_a_version_that_it_was_not_compared_with(process: Process) -> None:
     ready(process, FASTER)
-    replaced = []
 
-    def replace() -> None:
-        if not replaced:
-            replaced.append(process.registry.add_version("m", MANIFEST, b"newer", live=True))
+    def outcome() -> Outcome:
+        process.registry.add_version("m", MANIFEST, b"newer", live=True)
+        return FASTER
 
     attempt = Attempt(FASTER)
-    attempt.outcome = lambda: (replace(), FASTER)[1]  # type: ignore[method-assign]
+    attempt.outcome = outcome  # type: ignore[method-assign]
     process.optimizer._begin = lambda job, on_end: attempt  # type: ignore[assignment,return-value]
     assert process.step()
     assert [version.status for version in process.registry.versions("m")] == ["retired", "live"]
@@ -390,7 +393,11 @@ def test_two_processes_make_one_attempt_between_them(process: Process) -> None:
     ready(process, FASTER)
     other = Process(process.stores, process.clock, "two")
     other.outcomes = [FASTER]
-    process.meanwhile = lambda: other.optimizer.step() and None
+
+    def meanwhile() -> None:
+        other.optimizer.step()
+
+    process.meanwhile = meanwhile
     process.step()
     other.step()
     process.step()
@@ -447,7 +454,7 @@ def test_a_server_that_stops_makes_its_attempt_later(process: Process) -> None:
     begun = threading.Event()
     process.meanwhile = begun.set
     process.clock.advance(1.0)
-    process.optimizer._clock = _Waits(process.clock)  # type: ignore[assignment]
+    process.optimizer._clock = _Waits(process.clock)
     process.optimizer.start()
     assert begun.wait(10.0)
     assert process.optimizer.alive
@@ -485,8 +492,8 @@ def test_stores_that_are_away_do_not_end_the_thread(process: Process) -> None:
         failed.set()
         raise OSError("the disk is away")
 
-    process.registry.list = fail  # type: ignore[method-assign,assignment]
-    process.optimizer._clock = _Waits(process.clock)  # type: ignore[assignment]
+    process.registry.list = fail  # type: ignore[method-assign]
+    process.optimizer._clock = _Waits(process.clock)
     process.optimizer.start()
     assert failed.wait(10.0)
     process.optimizer.stop()
