@@ -53,19 +53,23 @@ print(json.dumps(said))
 
 
 @dataclass
-class Served:
-    client: Client
+class Made:
+    """What the examples said."""
+
+    folder: Path
+    environ: dict[str, str]
+    words: list[str]
+    """For the command line of `everloop serve`."""
     asked: dict[str, dict[str, Any]]
     """Example -> model -> the row to ask it."""
     errors: dict[str, str]
-    log: Path
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("runtimes")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("EVERLOOP_")}
-    made = subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-c", RUN_ALL, str(folder), *(str(FOLDER / f"{name}.py") for name in EXAMPLES)],
         cwd=folder,
         env=environ,
@@ -74,22 +78,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         timeout=PATIENCE,
         check=False,
     )
-    assert made.returncode == 0, made.stderr
-    asked: dict[str, dict[str, Any]] = {}
-    words: list[str] = []
-    errors: dict[str, str] = {}
-    for example, said in json.loads(made.stdout.splitlines()[-1]).items():
+    assert ran.returncode == 0, ran.stderr
+    found = Made(folder, environ, [], {}, {})
+    for example, said in json.loads(ran.stdout.splitlines()[-1]).items():
         lines = said["out"].splitlines()
-        errors[example] = said["error"]
+        found.errors[example] = said["error"]
         for what, row in zip(lines[::2], lines[1::2], strict=False):
-            words += shlex.split(what)
-            asked.setdefault(example, {})[what.partition("=")[0]] = json.loads(row)
-    log = folder / "serve.log"
+            found.words += shlex.split(what)
+            found.asked.setdefault(example, {})[what.partition("=")[0]] = json.loads(row)
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(made: Made) -> Iterator[Client]:
+    log = made.folder / "serve.log"
     with log.open("wb") as out:
         server = subprocess.Popen(
-            [*EVERLOOP, "serve", *words, "--memory", "--port", "0", "--trust-pickle"],
-            cwd=folder,
-            env=environ,
+            [*EVERLOOP, "serve", *made.words, "--memory", "--port", "0", "--trust-pickle"],
+            cwd=made.folder,
+            env=made.environ,
             stdout=out,
             stderr=out,
         )
@@ -100,35 +107,40 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)
         with Client(found[1]) as client:
-            yield Served(client, asked, errors, log)
+            yield client
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
 
 
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_says_how_it_is_run(example: str) -> None:
+    assert f"python examples/runtimes/{example}.py FOLDER" in (FOLDER / f"{example}.py").read_text()
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_what_an_example_makes_is_served_and_answers(served: Served, example: str) -> None:
-    assert served.errors[example] == ""
-    assert served.asked.get(example), "it says what to serve, and a row to ask"
-    for model, row in served.asked[example].items():
+def test_an_example_runs_and_says_what_to_serve_and_a_row_to_ask(made: Made, example: str) -> None:
+    assert made.errors[example] == ""
+    assert made.asked.get(example)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_what_an_example_makes_is_served_and_answers(made: Made, client: Client, example: str) -> None:
+    for model, row in made.asked[example].items():
         if isinstance(row, dict) and "inputs" in row:
-            found = served.client.call("POST", f"/v2/models/{model}/infer", row)
+            found = client.call("POST", f"/v2/models/{model}/infer", row)
             assert found["outputs"]
             continue
-        found = served.client.call("POST", f"/v1/models/{model}/predict", {"features": row})
+        found = client.call("POST", f"/v1/models/{model}/predict", {"features": row})
         assert found["prediction"] is not None
-        again = served.client.call("POST", f"/v1/models/{model}/predict", {"instances": [row, row]})
+        again = client.call("POST", f"/v1/models/{model}/predict", {"instances": [row, row]})
         assert again["predictions"] == [found["prediction"]] * 2
 
 
 @pytest.mark.e2e
-def test_every_runtime_has_an_example(served: Served) -> None:
-    models = [model for asked in served.asked.values() for model in asked]
-    runtimes = {served.client.get(f"/v1/models/{model}/versions")["versions"][-1]["runtime"] for model in models}
+def test_every_runtime_has_an_example(made: Made, client: Client) -> None:
+    models = [model for asked in made.asked.values() for model in asked]
+    runtimes = {client.get(f"/v1/models/{model}/versions")["versions"][-1]["runtime"] for model in models}
     assert sorted(FORMATS.keys() - runtimes - MADE_BY_OTHERS) == []
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_says_how_it_is_run(example: str) -> None:
-    assert f"python examples/runtimes/{example}.py FOLDER" in (FOLDER / f"{example}.py").read_text()

@@ -5,6 +5,7 @@ What happens in an attempt's process is `test_job`'s business: here its outcome 
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from everloop.core.errors import InvalidInput, ModelNotFound
 from everloop.core.events import Event, EventBus
 from everloop.core.schema import Field, Schema, Target, pack_rows
 from everloop.core.types import PredictionRecord
+from everloop.optimization import succession
 from everloop.optimization.background import LEASE, BackgroundOptimizer
 from everloop.optimization.config import Mode, OptimizeConfig
 from everloop.optimization.job import Job, Outcome
@@ -130,7 +132,13 @@ class Process:
 
 
 @pytest.fixture
-def process(clock: ManualClock) -> Process:
+def opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests publish is no model; what is one is opened in `test_job`."""
+    monkeypatch.setattr(succession, "load_session", lambda *_, trust: io.BytesIO())
+
+
+@pytest.fixture
+def process(clock: ManualClock, opens: None) -> Process:
     return Process(stores(clock), clock, "one")
 
 
@@ -244,7 +252,7 @@ def test_equal_inputs_prove_nothing(process: Process) -> None:
     assert process.step()
 
 
-def test_a_version_has_to_have_been_live_for_a_while(clock: ManualClock) -> None:
+def test_a_version_has_to_have_been_live_for_a_while(clock: ManualClock, opens: None) -> None:
     process = ready(Process(stores(clock), clock, "one", settle_sec=3600.0), FASTER)
     assert not process.step()
     assert "until it has been live" in process.optimizer.status("m").reason
@@ -378,6 +386,14 @@ def test_what_comes_back_decides_only_how_it_is_run(process: Process) -> None:
     made = process.registry.versions("m")[1].manifest
     assert (made.schema, made.task, made.metrics) == (SCHEMA, "regression", {"mae": 0.5})
     assert (made.lineage["variant_of"], made.lineage["last_id"]) == (1, 90)
+
+
+def test_what_cannot_be_opened_here_takes_nobodys_place(clock: ManualClock) -> None:
+    process = ready(Process(stores(clock), clock, "one"), FASTER)
+    assert process.step()
+    (told,) = process.told("not_optimized")
+    assert told.data["state"] == "failed"
+    assert len(process.registry.versions("m")) == 1
 
 
 def test_there_is_one_attempt_at_a_time_in_the_deployment(process: Process) -> None:
