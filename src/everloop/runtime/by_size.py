@@ -123,7 +123,7 @@ def load(manifest: Manifest, payload: bytes, trust: Trust) -> BySizeSession:
         manifest.classes,
     ):
         raise ArtifactCorrupt("an artifact by size whose members take or answer something else than its manifest tells")
-    return BySizeSession(schema, firsts, open_members(members, trust))
+    return BySizeSession(schema, firsts, open_members(members, trust, manifest))
 
 
 def _check_sizes(firsts: Sequence[Any]) -> None:

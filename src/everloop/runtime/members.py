@@ -67,13 +67,15 @@ def unpack_members(payload: bytes) -> tuple[dict[str, Any], list[Artifact]]:
     return header.plan, members
 
 
-def open_members(members: Sequence[Artifact], trust: Trust) -> list[Session]:
-    """All of them, or none. Raises as `load_session`, and says which member it was."""
+def open_members(members: Sequence[Artifact], trust: Trust, whole: Manifest | None = None) -> list[Session]:
+    """All of them, or none, each with as many threads as `whole` says, if it does. Raises as `load_session`, and says which member it was."""
+    said = {"threads": whole.options["threads"]} if whole is not None and "threads" in whole.options else {}
     opened: list[Session] = []
     try:
         for place, (manifest, payload) in enumerate(members):
             try:
-                opened.append(load_session(manifest, payload, trust=trust))
+                member = msgspec.structs.replace(manifest, options=manifest.options | said)
+                opened.append(load_session(member, payload, trust=trust))
             except EverloopError as error:
                 raise type(error)(f"member {place + 1} ({manifest.runtime}): {error.message}") from error
     except BaseException:

@@ -204,7 +204,7 @@ def read_file(payload: bytes, trust: Trust) -> Manifest:  # noqa: ARG001  as eve
 
 def load(manifest: Manifest, payload: bytes, trust: Trust) -> PipelineSession:
     raw, members = unpack_members(payload)
-    sessions = open_members(members, trust)
+    sessions = open_members(members, trust, manifest)
     try:
         session = _opened(raw, sessions)
         _check_told(session, manifest)
