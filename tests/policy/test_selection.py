@@ -47,7 +47,7 @@ def test_one_form_where_several_may_not_be_put_together() -> None:
 
 
 def test_equal_forms_are_not_told_apart_by_a_few_slow_rounds() -> None:
-    rounds = {"original": [[9.0] * 8], "a": [[1.0] * 8], "b": [[1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0]]}
+    rounds = {"original": [[9.0] * 8], "a": [[1.0] * 8], "b": [[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]]}
     assert slowdown(rounds["b"][0], rounds["a"][0]) == 1.0
     assert select((1,), rounds, original="b") == [Stretch(1, "b")]
 

@@ -1,7 +1,7 @@
 """Which of several faithful forms of a model answers which sizes of requests.
 
 Each form has been timed at each size, in rounds that had all of them. One form is chosen for all sizes if it is nowhere clearly slower than
-the best one there: if in a good part of the rounds it was no more than `TOLERANCE` slower. Among several such the original stays, else the
+the best one there: if the 90 % interval of the median of the rounds' ratios reaches down to `TOLERANCE`. Among several such the original stays, else the
 one that is quickest over all sizes (least mean logarithm of its medians). Where no single form does, the sizes are cut into as few
 stretches as possible, each with a form of its own: a stretch is extended from its smallest size on as long as some form does for all of it,
 which gives the fewest.
@@ -19,8 +19,8 @@ import msgspec
 
 TOLERANCE = 0.03
 """What a form may be slower than the best: less than the 5 % that are promised, as times are measured with an error."""
-BENEFIT = 0.25
-"""The part of the rounds in which it must have been so: equal forms, one of which had bad luck, are not told apart by that."""
+_DOUBT = 1.645
+"""Standard deviations: equal forms, one of which had bad luck, are not told apart by that."""
 
 Rounds = Mapping[str, Sequence[Sequence[float]]]
 """Form -> for each size, the seconds of a call in each round."""
@@ -61,9 +61,9 @@ def _able(i: int, rounds: Rounds, times: Mapping[str, Sequence[float]], toleranc
 
 
 def slowdown(ours: Sequence[float], best: Sequence[float]) -> float:
-    """By which factor at least, in all but `BENEFIT` of the rounds."""
+    """By which factor at least: the lower end of the median's interval, which is an order statistic (the binomial sign test, turned round)."""
     ratios = sorted(a / b for a, b in zip(ours, best, strict=True))
-    return ratios[int(BENEFIT * (len(ratios) - 1))]
+    return ratios[max(0, int((len(ratios) - _DOUBT * math.sqrt(len(ratios))) / 2))]
 
 
 def _preferred(names: set[str], times: Mapping[str, Sequence[float]], original: str, where: slice) -> str:
