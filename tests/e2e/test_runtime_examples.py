@@ -96,7 +96,7 @@ def client(made: Made) -> Iterator[Client]:
         server = subprocess.Popen(
             [*EVERLOOP, "serve", *made.words, "--memory", "--port", "0", "--trust-pickle"],
             cwd=made.folder,
-            env=made.environ,
+            env={**made.environ, "PYTHONFAULTHANDLER": "1"},
             stdout=out,
             stderr=out,
         )
