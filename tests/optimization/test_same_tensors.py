@@ -44,3 +44,19 @@ def test_a_graph_with_other_names_does_not_take_its_place(monkeypatch):
     (form,) = (form for form in report.figures.forms if form.name == "renamed")
     assert form.fate == "unfaithful"
     assert "other tensors" in form.why
+
+
+def test_the_graph_of_a_module_keeps_its_outputs_and_its_answers():
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    artifact = pack(module, trust=TRUST, classes=["a", "b", "c"])
+    made = convert_artifact(*artifact, trust=TRUST, rows=X.tolist())
+    sessions = [load_session(*each, trust=TRUST) for each in (artifact, made)]
+    before, after = (tensor_model(session).signature for session in sessions)
+    assert before.inputs == after.inputs
+    assert set(before.outputs) <= set(after.outputs)
+    answers = [session.scores(X.astype(np.float32)) for session in sessions]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+    assert sessions[0].run(X).tolist() == sessions[1].run(X).tolist()
+    assert set(sessions[1].run(X).tolist()) <= {"a", "b", "c"}

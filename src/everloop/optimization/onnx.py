@@ -79,8 +79,6 @@ def _makers(manifest: Manifest) -> list[tuple[str, Maker]]:
         return [("as it is", _of_torch)]
     if manifest.runtime in ("xgboost", "lightgbm", "catboost"):
         return [("float32", _of_boosted)]
-    if manifest.runtime == "torch":
-        return [("float32", _of_torch)]
     if manifest.runtime == "onnx":
         raise NotSupported("it is an ONNX model already")
     raise NotSupported(f"there is no way from the runtime {manifest.runtime!r} to ONNX")

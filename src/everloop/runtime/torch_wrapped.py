@@ -20,8 +20,9 @@ def answering_module(
 ) -> tuple[Any, tuple[Any, ...], list[str], list[str]]:
     """The module, example inputs, and the names of its inputs and outputs.
 
-    A classifier gives (n, classes) `probabilities` in the order of `manifest.classes`, a regression (n,) of `prediction`, a model of tensors
-    what it gives by itself. Raises NotSupported (it answers labels and no scores; it is TorchScript), and as `open_program`."""
+    Outputs are the program's own, by their names, so that who asks it by tensors goes on. Where no output of its own is what rows are
+    answered with, that comes first: of a classifier (n, classes) `probabilities` in the order of `manifest.classes`, of a regression (n,)
+    of `prediction`. Raises NotSupported (it answers labels and no scores; it is TorchScript), and as `open_program`."""
     import torch
 
     program = open_program(payload, trust)
@@ -38,8 +39,12 @@ def answering_module(
     answer = answer_of(manifest.options, program.signature)
     if answer.how == "label":
         raise NotSupported("it answers with labels, and not with a score a class")
+    if len(names) == 1 and (answer.how == "value" or (answer.how == "argmax" and answer.scale == "given")):
+        return _Wrapped(program, None, 0), example, inputs, names
     told = PREDICTION if answer.how == "value" else PROBABILITIES
-    return _Wrapped(program, answer, names.index(answer.scores or answer.output)), example, inputs, [told]
+    while told in names:
+        told = f"{told}_"
+    return _Wrapped(program, answer, names.index(answer.scores or answer.output)), example, inputs, [told, *names]
 
 
 def _dtype(datatype: str) -> Any:
@@ -63,14 +68,15 @@ def _Wrapped(program: Program, answer: Answer | None, at: int) -> Any:  # noqa: 
                 return tuple(outputs)
             out = outputs[at].reshape(outputs[at].shape[0], -1)  # `len` would make a constant of the batch
             if answer.how == "value":
-                return out[:, 0]
+                return out[:, 0], *outputs
             if answer.scale == "exp":
                 out = out.exp()
             elif answer.scale == "softmax":
                 out = out.softmax(1)
             elif answer.scale == "logistic":
                 out = out.sigmoid()
-            return torch.cat([1 - out, out], 1) if answer.how == "threshold" else out
+            out = torch.cat([1 - out, out], 1) if answer.how == "threshold" else out
+            return out, *outputs
 
     # The tracer pairs inputs with what it is told of their axes by name, and has no name for those of `*tensors`.
     names = ["self", *(f"input_{i}" for i in range(len(program.signature.inputs)))]
