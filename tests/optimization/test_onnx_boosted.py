@@ -19,17 +19,20 @@ NAMES = np.array(["low", "mid", "high"])[np.digitize(SCORE, [-0.5, 0.5])]
 
 
 def xgboost(kind, **options):
-    library = pytest.importorskip("xgboost")
+    import xgboost as library
+
     return getattr(library, f"XGB{kind}")(n_estimators=6, max_depth=3, n_jobs=1, **options)
 
 
 def lightgbm(kind, **options):
-    library = pytest.importorskip("lightgbm")
+    import lightgbm as library
+
     return getattr(library, f"LGBM{kind}")(n_estimators=6, num_leaves=8, n_jobs=1, verbose=-1, **options)
 
 
 def catboost(kind, **options):
-    library = pytest.importorskip("catboost")
+    import catboost as library
+
     return getattr(library, f"CatBoost{kind}")(
         iterations=6, depth=3, verbose=0, thread_count=1, allow_writing_files=False, **options
     )

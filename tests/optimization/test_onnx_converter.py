@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from everloop.core.errors import ArtifactCorrupt, InvalidInput, NotSupported
+from everloop.core.errors import ArtifactCorrupt, InvalidInput, NotSupported, Untrusted
 from everloop.optimization import ONNXConverter
 from everloop.optimization.onnx import convert_artifact
 from everloop.runtime import ONNXPredictor
@@ -19,7 +22,6 @@ from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.packing import pack
 from everloop.serving import BatchPredictor
 
-torch = pytest.importorskip("torch")
 nn = torch.nn
 RNG = np.random.default_rng(0)
 
@@ -206,3 +208,11 @@ def test_what_is_no_onnx_file(tmp_path):
     for wrong in (3, 99, True, "14"):
         with pytest.raises(InvalidInput, match="opset_version"):
             ONNXConverter(wrong)
+
+
+def test_a_pickle_that_is_named_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(LogisticRegression().fit([[0.0], [1.0]], [0, 1])))
+    with pytest.raises(Untrusted):
+        ONNXConverter().convert(str(path), [[0.5]], tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

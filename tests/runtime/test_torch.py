@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,6 @@ from everloop.runtime.packing import pack
 from everloop.runtime.tensors import tensor_model
 from everloop.stores.ports import Manifest
 
-torch = pytest.importorskip("torch")
 sys.path.append(str(Path(__file__).parent))
 import torch_nets  # noqa: E402  beside this file, as a user's module would be
 

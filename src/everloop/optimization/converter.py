@@ -19,7 +19,6 @@ from everloop.core.errors import InvalidInput, NotSupported
 from everloop.optimization.onnx import convert_artifact
 from everloop.optimization.onnx_torch import Axes, export_module, is_module
 from everloop.optimization.sides import Sides, sides_of, time_in_turns
-from everloop.runtime.artifact import Trust
 from everloop.runtime.loaded import rows_of
 
 OLDEST, NEWEST = 9, 23
@@ -144,9 +143,9 @@ class ONNXConverter:
 
     def _of_artifact(self, model: Any, sample: Any) -> bytes:
         from everloop.runtime.artifact import load_session
-        from everloop.runtime.packing import pack
+        from everloop.runtime.packing import pack, trust_in_hand
 
-        trust = Trust(pickle=True)  # the caller's own object, that never left this process
+        trust = trust_in_hand(model)
         manifest, payload = pack(model, trust=trust)
         session = load_session(manifest, payload, trust=trust)
         try:

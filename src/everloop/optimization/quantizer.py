@@ -26,7 +26,7 @@ from everloop.optimization.sides import sides_of, time_in_turns
 from everloop.runtime import onnx
 from everloop.runtime.artifact import Trust, read_payload
 from everloop.runtime.loaded import rows_of
-from everloop.runtime.packing import pack
+from everloop.runtime.packing import pack, trust_in_hand
 from everloop.stores.ports import Manifest
 
 OPSET = 18
@@ -189,20 +189,15 @@ def as_onnx(model: Any, sample: Any = None) -> tuple[Manifest, bytes]:
     if is_module(model):
         payload, _ = export_module(model, _traced_with(model, sample), opset=OPSET)
         return onnx.read_file(payload), payload
-    manifest, payload = pack(_opened(model), trust=_trust(model))
+    manifest, payload = pack(_opened(model), trust=trust_in_hand(model))
     if manifest.runtime == "onnx":
         return manifest, payload
     from everloop.optimization.onnx import convert_artifact
 
-    manifest, payload = convert_artifact(manifest, payload, trust=_trust(model))
+    manifest, payload = convert_artifact(manifest, payload, trust=trust_in_hand(model))
     # by hand it is called by the graph's own inputs, and not by those of the model that it would stand in for
     options = {name: value for name, value in manifest.options.items() if name != "tensors"}
     return msgspec.structs.replace(manifest, options=options), payload
-
-
-def _trust(model: Any) -> Trust:
-    """An object that the caller holds never left this process; a file may come from anywhere."""
-    return Trust(pickle=not isinstance(model, (str, Path, bytes)))
 
 
 def _opened(model: Any) -> Any:
@@ -249,7 +244,7 @@ def _traced_with(module: Any, sample: Any) -> Any:
 def _bytes_of(model: Any) -> int:
     """As a file."""
     if not is_module(model):
-        return len(pack(_opened(model), trust=_trust(model))[1])
+        return len(pack(_opened(model), trust=trust_in_hand(model))[1])
     import torch
 
     file = io.BytesIO()

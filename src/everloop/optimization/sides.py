@@ -94,9 +94,9 @@ def _leaves(answer: Any) -> list[Any]:
 
 
 def _of_artifact(model: Any, runtime: Any, graph: bytes, sample: Any) -> Sides:
-    from everloop.runtime.packing import pack
+    from everloop.runtime.packing import pack, trust_in_hand
 
-    trust = Trust(pickle=True)  # the caller's own object, that never left this process
+    trust = trust_in_hand(model)
     manifest, payload = pack(model, trust=trust)
     original = load_session(manifest, payload, trust=trust)
     made = msgspec.structs.replace(manifest, runtime="onnx", options={})

@@ -84,6 +84,11 @@ def read_pickle(payload: bytes, trust: Trust) -> tuple[Manifest, bytes]:
     return (read_file(payload, trust), payload) if is_estimator(model) else pack(model, trust=trust)
 
 
+def trust_in_hand(model: Any) -> Trust:
+    """In a model that a caller gives: an object of his own never left this process, a file may come from anywhere."""
+    return Trust(pickle=not isinstance(model, (str, Path, bytes, bytearray, memoryview)))
+
+
 def save_packed(model: Any, path: Path, names: Sequence[str] | None, classes: Sequence[Any] | None) -> Path:
     """See `everloop.runtime.artifact.save_model`."""
     from everloop.runtime.packaged import ENDING, write_artifact
