@@ -27,7 +27,7 @@ from everloop.runtime.tensors import tensor_model
 from everloop.stores.ports import Manifest
 
 sys.path.append(str(Path(__file__).parent))
-import torch_nets  # noqa: E402  beside this file, as a user's module would be
+import torch_nets
 
 NOBODY = Trust()
 PICKLE = Trust(pickle=True)
