@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from everloop.core.errors import EverloopError, ModelFailed, Overloaded
+from everloop.core.errors import EverloopError, InvalidInput, ModelFailed, Overloaded
 from everloop.policy.batching import BatchRules
 from everloop.serving.tickets import FutureTicket
 
@@ -104,7 +104,7 @@ def test_a_request_larger_than_a_batch_runs_in_slices_on_the_thread(kit: Any, pl
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     st.lists(st.lists(st.sampled_from([0.0, 1.0, 2.0, -1.0, -2.0]), min_size=0, max_size=4), min_size=1, max_size=12),
-    st.sampled_from(["raise", "nan", "short"]),
+    st.sampled_from(["raise", "nan", "short", "refuse"]),
     st.booleans(),
 )
 def test_only_the_requests_with_a_bad_row_fail(
@@ -118,6 +118,8 @@ def test_only_the_requests_with_a_bad_row_fail(
             return X[:, 0] * 10
         if how == "raise":
             raise RuntimeError("bad row")
+        if how == "refuse":
+            raise InvalidInput("features.x0: not below zero", field="features.x0")
         return np.where(bad, np.nan, X[:, 0] * 10) if how == "nan" else X[~bad, 0]
 
     lane = kit.lane(plain_session(1, answers), rules=BatchRules(inline_seconds=0.0 if on_thread else 10.0))
@@ -127,7 +129,7 @@ def test_only_the_requests_with_a_bad_row_fail(
         answers = await outcomes(futures)
         for request, answer in zip(requests, answers, strict=True):
             if any(v < 0 for v in request):
-                assert isinstance(answer, ModelFailed)
+                assert isinstance(answer, InvalidInput if how == "refuse" else ModelFailed)
             elif request:
                 assert answer.predictions == [v * 10 for v in request]
             else:

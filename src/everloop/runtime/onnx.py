@@ -395,7 +395,7 @@ def _typed(part: Matrix, kind: str, schema: Schema, start: int) -> Any:
         row, column = wrong[0]
         name = schema.fields[start + column].name
         raise InvalidInput(
-            f"features.{name}: the model takes whole numbers here, got {numbers[row, column]!r}",
+            f"features.{name}: the model takes whole numbers here, got {numbers[row, column].item()!r}",
             field=f"features.{name}",
         )
     return whole

@@ -6,7 +6,7 @@ import itertools
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from everloop.core.errors import EverloopError, ModelFailed
+from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
 from everloop.serving.tickets import Ticket
 from everloop.serving.work import Work
 
@@ -90,7 +90,7 @@ class Batch:
                     )
                     return
             except EverloopError as error:
-                raised = error if isinstance(error, ModelFailed) else work.failed(error.message)
+                raised = error if isinstance(error, (ModelFailed, InvalidInput)) else work.failed(error.message)
             if high - low == 1:
                 count = counts[0] if counts else 0
                 if raised is None or count:

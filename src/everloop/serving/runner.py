@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import EverloopError, Failure, ModelFailed
+from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed
 from everloop.core.schema import Schema, pack_rows
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules, slices
@@ -115,14 +115,14 @@ class Runner:
     def weight(self, payload: Any, count: int) -> int:  # noqa: ARG002  as `Work`
         return (count or 1) * (ROW_BYTES + VALUE_BYTES * len(self.schema.fields))
 
-    def blame(self, payload: Any, count: int) -> ModelFailed | None:
+    def blame(self, payload: Any, count: int) -> EverloopError | None:
         try:
             if count:
                 self.many(self.matrix(payload))
             else:
                 self.one(payload)
         except EverloopError as error:
-            return error if isinstance(error, ModelFailed) else self.failed(error.message)
+            return error if isinstance(error, (ModelFailed, InvalidInput)) else self.failed(error.message)
         return None
 
     def adopt(self, payload: Any, count: int, other: Work) -> Any:
