@@ -251,7 +251,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "error", "match"),
         [
-            (other_bytes, ArtifactCorrupt, "is damaged"),
+            (other_bytes, Malformed, "is damaged"),
             (other_size, Malformed, "another size"),
             (one_more, Malformed, "other entries"),
             (one_less, Malformed, "other entries"),

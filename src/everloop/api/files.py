@@ -6,7 +6,9 @@ before it is a version that anything could serve.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from everloop.api.services import Services
 from everloop.api.verbs import describe_model
 from everloop.api.versions import settled, version
 from everloop.api.wire import ModelInfo, VersionInfo
-from everloop.core.errors import Conflict, ModelNotFound
+from everloop.core.errors import ArtifactCorrupt, Conflict, Malformed, ModelNotFound
 from everloop.core.hashing import artifact_digest
 from everloop.registry.collection import Collected
 from everloop.stores.ports import Manifest, VersionRecord
@@ -58,12 +60,13 @@ def hand_in(
     """A file that came over the network as the next version of a model, which is made if it is not there; or the version there is of
     the very same bytes. `source` says in messages what the bytes are.
 
-    Raises InvalidInput (the names), NotSupported (no file that can be served, what it looks like), Untrusted, ArtifactCorrupt,
+    Raises InvalidInput (the names), NotSupported (no file that can be served, what it looks like), Untrusted, Malformed (damaged),
     Conflict (it takes other features than the model; the name is taken)."""
     from everloop.runtime.artifact import Trust, read_model
 
     trust = services.trust_files or Trust(network=True)
-    manifest, payload = read_model(payload, source, trust=trust, field="body")
+    with _handed_in("body"):
+        manifest, payload = read_model(payload, source, trust=trust, field="body")
     return accept(
         services,
         name,
@@ -108,7 +111,8 @@ def accept(
                     field="version_name",
                 )
             return known, False
-    load_session(manifest, payload, trust=trust).close()
+    with _handed_in():
+        load_session(manifest, payload, trust=trust).close()
     if not there:
         services.loop.register(
             name,
@@ -120,6 +124,15 @@ def accept(
             target=manifest.target,
         )
     return registry.add_version(name, manifest, payload, live=live, note=note, version_name=version_name, by=by), True
+
+
+@contextlib.contextmanager
+def _handed_in(field: str | None = None) -> Iterator[None]:
+    """What cannot be read came so from whoever handed it in: nothing of ours is damaged."""
+    try:
+        yield
+    except ArtifactCorrupt as error:
+        raise Malformed(error.message, field=field) from error
 
 
 def learner_of(manifest: Manifest, payload: bytes, trust: Trust) -> Learner | None:

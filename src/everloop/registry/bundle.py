@@ -46,6 +46,7 @@ from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.formats import FORMATS
 from everloop.runtime.sklearn import load_estimator
+from everloop.runtime.zips import UNREADABLE
 from everloop.stores.folders import flush_folder
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
 from everloop.stores.shelving import add_version, make_live
@@ -201,13 +202,13 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as file:
             yield file
-    except EverloopError:  # what was found inside; some are RuntimeErrors as well
+    except EverloopError:  # what was found inside
         raise
     except FileNotFoundError:
         raise InvalidInput(f"there is no file {path}", field="path") from None
     except OSError as error:
         raise StoreUnavailable(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"{path} is no exported model, or is damaged: {error}", field="path") from error
 
 
@@ -269,16 +270,28 @@ def _decoded(text: bytes, kind: type[Any], path: Path) -> Any:
 
 
 def _artifacts(file: zipfile.ZipFile, contents: _Contents, path: Path) -> Iterator[bytes]:
-    """One at a time, each verified. Raises ArtifactCorrupt."""
+    """One at a time, each verified. Raises Malformed."""
     for digest in contents.artifacts:
         payload = file.read(_entry(digest))
         if artifact_digest(payload) != digest:
-            raise ArtifactCorrupt(f"{path}: artifact {digest[:12]}… is damaged; export it again")
+            raise Malformed(f"{path}: artifact {digest[:12]}… is damaged; export it again", field="path")
         yield payload
 
 
 def _check_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> None:
-    """Raises Untrusted where a version, or what the model's learner is made from, brings code or a pickle that `trust` does not allow."""
+    """Raises Untrusted where a version, or what the model's learner is made from, brings code or a pickle that `trust` does not allow;
+    Malformed where it cannot be read."""
+    try:
+        _open_code(file, contents, trust)
+    except ArtifactCorrupt as error:
+        raise Malformed(f"an artifact of the file is damaged: {error.message}", field="path") from error
+    except EverloopError:
+        raise
+    except Exception as error:  # skops lets through whatever a forged part raises
+        raise Malformed(f"an artifact of the file cannot be read: {error}", field="path") from error
+
+
+def _open_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> None:
     if contents.model.template is not None:
         load_estimator(file.read(_entry(contents.model.template)), trust)
     for record in contents.versions:

@@ -29,6 +29,7 @@ from everloop.core.schema import Schema, Target
 from everloop.runtime.artifact import Trust, library_versions
 from everloop.runtime.mlflow_folder import Folder, read_folder, schema_of, target_of, unwrap
 from everloop.runtime.session import Matrix
+from everloop.runtime.zips import UNREADABLE
 from everloop.stores.ports import Manifest
 
 log = logging.getLogger(__name__)
@@ -163,15 +164,17 @@ def _unpack(payload: bytes, into: Path) -> None:
     try:
         with zipfile.ZipFile(BytesIO(payload)) as archive:
             for entry in archive.infolist():
-                if stat.S_ISLNK(entry.external_attr >> 16) or not (into / entry.filename).resolve().is_relative_to(
-                    into
-                ):
-                    raise ArtifactCorrupt(
-                        f"the MLflow artifact holds {entry.filename!r}, which leads out of its folder"
-                    )
+                _check_place(entry, into)
             archive.extractall(into)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+    except ArtifactCorrupt:
+        raise
+    except UNREADABLE as error:
         raise ArtifactCorrupt(f"the MLflow artifact cannot be unpacked: {error}") from error
+
+
+def _check_place(entry: zipfile.ZipInfo, into: Path) -> None:
+    if stat.S_ISLNK(entry.external_attr >> 16) or not (into / entry.filename).resolve().is_relative_to(into):
+        raise ArtifactCorrupt(f"the MLflow artifact holds {entry.filename!r}, which leads out of its folder")
 
 
 def load(manifest: Manifest, payload: bytes, trust: Trust) -> PyfuncSession:

@@ -19,6 +19,7 @@ import msgspec
 import everloop
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported
 from everloop.core.hashing import artifact_digest
+from everloop.runtime.zips import UNREADABLE
 from everloop.stores.ports import Manifest
 
 ENDING = ".artifact"
@@ -71,9 +72,9 @@ def read_artifact(data: bytes) -> tuple[Manifest, bytes]:
         with zipfile.ZipFile(BytesIO(data)) as file:
             contents = _contents(file, len(data))
             payload = file.read(PAYLOAD)
-    except EverloopError:  # some are RuntimeErrors as well
+    except EverloopError:
         raise
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ArtifactCorrupt(f"no artifact file, or damaged: {error}") from error
     if artifact_digest(payload) != contents.digest:
         raise ArtifactCorrupt("the artifact is damaged: its bytes do not have the digest that it tells")

@@ -8,6 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
+from everloop.runtime.zips import UNREADABLE
+
 Kind = Literal[
     "artifact",
     "onnx",
@@ -117,7 +119,7 @@ def _look_into_zip(payload: bytes) -> tuple[Kind, str, str]:
         with zipfile.ZipFile(BytesIO(payload)) as archive:
             names = archive.namelist()
             begins = min((entry.header_offset for entry in archive.infolist()), default=0)
-    except zipfile.BadZipFile:
+    except UNREADABLE:
         names, begins = [], -1
     if begins:  # of a file that was cut, the end of one inside it may be taken for its own
         return "other", "a damaged zip or skops file", "was it copied to the end?"

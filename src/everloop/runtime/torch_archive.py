@@ -21,6 +21,7 @@ import msgspec
 from everloop.core.errors import ArtifactCorrupt
 from everloop.core.tensors import Signature
 from everloop.runtime.modules import Code
+from everloop.runtime.zips import UNREADABLE
 
 SCHEMA = 8
 NOTE = "everloop.json"
@@ -122,7 +123,7 @@ class Archive:
     def __init__(self, payload: bytes) -> None:
         try:
             self._zip = zipfile.ZipFile(BytesIO(payload))
-        except zipfile.BadZipFile as error:
+        except UNREADABLE as error:
             raise ArtifactCorrupt(f"the program's archive is damaged: {error}") from error
         root = next((n for n in self._zip.namelist() if n.endswith("/archive_format")), None)
         if root is None:
@@ -141,7 +142,7 @@ class Archive:
             raise ArtifactCorrupt(f"{name} of the program's archive is compressed")
         try:
             return self._zip.read(info)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise ArtifactCorrupt(f"{name} of the program's archive is damaged: {error}") from error
 
     def note(self) -> Note:

@@ -28,7 +28,7 @@ VERSIONS: tuple[Operation, ...] = (
         body=bytes,
         answer=wire.VersionInfo,
         status=201,
-        refusals=("invalid_input", "conflict", "not_supported", "untrusted", "artifact_corrupt", "overloaded"),
+        refusals=("invalid_input", "conflict", "not_supported", "untrusted", "overloaded"),
         parameters=(
             Parameter("name", "query", {"type": "string", "maxLength": 128}, "What to call it, like `v2.0`."),
             Parameter("note", "query", {"type": "string", "maxLength": 1000}, "Why."),
