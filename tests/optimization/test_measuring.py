@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from everloop.optimization.asking import ask, one_row
 from everloop.optimization.measuring import FEWEST, calls, contenders, measure, medians
 from everloop.optimization.opening import measure_opening
 from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.source import read_source
 
 
 def test_every_form_is_timed_at_every_size_in_every_round() -> None:
@@ -71,3 +74,19 @@ def test_what_opening_costs_is_measured_where_nothing_is_loaded() -> None:
     assert cost.first_seconds > 0
     broken = measure_opening(manifest, payload[:-8], given_rows(3), trust=Trust())
     assert "weights" in broken.error
+
+
+def test_files_of_the_current_folder_are_found_last_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "psutil.py").write_text("raise SystemExit('this file was run')")
+    (tmp_path / "aside.py").write_text("ANSWER = 2.0")
+    (tmp_path / "mine.py").write_text(
+        "from aside import ANSWER\n"
+        "class Model:\n    features, task = 4, 'regression'\n    def predict(self, rows): return [ANSWER] * len(rows)"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    trust = Trust(code=("*",))
+    manifest, payload = read_source("mine:Model", trust=trust)
+    cost = measure_opening(manifest, payload, given_rows(3), trust=trust)
+    sys.modules.pop("aside", None)
+    assert cost.error == ""

@@ -1,11 +1,12 @@
 """What opening an artifact costs where nothing is loaded yet: seconds, and memory of the process, in a process of its own.
 
-`python -m everloop.optimization.opening` reads one msgpack `Asked` from stdin and writes one `Cost` to stdout. What the library of a
-runtime takes counts: a server that holds nothing else pays for it.
+The process reads one msgpack `Asked` from stdin and writes one `Cost` to stdout. It finds modules where this one does: files of the current
+folder hide nothing that is installed. What the library of a runtime takes counts: a server that holds nothing else pays for it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,12 +17,16 @@ import msgspec
 
 from everloop.core.errors import explain
 from everloop.core.types import Row
+from everloop.parallel.executors.handle import search_path
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:
     from everloop.runtime.artifact import Trust
 
 SECONDS = 120.0
+_BOOT = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from everloop.optimization.opening import main; main()"
+)
 
 
 class Asked(msgspec.Struct):
@@ -50,8 +55,8 @@ def measure_opening(
     """In a process of its own, which is ended after `seconds`. `error` tells why there is nothing to tell."""
     asked = Asked(manifest, payload, rows, trust.pickle, list(trust.types), list(trust.code))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "everloop.optimization.opening"],
+        done = subprocess.run(  # noqa: S603 - our own program, no shell
+            [sys.executable, "-P", "-c", _BOOT, json.dumps(search_path())],
             input=msgspec.msgpack.encode(asked),
             capture_output=True,
             timeout=seconds,
@@ -96,7 +101,3 @@ def main() -> None:
         except Exception as error:  # whatever a model raises: told, and dropped for it
             cost = Cost(0.0, 0.0, 0, explain(error))
         told.write(msgspec.msgpack.encode(cost))
-
-
-if __name__ == "__main__":
-    main()

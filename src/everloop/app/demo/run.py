@@ -221,7 +221,7 @@ def _server(play: Play, log: IO[bytes]) -> Iterator[tuple[str, subprocess.Popen[
     """The server as a child of its own session: Ctrl-C in the terminal is for us, who then ask it to drain."""
     import msgspec
 
-    command = [sys.executable, "-m", "everloop.app.demo.host", msgspec.json.encode(play).decode()]
+    command = [sys.executable, "-P", "-m", "everloop.app.demo.host", msgspec.json.encode(play).decode()]
     process = subprocess.Popen(  # noqa: S603 - our own module
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
     )

@@ -45,7 +45,7 @@ class Worker:
         widen(ours_in)
         widen(ours_out)
         start = {
-            "path": _search_path(),
+            "path": search_path(),
             "inbox": theirs_in,
             "outbox": theirs_out,
             "parent": os.getpid(),
@@ -113,7 +113,7 @@ class Worker:
         """Give it a function. False, here and below, where it is dead. `code`: what `identity.func_hash` has to say of it there."""
         self.opened += 1
         settings = {
-            "path": _search_path(),
+            "path": search_path(),
             "folder": _folder(),
             "code": code,
             "depth": nesting.depth() + 1,
@@ -176,7 +176,8 @@ def _chunk(number: int, items: Packed, slice_seconds: float, timeout: float, fla
     return pieces(CHUNK, number, body, parts, flags=flags, numbers=(slice_seconds, timeout, 0.0))
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
+    """Where this process finds modules; for another one, which may be in another folder."""
     here = _folder()
     return [str(entry) or here for entry in sys.path]
 
