@@ -141,6 +141,18 @@ def test_a_bad_row_is_named_by_its_line(folder: Path) -> None:
     assert "bad.csv, line 3: label" in done.output
 
 
+def test_labels_that_are_no_classes_are_an_error_or_told(folder: Path) -> None:
+    strange = "a,b,c,d,y\n" + "1,2,3,4,7\n" * 20
+    (folder / "strange.csv").write_text(strange + "1,2,3,4,8\n")
+    done = invoke("sign.skops", "--data", "strange.csv", "--label", "y", "--int8", *QUICK)
+    assert done.exit_code == 1
+    assert "--label y: none of the 21 labels (7, 8) is a class of this model, which has 0, 1" in done.output
+    (folder / "strange.csv").write_text(strange + "1,2,3,4,1\n")
+    done = invoke("sign.skops", "--data", "strange.csv", "--label", "y", "-o", "strange.artifact", *QUICK)
+    assert done.exit_code == 0, done.output
+    assert "20 of 21 labels are none of the model's classes" in done.stderr
+
+
 def test_a_graph_alone_is_written_only_where_the_form_is_one(folder: Path) -> None:
     done = invoke("sum.artifact", "--data", "rows.csv", "--label", "sign", "-o", "sum.onnx", *QUICK)
     assert done.exit_code == 1

@@ -107,6 +107,20 @@ def test_a_form_that_rounds_is_judged_by_labels() -> None:
     assert "accuracy is worse by" in much.why
 
 
+def test_no_accuracy_makes_up_for_answering_otherwise() -> None:
+    labels = [0] + [2] * 1_999  # as good as no label can be won or lost
+    parity = judged(
+        Spoken(lambda X: np.full(len(X), 0.9)),
+        Spoken(lambda X: np.where(np.arange(len(X)) % 10 == 1, 0.1, 0.9)),
+        exact=False,
+        labels=labels,
+    )
+    assert parity.change is not None
+    assert (parity.change.before, parity.change.after, parity.change.flips) == (0.0, 0.0, 200)
+    assert not parity.passed
+    assert "200 of 2,000 labels are others than the original's; at most 5.00% may be" in parity.why
+
+
 def test_too_few_examples_leave_too_much_possible() -> None:
     parity = judged(Spoken(sigmoid), Spoken(sigmoid), exact=False, rows=100, labels=[1] * 100)
     assert not parity.passed

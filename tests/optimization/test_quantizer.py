@@ -129,6 +129,12 @@ def test_an_estimator_is_converted_first() -> None:
     quantizer = ModelQuantizer()
     quantized = quantizer.quantize_static(estimator, pd.DataFrame(X), labels=y.tolist())
     assert quantized.how["loss_is_of"] == "accuracy"
+    for ask in (
+        lambda: quantizer.quantize_static(estimator, X, labels=["maybe"] * len(X)),
+        lambda: quantizer.compare_accuracy(estimator, quantized, X, ["maybe"] * len(X)),
+    ):
+        with pytest.raises(InvalidInput, match=r"none of the .* labels \('maybe'\) is a class of this model"):
+            ask()
     told = quantizer.compare_accuracy(estimator, quantized, X, y)
     assert abs(told["accuracy_change_points"]) <= 1
     assert quantizer.benchmark_quantized(estimator, quantized, X, iterations=3)["size_reduction_pct"] > 50

@@ -202,3 +202,8 @@ def test_what_cannot_be_asked_for() -> None:
     for wrong in ({"sizes": ()}, {"sizes": (0,)}, {"loss": -1.0}, {"rows": 0}, {"max_seconds": 0.0}):
         with pytest.raises(InvalidInput):
             Wishes(**wrong)
+
+
+def test_labels_that_are_all_no_classes_judge_nothing() -> None:
+    with pytest.raises(InvalidInput, match=r"none of the 200 labels \(7\) is a class of this model, which has 0, 1"):
+        optimise(*linear_artifact(), given_rows(), [7] * 200, trust=Trust())

@@ -35,6 +35,8 @@ class Examples:
     labels: list[Scalar] | None
     told: str
     """Where they are from, for a person."""
+    strangers: int = 0
+    """Labels that are none of the model's classes."""
 
 
 def read_examples(
@@ -46,10 +48,12 @@ def read_examples(
     features: Sequence[str] = (),
     limit: int,
 ) -> Examples:
-    """The first rows of a CSV, NDJSON or Parquet file. Raises InvalidInput naming the line or the column."""
+    """The first rows of a CSV, NDJSON or Parquet file. Raises InvalidInput naming the line or the column, and for labels that are all
+    no class of the model."""
     from everloop.app.scoring.formats import place
     from everloop.app.scoring.predicting import matrix_of
     from everloop.app.scoring.source import open_source
+    from everloop.optimization.labels import strangers
 
     schema, target = model.manifest.schema, model.manifest.target
     rows: list[Row] = []
@@ -74,7 +78,10 @@ def read_examples(
                     raise InvalidInput(f"{file}, line {found.lines[i]}: {error.message}", field=label) from error
     if not rows:
         raise InvalidInput(f"{file} has no rows", field="data")
-    return Examples(rows[:limit], None if label is None else labels[:limit], file)
+    if label is None:
+        return Examples(rows[:limit], None, file)
+    others = strangers(labels[:limit], model.manifest.classes, f"--label {label}")
+    return Examples(rows[:limit], labels[:limit], file, others)
 
 
 def _plain(X: Any) -> list[Row]:
@@ -85,7 +92,9 @@ def _plain(X: Any) -> list[Row]:
 
 
 def recorded_examples(model: FittedModel, storage: Path | str, *, limit: int) -> Examples | None:
-    """What the data folder or database remembers of a registered model; None where that is nothing, or it is none."""
+    """What the data folder or database remembers of a registered model; None where that is nothing, or it is none.
+    Raises InvalidInput for labels that are all no class of it."""
+    from everloop.optimization.labels import strangers
     from everloop.optimization.recorded import recorded
     from everloop.stores.opening import open_stores
 
@@ -95,7 +104,8 @@ def recorded_examples(model: FittedModel, storage: Path | str, *, limit: int) ->
         found = recorded(stores.journal, model.name, least=LEAST_LABELS, most=limit)
     if not found.rows:
         return None
-    return Examples(found.rows, found.labels, f"{len(found.rows):,} recorded rows of {model.name}")
+    others = strangers(found.labels or (), model.manifest.classes, f"recorded labels of {model.name}")
+    return Examples(found.rows, found.labels, f"{len(found.rows):,} recorded rows of {model.name}", others)
 
 
 # -- what was chosen --

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everloop.core.errors import InvalidInput, NotSupported
+from everloop.optimization.labels import strangers
 from everloop.runtime import onnx
 from everloop.stores.ports import Manifest
 
@@ -42,6 +43,8 @@ class Judge:
         session = onnx.load(manifest, payload)
         self._tensors = manifest.task == "tensors"
         columns, y = _complete(session, rows, labels)
+        if y is not None and manifest.target.task == "classification":
+            strangers(y.tolist(), manifest.classes)
         n = len(columns[0])
         shown = max(1, min(calibration_rows, n // 2))
         places = _spread_over(np.arange(n), shown)

@@ -5,8 +5,9 @@ them, and numbers that differ by no more than the dtype explains: `atol + rtol *
 values for regression, `atol` being in units of their spread.
 
 **Labelled examples**, which judge the forms that round on purpose (INT8, FP16): the metric may not be worse by more than `loss`, and the
-95 % interval of its change (`policy.paired`) must not reach beyond twice that, so that nobody passes by having been shown little. Where
-there are no labels, the original's answers stand for them.
+95 % interval of its change (`policy.paired`) must not reach beyond twice that, so that nobody passes by having been shown little. Nor may
+more than `FLIPS` times `loss` of the labels be others than the original's: being wrong elsewhere, as often, is another model. Where there
+are no labels, the original's answers stand for them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from everloop.policy.paired import mean_difference, share_difference
 from everloop.runtime.session import Matrix, Session
 
 _LARGEST = sys.float_info.max
+FLIPS = 10
+"""Times the loss that is allowed: the most labels, as a share, in which a form that rounds may differ from the original."""
 
 
 class Tolerances(msgspec.Struct, frozen=True):
@@ -50,6 +53,8 @@ class Change(msgspec.Struct, frozen=True):
     """Negative is worse: points of accuracy as a share; of errors as a share of the original's (of the spread, for `deviation`)."""
     low: float
     high: float
+    flips: int = 0
+    """Of these rows: labels that are others than the original's."""
 
 
 class Parity(msgspec.Struct, frozen=True):
@@ -146,7 +151,8 @@ def _change(evidence: Evidence, found: Answers) -> Change | None:
         won = sum(b and not a for a, b in zip(right, now, strict=True))
         low, high = share_difference(lost, won, n)
         metric = "accuracy" if evidence.labels is not None else "agreement"
-        return Change(metric, n, sum(right) / n, sum(now) / n, (won - lost) / n, low, high)
+        flips = sum(a != b for a, b in zip(original.labels[:n], found.labels[:n], strict=True))
+        return Change(metric, n, sum(right) / n, sum(now) / n, (won - lost) / n, low, high, flips)
     if original.numbers is None or found.numbers is None:
         return None
     return _change_of_error(original.numbers[:n], found.numbers[:n], evidence)
@@ -191,6 +197,8 @@ def _loses(change: Change | None, loss: float) -> str:
             f"{change.rows:,} examples leave a loss of {change.metric} of up to {_points(-change.low)} possible (95 % interval); more than "
             f"{_points(2 * loss)} may not be"
         )
+    if change.flips > FLIPS * loss * change.rows:
+        return f"{change.flips:,} of {change.rows:,} labels are others than the original's; at most {FLIPS * loss:.2%} may be, however many are right"
     return ""
 
 

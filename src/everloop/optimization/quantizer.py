@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from everloop.core.errors import InvalidInput
 from everloop.core.tensors import DATATYPES
+from everloop.optimization.labels import strangers
 from everloop.optimization.onnx_torch import export_module, is_module, tensors_of
 from everloop.optimization.quantization import Method, QuantizationConfig, quantize_artifact
 from everloop.optimization.sides import sides_of, time_in_turns
@@ -137,12 +138,14 @@ class ModelQuantizer:
             difference = np.abs(numbers[0].astype(np.float64) - numbers[1])
             told |= {"max_difference": float(difference.max(initial=0)), "mean_difference": float(difference.mean())}
         before, after = pairs[0]
+        classes = sides.classes
         if before.dtype.kind == "f" and before.ndim == 2 and before.shape[1] > 1:
+            classes = list(range(before.shape[1]))
             before, after = before.argmax(axis=1), after.argmax(axis=1)
         if before.dtype.kind != "f":
             flips = int(np.sum(before != after))
             told |= {"label_flips": float(flips), "agreement": 1 - flips / max(1, len(before))}
-        return told if labels is None else told | _judged(before, after, np.asarray(labels))
+        return told if labels is None else told | _judged(before, after, np.asarray(labels), classes)
 
     def benchmark_quantized(
         self, original: Any, quantized: QuantizedModel, sample: Any, iterations: int = 100
@@ -252,12 +255,13 @@ def _bytes_of(model: Any) -> int:
     return file.tell()
 
 
-def _judged(before: Array, after: Array, y: Array) -> dict[str, float]:
+def _judged(before: Array, after: Array, y: Array, classes: list[Any] | None) -> dict[str, float]:
     if len(y) != len(before):
         raise InvalidInput(f"labels: expected {len(before)}, got {len(y)}", field="labels")
     if before.dtype.kind == "f":
         errors = (float(np.abs(each.reshape(len(y), -1) - y.reshape(len(y), -1)).mean()) for each in (before, after))
         return dict(zip(("original_mae", "quantized_mae"), errors, strict=True))
+    strangers(y.tolist(), classes)
     was, is_now = float(np.mean(before == y)), float(np.mean(after == y))
     return {"original_accuracy": was, "quantized_accuracy": is_now, "accuracy_change_points": (is_now - was) * 100}
 

@@ -36,6 +36,8 @@ class Sides:
     answers: Callable[[], list[Named]]
     """Output by output: its name, what the model answers, what the graph does."""
     torch: bool = False
+    classes: list[Any] | None = None
+    """That the model's labels are of, where it answers labels."""
 
 
 def sides_of(model: Any, graph: bytes, sample: Any) -> Sides:
@@ -115,7 +117,7 @@ def _of_artifact(model: Any, runtime: Any, graph: bytes, sample: Any) -> Sides:
             found.append(("probabilities", p, q.astype(precision)))
         return found
 
-    return Sides(len(X), lambda: original.run(X), lambda: session.run(Z), answers)
+    return Sides(len(X), lambda: original.run(X), lambda: session.run(Z), answers, classes=manifest.classes)
 
 
 def time_in_turns(sides: Sides, iterations: int) -> dict[str, float]:

@@ -26,6 +26,7 @@ from everloop.core.types import Row, Scalar
 from everloop.optimization.candidates import Candidate
 from everloop.optimization.evidence import gather
 from everloop.optimization.figures import Fate, Figures, Form, reason
+from everloop.optimization.labels import strangers
 from everloop.optimization.making import Maker, Material, makers
 from everloop.optimization.measuring import FEWEST, ROUNDS, contenders, measure, medians
 from everloop.optimization.opening import Cost, measure_opening
@@ -155,6 +156,7 @@ class _Task:
             raise InvalidInput(
                 f"labels: expected one for each of {len(self.rows)} rows, got {len(self.labels)}", field="labels"
             )
+        strangers(self.labels or (), self.manifest.classes)
 
 
 class _Attempt:

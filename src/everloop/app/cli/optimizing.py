@@ -81,6 +81,9 @@ def run(
             say(NOTHING_GIVEN, style="yellow")
         elif not quiet:
             say(f"comparing on {len(examples.rows):,} rows of {examples.told}")
+        if examples.strangers:
+            told_labels = f"{examples.strangers:,} of {len(examples.rows):,} labels"
+            say(f"{told_labels} are none of the model's classes: no form can answer these rightly", style="yellow")
         wishes = Wishes(int8=int8, sizes=tuple(sorted({*SIZES, *(sizes or ())})), loss=loss, max_seconds=seconds)
         if verify is not None:
             report, checked = _again(model, examples, verify, told)
