@@ -5,6 +5,7 @@ A test that hangs is dumped, every thread of it, by pytest's own faulthandler (`
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
 from tests import redis_server as redis_servers
 from tests.postgres import Server, Unavailable
@@ -114,6 +116,18 @@ def _child_pids() -> list[int]:
 
 def _threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if not any(own in thread.name for own in THREADS_OF_OTHERS)]
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command line configures the log of its process, to a stream that is closed with the test."""
+    root = logging.getLogger()
+    handlers, level = set(root.handlers), root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers and not isinstance(handler, LogCaptureHandler):
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -226,7 +226,8 @@ def test_a_good_canary_reaches_everybody_and_a_forced_answer_does_not_count(
     happened.wait("rollout_ended")
     told = client.get(f"/v1/models/{two}/rollout").json()
     assert (told["state"], told["verdict"]) == ("promoted", "promote"), told
-    assert told["evidence"]["challenger"]["requests"] == versions.count(2)
+    # what came after its end is nobody's evidence, and the forced answers never were
+    assert 20 <= told["evidence"]["challenger"]["requests"] <= versions.count(2)
     assert told["evidence"]["champion"]["failed"] == 0
     assert {g["gate"] for g in told["evidence"]["gates"]} == {"errors", "quality"}
     assert services.reconciler.wait_for(two, 2, SECONDS)

@@ -120,7 +120,7 @@ def test_names(registry: ModelRegistry, tmp_path: Path) -> None:
     ("model", "more", "error", "told"),
     [
         (None, {}, InvalidInput, "onnx_path"),
-        (object(), {}, NotSupported, "export a model of PyTorch to ONNX"),
+        (object(), {}, NotSupported, "give a fitted scikit-learn estimator, boosted trees, a PyTorch module"),
         (LinearRegression, {}, NotSupported, "is a class"),
         (LinearRegression(), {}, InvalidInput, "not fitted"),
         ("nowhere.onnx", {}, InvalidInput, "no file"),

@@ -293,7 +293,7 @@ def test_it_has_the_lowest_priority(stage: Stage) -> None:
 
 def test_one_that_is_not_trusted_is_down_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     record = stage.add(Odd())
-    monkeypatch.setattr(stage.kit.registry, "_trust", Trust())
+    monkeypatch.setattr(stage.kit.registry, "trust", Trust())
     shadow = stage.shadow(record)
     stage.perform(shadow)
     assert isinstance(shadow.failure, Untrusted)
