@@ -65,7 +65,17 @@ def prepare(manifest: Manifest, payload: bytes) -> Any:
     kept = [each for each in model.opset_import if each.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+    _flatten_biases(model.graph)
     return _named(model)
+
+
+def _flatten_biases(graph: Any) -> None:
+    """A `Gemm`'s bias of one row, (1, n), as (n,): the same sum, and all that the quantiser takes where each channel has its own scale."""
+    rows = {node.input[2] for node in graph.node if node.op_type == "Gemm" and len(node.input) > 2}
+    others = {name for node in graph.node if node.op_type != "Gemm" for name in node.input}
+    for tensor in graph.initializer:
+        if tensor.name in rows - others and len(tensor.dims) == 2 and tensor.dims[0] == 1:
+            del tensor.dims[0]
 
 
 def read_graph(payload: bytes) -> Any:
