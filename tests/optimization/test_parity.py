@@ -108,7 +108,7 @@ def test_a_form_that_rounds_is_judged_by_labels() -> None:
 
 
 def test_no_accuracy_makes_up_for_answering_otherwise() -> None:
-    labels = [0] + [2] * 1_999  # as good as no label can be won or lost
+    labels = [1] + [2] * 1_999  # as good as no label can be won or lost
     parity = judged(
         Spoken(lambda X: np.full(len(X), 0.9)),
         Spoken(lambda X: np.where(np.arange(len(X)) % 10 == 1, 0.1, 0.9)),
@@ -116,9 +116,11 @@ def test_no_accuracy_makes_up_for_answering_otherwise() -> None:
         labels=labels,
     )
     assert parity.change is not None
-    assert (parity.change.before, parity.change.after, parity.change.flips) == (0.0, 0.0, 200)
+    assert (parity.change.before, parity.change.after, parity.change.flips) == (1 / 2_000, 1 / 2_000, 200)
     assert not parity.passed
     assert "200 of 2,000 labels are others than the original's; at most 5.00% may be" in parity.why
+    none = judged(Spoken(sigmoid), Spoken(sigmoid), exact=False, labels=[2] * 2_000)
+    assert none.why == "the original answers none of 2,000 labels rightly, so that nothing can be lost"
 
 
 def test_too_few_examples_leave_too_much_possible() -> None:

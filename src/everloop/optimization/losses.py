@@ -43,8 +43,6 @@ class Judge:
         session = onnx.load(manifest, payload)
         self._tensors = manifest.task == "tensors"
         columns, y = _complete(session, rows, labels)
-        if y is not None and manifest.target.task == "classification":
-            strangers(y.tolist(), manifest.classes)
         n = len(columns[0])
         shown = max(1, min(calibration_rows, n // 2))
         places = _spread_over(np.arange(n), shown)
@@ -60,6 +58,9 @@ class Judge:
             self.measure = "accuracy" if self._classifies else "R²"
         self._before = self._numbers(session)
         self._metric_before = self._metric(session)
+        if y is not None and self._classifies:
+            known = manifest.classes or [label for X in self._blocks() for label in session.run(X).tolist()]
+            strangers(y.tolist(), known)
         session.close()
 
     @property

@@ -190,6 +190,8 @@ def _loses(change: Change | None, loss: float) -> str:
     """Why a form that rounds on purpose may not take the original's place; empty where it may."""
     if change is None:
         return "there are no examples to judge it on"
+    if change.metric == "accuracy" and not change.before:
+        return f"the original answers none of {change.rows:,} labels rightly, so that nothing can be lost"
     if change.change < -loss:
         return f"{change.metric} is worse by {_points(-change.change)}; at most {_points(loss)} may be lost"
     if change.low < -2 * loss:
