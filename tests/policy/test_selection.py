@@ -46,6 +46,15 @@ def test_one_form_where_several_may_not_be_put_together() -> None:
     assert select(SIZES, rounds, original="original", combine=False) == [Stretch(1, "compiled")]
 
 
+def test_a_single_form_is_nowhere_slower_than_the_original() -> None:
+    rounds = steady(
+        original=(50.0, 50.0, 12.0), compiled=(1.0, 8.0, 64.0), onnx=(10.0, 12.0, 11.0), other=(2.0, 9.0, 13.0)
+    )
+    assert select(SIZES, rounds, original="original", combine=False) == [Stretch(1, "onnx")]
+    del rounds["onnx"]
+    assert select(SIZES, rounds, original="original", combine=False) == [Stretch(1, "original")]
+
+
 def test_equal_forms_are_not_told_apart_by_a_few_slow_rounds() -> None:
     rounds = {"original": [[9.0] * 8], "a": [[1.0] * 8], "b": [[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]]}
     assert slowdown(rounds["b"][0], rounds["a"][0]) == 1.0

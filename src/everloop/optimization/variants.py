@@ -21,9 +21,8 @@ import msgspec
 
 from everloop.core.errors import EverloopError, InvalidInput, NotSupported, explain
 from everloop.core.hashing import artifact_digest
-from everloop.core.tensors import Signature
 from everloop.core.types import Row, Scalar
-from everloop.optimization.candidates import Candidate
+from everloop.optimization.candidates import Candidate, answers, differs, same
 from everloop.optimization.evidence import gather
 from everloop.optimization.figures import Fate, Figures, Form, reason
 from everloop.optimization.labels import strangers
@@ -32,7 +31,7 @@ from everloop.optimization.measuring import FEWEST, ROUNDS, contenders, measure,
 from everloop.optimization.opening import Cost, measure_opening
 from everloop.optimization.parity import Parity, judge
 from everloop.parallel import fingerprint
-from everloop.policy.selection import Stretch, select
+from everloop.policy.selection import Rounds, Stretch, select, slowdown
 from everloop.runtime.artifact import library_versions, load_session
 from everloop.runtime.compiled import as_trained
 from everloop.runtime.session import Session
@@ -47,7 +46,13 @@ MOST_ROWS = 1_000_000
 SERVED = "served"
 """The original as its runtime already answers from it: small linear models and trees compile when they are opened. Only compared with: what
 it compiles to is a form of its own, which needs no library of the original's."""
+BY_SIZE = "by-size"
 Progress = Callable[[str], None]
+
+_CHOICES = 4
+"""How often it is chosen again, where what was chosen turns out to be slower than it had seemed."""
+_SLOWER = 1.05
+"""Times the seconds of another form, from which on a form is clearly slower."""
 
 _LIBRARIES = (
     "everloop",
@@ -174,7 +179,6 @@ class _Attempt:
         self.sessions: dict[str, Session] = {}
         """Of those that agree."""
         self.forms: dict[str, Form] = {}
-        self.rounds: dict[str, list[list[float]]] = {}
 
     def run(self) -> Report:
         wishes = self.wishes
@@ -204,13 +208,14 @@ class _Attempt:
         if wishes.int8 and made_up:
             self.forms["int8"] = Form("int8", why="there are no examples to prove it on", exact=False)
         self.say(f"measuring {', '.join(self.sessions)}")
-        self._measure(list(self.sessions), wishes.max_seconds / 16, FEWEST)
+        taken = self._measure(list(self.sessions), wishes.max_seconds / 16, FEWEST)
         hopeful = contenders({name: self.forms[name].seconds for name in self.sessions if name != SERVED})
         if len(hopeful) > 1:
             self.say(f"measuring {', '.join(hopeful)} again")
-            self._measure([*hopeful, *(name for name in self.sessions if name == SERVED)], wishes.max_seconds / 4)
-        stretches = self._choose(hopeful)
-        chosen = self._settle(stretches)
+            taken = self._measure(
+                [*hopeful, *(name for name in self.sessions if name == SERVED)], wishes.max_seconds / 4
+            )
+        chosen, stretches = self._settle({name: taken[name] for name in hopeful})
         return self._report(chosen, stretches)
 
     # -- making and judging --
@@ -233,8 +238,8 @@ class _Attempt:
             self.forms[maker.name] = msgspec.structs.replace(refused, why=f"making it failed: {explain(error)}")
             return
         candidate = Candidate(maker.name, manifest, payload, maker.exact, maker.how)
-        twin = next((each.name for each in self.candidates.values() if _same(each, candidate)), None)
-        different = _differs(self.manifest, manifest) or (f"the same as {twin}" if twin is not None else "")
+        twin = next((each.name for each in self.candidates.values() if same(each, candidate)), None)
+        different = differs(self.manifest, manifest) or (f"the same as {twin}" if twin is not None else "")
         if different:
             self.forms[maker.name] = _form(candidate, "not made", different)
             return
@@ -244,7 +249,7 @@ class _Attempt:
         except Exception as error:  # whatever a form raises where the original answers
             self.forms[maker.name] = _form(candidate, "unfaithful", explain(error))
             return
-        if not _answers(self.signature, tensor_model(session).signature):
+        if not answers(self.signature, tensor_model(session).signature):
             why = "it is asked by other tensors: clients of the Open Inference Protocol would have to change"
             self.forms[maker.name] = _form(candidate, "unfaithful", why, parity)
             return
@@ -275,7 +280,7 @@ class _Attempt:
 
     # -- measuring and choosing --
 
-    def _measure(self, names: Sequence[str], seconds: float, rounds: int = ROUNDS) -> None:
+    def _measure(self, names: Sequence[str], seconds: float, rounds: int = ROUNDS) -> Rounds:
         taken = measure(
             {name: self.sessions[name] for name in names},
             self.evidence.rows[: self.evidence.data.rows],
@@ -284,38 +289,74 @@ class _Attempt:
             rounds=rounds,
             seed=self.wishes.seed,
         )
-        self.rounds |= taken
         for name, by_size in medians(taken).items():
             self.forms[name] = msgspec.structs.replace(
                 self.forms[name], seconds=by_size, rounds=[[min(each), max(each)] for each in taken[name]]
             )
+        return taken
 
-    def _choose(self, names: Sequence[str]) -> list[Stretch]:
-        return select(
-            self.sizes,
-            {name: self.rounds[name] for name in names},
-            original="original",
-            combine=self.wishes.combine,
-        )
+    def _settle(self, compared: Rounds) -> tuple[Candidate, list[Stretch]]:
+        """One candidate, and which form answers which sizes in it: a form for all sizes, or several put together.
 
-    def _settle(self, stretches: list[Stretch]) -> Candidate:
-        """One candidate: the form of all sizes, or several put together, all of which have proved themselves."""
+        No form is taken at one measurement's word. What is chosen is measured once more; if it then turns out to be clearly slower than
+        what it would replace, the choice is made again without it, and ends at the original."""
+        left, combine = dict(compared), self.wishes.combine
+        for _ in range(_CHOICES):
+            stretches, single = (
+                select(self.sizes, left, original="original", combine=several) for several in (combine, False)
+            )
+            if stretches == [Stretch(1, "original")]:
+                break
+            candidate = self._reopened(stretches)
+            if candidate is not None and not self._slower(candidate, stretches, single[0].form):
+                return candidate, stretches
+            if len(stretches) > 1:
+                combine = False
+            else:
+                del left[stretches[0].form]
+            if not left:
+                break
+        return self.candidates["original"], [Stretch(1, "original")]
+
+    def _reopened(self, stretches: list[Stretch]) -> Candidate | None:
+        """What was chosen, in a session of its own; None where several forms cannot be put together, as `forms` then tells."""
         if len(stretches) == 1:
-            return self.candidates[stretches[0].form]
+            candidate = self.candidates[stretches[0].form]
+            self.sessions[candidate.name] = self._open(candidate)  # a form's time may be the luck of its session
+            return candidate
         from everloop.runtime.by_size import combine
 
         parts = [self.candidates[stretch.form] for stretch in stretches]
-        manifest, payload = combine(
-            [(stretch.start, part.manifest, part.payload) for stretch, part in zip(stretches, parts, strict=True)]
-        )
         how = {"by": "size", "stretches": [[stretch.start, stretch.form] for stretch in stretches]}
-        candidate = Candidate("by-size", manifest, payload, all(part.exact for part in parts), how)
+        exact = all(part.exact for part in parts)
+        try:
+            manifest, payload = combine(
+                [(stretch.start, part.manifest, part.payload) for stretch, part in zip(stretches, parts, strict=True)]
+            )
+            candidate = Candidate(BY_SIZE, manifest, payload, exact, how)
+            session = self._open(candidate)
+        except EverloopError as error:
+            self.forms[BY_SIZE] = Form(BY_SIZE, why=error.message, exact=exact, how=how)
+            return None
         parities = [parity for stretch in stretches if (parity := self.forms[stretch.form].parity) is not None]
-        self._admit(candidate, self._open(candidate), max(parities, key=lambda parity: parity.worst))
-        members = sorted({stretch.form for stretch in stretches})
-        self.say(f"measuring by-size beside {', '.join(members)}")
-        self._measure([*members, "by-size"], self.wishes.max_seconds / 8)
-        return candidate
+        self._admit(candidate, session, max(parities, key=lambda parity: parity.worst))
+        return self.candidates.get(BY_SIZE)
+
+    def _slower(self, chosen: Candidate, stretches: list[Stretch], single: str) -> bool:
+        """Whether it is clearly slower, at some size, than what answers already; or, put together of several, than the one form that would
+        be chosen instead."""
+        present = SERVED if SERVED in self.sessions else "original"
+        others = {present, single} - {chosen.name}
+        beside = sorted(others | {stretch.form for stretch in stretches} - {chosen.name})
+        self.say(f"measuring {chosen.name} once more beside {', '.join(beside)}")
+        taken = self._measure([chosen.name, *beside], self.wishes.max_seconds / 8)
+        for other in sorted(others):
+            for size, ours, theirs in zip(self.sizes, taken[chosen.name], taken[other], strict=True):
+                if slowdown(ours, theirs) > _SLOWER:
+                    why = f"measured once more, it is slower than {other} at {size:,} row{'s' * (size != 1)}"
+                    self.forms[chosen.name] = msgspec.structs.replace(self.forms[chosen.name], why=why)
+                    return True
+        return False
 
     # -- telling --
 
@@ -359,27 +400,3 @@ def _form(candidate: Candidate, fate: Fate, why: str, parity: Parity | None = No
         candidate.how,
         parity,
     )
-
-
-def _same(a: Candidate, b: Candidate) -> bool:
-    return a.payload == b.payload and (a.manifest.runtime, a.manifest.options) == (
-        b.manifest.runtime,
-        b.manifest.options,
-    )
-
-
-def _answers(before: Signature, after: Signature) -> bool:
-    """Whether who asks by tensors need not notice: the same inputs, and no output less."""
-    return before.inputs == after.inputs and set(before.outputs) <= set(after.outputs)
-
-
-def _differs(original: Manifest, made: Manifest) -> str:
-    """Why a form could not stand where the original does; empty where it could."""
-    ours, theirs = original.schema.fields, made.schema.fields
-    if [(f.name, f.kind) for f in ours] != [(f.name, f.kind) for f in theirs]:
-        return "it takes other features"
-    if any(a.nullable and not b.nullable for a, b in zip(ours, theirs, strict=True)):
-        return "it takes no missing values, as the original does"
-    if (original.task, original.target, original.classes) != (made.task, made.target, made.classes):
-        return "it answers another kind of thing"
-    return ""

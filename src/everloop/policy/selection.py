@@ -40,7 +40,7 @@ def select(
     times = {name: [statistics.median(each) for each in by_size] for name, by_size in rounds.items()}
     able = [_able(i, rounds, times, tolerance) for i in range(len(sizes))]
     if not combine:
-        return [Stretch(1, _preferred(set.intersection(*able) or set(times), times, original, slice(None)))]
+        return [Stretch(1, _single(set.intersection(*able), rounds, times, original, tolerance))]
     stretches: list[Stretch] = []
     first = 0
     while first < len(sizes):
@@ -66,9 +66,28 @@ def slowdown(ours: Sequence[float], best: Sequence[float]) -> float:
     return ratios[max(0, int((len(ratios) - _DOUBT * math.sqrt(len(ratios))) / 2))]
 
 
+def _single(
+    able: set[str], rounds: Rounds, times: Mapping[str, Sequence[float]], original: str, tolerance: float
+) -> str:
+    """Of those that are best at all sizes; where none is, the quickest of those that are nowhere clearly slower than the original."""
+    if able:
+        return _preferred(able, times, original, slice(None))
+    base = rounds.get(original)
+    fair = set(times)
+    if base is not None:
+        fair = {
+            name
+            for name, by_size in rounds.items()
+            if all(slowdown(ours, theirs) <= 1 + tolerance for ours, theirs in zip(by_size, base, strict=True))
+        }
+    return _quickest(fair, times, slice(None))
+
+
 def _preferred(names: set[str], times: Mapping[str, Sequence[float]], original: str, where: slice) -> str:
-    if original in names:
-        return original
+    return original if original in names else _quickest(names, times, where)
+
+
+def _quickest(names: set[str], times: Mapping[str, Sequence[float]], where: slice) -> str:
     return min(sorted(names), key=lambda name: math.fsum(map(math.log, times[name][where])))
 
 
