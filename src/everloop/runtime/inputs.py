@@ -15,6 +15,7 @@ import numpy as np
 from everloop.core.errors import InvalidInput, MissingExtra, NotSupported
 from everloop.core.schema import Field, FieldKind, Schema, Target
 from everloop.core.types import Task
+from everloop.runtime.gaps import places_of, takes_gaps
 from everloop.runtime.session import Matrix
 
 Form = Literal["matrix", "frame", "texts"]
@@ -30,7 +31,9 @@ def input_form(estimator: Any, schema: Schema) -> Form:
                 field="features",
             )
         return "texts"
-    if hasattr(estimator, "feature_names_in_") or any(_chooses_by_name(part) for part in _parts(estimator)):
+    if _learned(estimator, "feature_names_in_") is not None or any(
+        _chooses_by_name(part) for part in _parts(estimator)
+    ):
         return "frame"
     return "matrix"
 
@@ -76,16 +79,16 @@ def shape_rows(form: Form, schema: Schema, X: Matrix) -> Any:
 
 
 def schema_of(estimator: Any, feature_names: Sequence[str] | None = None) -> Schema:
-    """What a fitted estimator tells of its input: names, number, which columns hold text, whether values may be missing."""
+    """What a fitted estimator tells of its input: names, number, which columns hold text, where values may be missing."""
     if _takes_texts(estimator):
         name = feature_names[0] if feature_names else "text"
         return Schema((Field(str(name), "text"),), named=True)
-    width = getattr(estimator, "n_features_in_", None)
+    width = _learned(estimator, "n_features_in_")
     if width is None:
         raise NotSupported(
             f"{type(estimator).__name__} does not tell how many features it takes (n_features_in_): register it before fitting"
         )
-    own = getattr(estimator, "feature_names_in_", None)
+    own = _learned(estimator, "feature_names_in_")
     if feature_names is not None and len(feature_names) != width:
         raise InvalidInput(f"feature_names: expected {width} names, got {len(feature_names)}", field="feature_names")
     if own is not None and feature_names is not None and list(own) != list(feature_names):
@@ -94,11 +97,11 @@ def schema_of(estimator: Any, feature_names: Sequence[str] | None = None) -> Sch
         )
     names = list(feature_names) if feature_names is not None else list(own) if own is not None else None
     text = _text_columns(estimator, names or [], int(width))
-    nullable = _allows_missing(estimator)
+    gaps = takes_gaps(estimator, list(range(int(width))), names or [])
     fields = []
     for i in range(int(width)):
         kind: FieldKind = "text" if i in text else "number"
-        fields.append(Field(str(names[i]) if names else f"x{i}", kind, nullable))
+        fields.append(Field(str(names[i]) if names else f"x{i}", kind, i in gaps))
     return Schema(tuple(fields), named=names is not None)
 
 
@@ -148,9 +151,16 @@ def is_fitted(estimator: Any) -> bool:
 
 
 def _first_step(estimator: Any) -> Any:
-    while hasattr(estimator, "steps") and estimator.steps:
-        estimator = estimator.steps[0][1]
+    """Of those that do something."""
+    while getattr(estimator, "steps", None):
+        estimator = next((step for _, step in estimator.steps if step not in (None, "passthrough")), None)
     return estimator
+
+
+def _learned(estimator: Any, what: str) -> Any:
+    """What a fit has left; a pipeline itself looks no further than its first step. None: it has not."""
+    own = getattr(estimator, what, None)
+    return own if own is not None else getattr(_first_step(estimator), what, None)
 
 
 def _takes_texts(estimator: Any) -> bool:
@@ -161,15 +171,6 @@ def _takes_texts(estimator: Any) -> bool:
     except (AttributeError, TypeError, ValueError):  # duck-typed
         return False
     return bool(tags.string and not tags.two_d_array and not tags.categorical)
-
-
-def _allows_missing(estimator: Any) -> bool:
-    from sklearn.utils import get_tags
-
-    try:
-        return bool(get_tags(estimator).input_tags.allow_nan)
-    except (AttributeError, TypeError, ValueError):  # duck-typed
-        return False
 
 
 def _parts(estimator: Any) -> Iterator[Any]:
@@ -187,14 +188,7 @@ def _text_columns(estimator: Any, names: list[Any], width: int) -> set[int]:
     for _, transformer, chosen in first.transformers_:
         if isinstance(transformer, str):
             continue
-        columns = (
-            [chosen]
-            if isinstance(chosen, (str, int))
-            else np.arange(width)[chosen]
-            if isinstance(chosen, slice)
-            else chosen
-        )
-        places = [names.index(c) if isinstance(c, str) else int(c) for c in columns]
+        places = places_of(chosen, names, width)
         if _takes_texts(transformer):
             found.update(places)
         else:
