@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.optimization.forms import Spoken, given_rows, sigmoid
 
+from everloop.core.errors import InvalidInput
 from everloop.core.schema import Field, Schema
+from everloop.optimization.asking import ask
 from everloop.optimization.evidence import data_digest, gather
 from everloop.optimization.synthetic import draw_rows, make_up_rows
 
@@ -71,3 +76,32 @@ def test_other_examples_have_another_digest() -> None:
         data_digest(rows[::-1], None, schema),
     }
     assert len(digests) == 4
+
+
+def picky(X: Any) -> Any:
+    if (X[:, 0] > 1e38).any():
+        raise ValueError("value too large")
+    return sigmoid(X)
+
+
+@given(st.sets(st.integers(0, 39), max_size=39), st.integers(0, 20), st.booleans())
+def test_rows_that_the_original_refuses_are_left_out_and_counted(bad: set[int], drawn: int, calibrate: bool) -> None:
+    rows, labels = given_rows(40), list(range(40))
+    for i in bad:
+        rows[i][0] = 1e39
+    made = gather(Spoken(picky), rows, labels, total=0, drawn=drawn, seconds=0.0, calibrate=calibrate, loss=0.0, seed=0)
+    good = [i for i in range(40) if i not in bad]
+    kept = made.rows[: made.data.rows]
+    assert sorted(kept) == sorted(rows[i] for i in good)
+    assert (made.data.rows, made.data.drawn, made.data.refused) == (len(good), drawn, len(bad))
+    assert made.labels == [rows.index(row) for row in kept[: made.data.judged]]
+    assert made.data.digest == data_digest(rows, labels, Schema.unnamed(4))
+    answered = ask(Spoken(picky), made.rows)
+    assert made.original.labels == answered.labels
+    assert np.array_equal(made.original.numbers, answered.numbers)
+
+
+def test_where_the_original_answers_nothing_a_row_is_named() -> None:
+    rows = [[1e39, 0.0, 0.0, 0.0]] * 300
+    with pytest.raises(InvalidInput, match=r"answers none of the rows.*row 1: ValueError: value too large"):
+        gather(Spoken(picky), rows, None, total=0, drawn=None, seconds=0.0, calibrate=False, loss=0.0, seed=0)

@@ -197,6 +197,10 @@ class _Attempt:
             loss=wishes.loss,
             seed=wishes.seed,
         )
+        if refused := evidence.data.refused:
+            self.say(
+                f"{refused:,} row{'s are' if refused > 1 else ' is'} refused by the original: nothing is compared on them"
+            )
         self._admit(original, session, None)
         material = Material(self.manifest, self.payload, evidence.shown, evidence.shown_labels, self.trust)
         if original.manifest != self.manifest:
