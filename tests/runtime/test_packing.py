@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,23 @@ def test_river_tells_little_of_itself() -> None:
         pack(binary, trust=TRUSTING, classes=["only one"])
     with pytest.raises(Untrusted):
         pack(binary, trust=SAFE)
+
+
+def test_a_linear_river_model_takes_its_features_in_the_order_in_which_it_met_them() -> None:
+    from river import linear_model, preprocessing
+
+    scaled = preprocessing.StandardScaler() | linear_model.LinearRegression()
+    softmax, encoded = linear_model.SoftmaxRegression(), preprocessing.OneHotEncoder() | linear_model.LinearRegression()
+    for (z, a), y in zip(X.tolist(), Y.tolist(), strict=True):
+        scaled.learn_one({"z": z, "a": a}, 3 * z - a)
+        softmax.learn_one({"z": z, "a": a}, y)
+        encoded.learn_one({"city": y}, z)
+    manifest, payload = pack(pickle.dumps(scaled), trust=TRUSTING)
+    assert manifest.schema.names == ("z", "a")
+    assert answers((manifest, payload), TRUSTING) == [scaled.predict_one({"z": z, "a": a}) for z, a in X.tolist()]
+    assert pack(softmax, trust=TRUSTING, classes=["no", "yes"])[0].schema.names == ("z", "a")
+    with pytest.raises(InvalidInput, match="feature_names"):  # its weights are of what the encoder makes
+        pack(encoded, trust=TRUSTING)
 
 
 @pytest.mark.parametrize("model", [LogisticRegression, 7, [1, 2]])

@@ -134,13 +134,13 @@ def import_path(model: Any) -> str | None:
 def _pack_river(
     model: Any, trust: Trust, names: Sequence[str] | None, classes: Sequence[Any] | None
 ) -> tuple[Manifest, bytes]:
-    from everloop.runtime.river import RiverModel, describe_model, dump_model, is_binary, river_task
+    from everloop.runtime.river import RiverModel, describe_model, dump_model, is_binary, learned_names, river_task
 
     task = river_task(model)
     last = model
     while hasattr(last, "_last_step"):
         last = last._last_step
-    known = list(names or sorted(getattr(last, "weights", None) or ()))
+    known = list(names or learned_names(model))
     if not known:
         raise InvalidInput(
             f"{describe_model(model)} does not tell the names of its features: give feature_names=",

@@ -152,6 +152,32 @@ def river_task(model: Any) -> Task:
     )
 
 
+_KEEP_NAMES = {
+    "StandardScaler",
+    "AdaptiveStandardScaler",
+    "MinMaxScaler",
+    "MaxAbsScaler",
+    "RobustScaler",
+    "Normalizer",
+    "Binarizer",
+}
+
+
+def learned_names(model: Any) -> list[Any]:
+    """The features that a linear model has weights of, in the order in which it met them; none where the model does not tell, or has
+    them of what a step in front made."""
+    while hasattr(model, "_last_step"):
+        if any(type(step).__name__ not in _KEEP_NAMES for step in list(model.steps.values())[:-1]):
+            return []
+        model = model._last_step
+    weights = getattr(model, "weights", None)
+    if not isinstance(weights, dict):
+        return []
+    if weights and all(isinstance(each, dict) for each in weights.values()):  # by class
+        return list(dict.fromkeys(name for each in weights.values() for name in each))
+    return list(weights)
+
+
 def is_binary(model: Any) -> bool:
     return not getattr(model, "_multiclass", True)
 
