@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tests.optimization.forms import given_rows, linear_artifact
@@ -15,9 +16,11 @@ from typer.testing import CliRunner
 
 from everloop import Continuum, LearningConfig
 from everloop.app.cli.commands import app
+from everloop.core.hashing import artifact_digest
 from everloop.optimization import variants
 from everloop.optimization.opening import Cost
 from everloop.runtime.artifact import Trust, read_model_file
+from everloop.runtime.linear import LinearModel
 from everloop.runtime.packaged import write_artifact
 
 runner = CliRunner()
@@ -85,6 +88,26 @@ def test_a_faster_form_is_shown_written_and_found_again(folder: Path) -> None:
     assert other.exit_code == 1
     told = json.loads(other.stdout)
     assert "examples, SHA-256" in [check["what"] for check in told["checks"] if not check["holds"]]
+
+
+def test_a_payload_that_was_put_in_its_place_is_noticed(folder: Path) -> None:
+    done = invoke("sum.artifact", "--data", "rows.csv", "--label", "sign", "-o", "sum2.artifact", *QUICK)
+    assert done.exit_code == 0, done.output
+    manifest, payload = read_model_file(folder / "sum2.artifact", trust=Trust())
+    plain, original = linear_artifact(classes=False)
+    model = LinearModel.unpack(original)
+    swapped = LinearModel(-model.weights, -model.bias, model.fill).pack()
+    told = json.loads(json.dumps(manifest.lineage))
+    for form in told["optimization"]["forms"]:
+        if form["digest"] == artifact_digest(payload):
+            form["digest"] = artifact_digest(swapped)
+    write_artifact(folder / "swapped.artifact", msgspec.structs.replace(plain, lineage=told), swapped)
+    again = ("sum.artifact", "--data", "rows.csv", "--label", "sign", "--json", "--verify")
+    assert json.loads(invoke(*again, "sum2.artifact").stdout)["holds"] is True
+    done = invoke(*again, "swapped.artifact")
+    assert done.exit_code == 1
+    failed = {check["what"] for check in json.loads(done.stdout)["checks"] if not check["holds"]}
+    assert f"{told['optimization']['chosen']} in the file, passed" in failed
 
 
 def test_without_examples_it_says_loudly_that_it_proves_little(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from everloop.app.scoring.formats import Format
     from everloop.app.scoring.models import FittedModel
     from everloop.optimization.candidates import Candidate
-    from everloop.optimization.figures import Figures
+    from everloop.optimization.figures import Figures, Form
+    from everloop.optimization.parity import Parity
     from everloop.optimization.variants import Wishes
+    from everloop.optimization.verifying import Part
     from everloop.stores.ports import Manifest
 
 BLOCK_ROWS, BLOCK_BYTES = 1000, 1 << 20
@@ -179,8 +181,9 @@ def wishes_of(told: Figures) -> Wishes:
         raise InvalidInput(f"its manifest tells of wishes that are none: {error}", field="verify") from error
 
 
-def compare(told: Figures, found: Figures, payload_digest: str) -> list[Check]:
-    """All that does not depend on the machine's speed: digests, sizes, differences, metrics, of every form."""
+def compare(told: Figures, found: Figures, payload_digest: str, parts: Sequence[Part] = ()) -> list[Check]:
+    """All that does not depend on the machine's speed: digests, sizes, differences, metrics, of every form. `parts`: what the artifact holds,
+    asked itself."""
     checks = [
         Check("original, SHA-256", told.original, found.original),
         Check("examples, SHA-256", told.data.digest, found.data.digest),
@@ -196,11 +199,46 @@ def compare(told: Figures, found: Figures, payload_digest: str) -> list[Check]:
             checks.append(Check(f"{form.name}, made", "yes", "no"))
             continue
         checks.append(Check(f"{form.name}, bytes", form.bytes, other.bytes))
-        checks += _each(form.name, form.parity, other.parity, ("max_difference", "mean_difference", "flips"))
-        if form.parity.change is not None and other.parity.change is not None:
-            name = f"{form.name}, {form.parity.change.metric}"
-            checks += _each(name, form.parity.change, other.parity.change, ("before", "after", "low", "high"))
-    return checks
+        checks += _parities(form.name, form.parity, other.parity)
+    alike = (told.libraries, told.machine) == (found.libraries, found.machine)
+    if parts:
+        starts = [start for start, _ in told.stretches]
+        checks.append(Check("rows from which on each form answers", starts, [part.start for part in parts]))
+    return checks + [check for part in parts for check in _held(part, told, made if alike else {})]
+
+
+_ARBITRARY = ("onnx", "")
+"""Runtimes of forms that differ from making to making: converters draw names for a graph's parts."""
+
+
+def _held(part: Part, told: Figures, made: Mapping[str, Form]) -> list[Check]:
+    """What is in the file: the form that its manifest tells of, which answers as told. `made`: again, where that makes the same bytes."""
+    name = f"{part.name or 'a form'} in the file"
+    claimed = {form.name: form for form in told.forms}.get(part.name)
+    if claimed is None:
+        return [Check(f"{name}, told of", "yes", "no")]
+    checks = [Check(f"{name}, SHA-256", claimed.digest, part.digest)]
+    again = made.get(part.name)
+    if again is not None and again.runtime not in _ARBITRARY:
+        checks.append(Check(f"{name}, SHA-256 of it made again", part.digest, again.digest))
+    if again is not None:
+        checks.append(Check(f"{name}, computes in floats", claimed.exact, again.exact))
+    if claimed.parity is None:
+        return [*checks, Check(f"{name}, passed", True, part.found.passed)]
+    return [*checks, *_parities(name, claimed.parity, part.found)]
+
+
+def _parities(name: str, told: Parity, found: Parity) -> list[Check]:
+    numbers = ("rows", "max_difference", "mean_difference", "worst", "flips", "passed")
+    checks = _each(name, told, found, numbers)
+    if told.change is None or found.change is None:
+        return [*checks, Check(f"{name}, judged by", _metric(told), _metric(found))]
+    numbers = ("rows", "before", "after", "low", "high", "flips")
+    return checks + _each(f"{name}, {told.change.metric}", told.change, found.change, numbers)
+
+
+def _metric(parity: Parity) -> str:
+    return "nothing" if parity.change is None else parity.change.metric
 
 
 def _each(name: str, told: Any, found: Any, numbers: Sequence[str]) -> list[Check]:

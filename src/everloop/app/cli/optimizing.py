@@ -31,6 +31,7 @@ from everloop.app.tuning import check_drawing
 from everloop.core.hashing import artifact_digest
 from everloop.optimization.figures import Figures, Form
 from everloop.optimization.variants import SIZES, Report, Wishes, optimise
+from everloop.optimization.verifying import ask_parts
 from everloop.parallel.wording import duration, size_of
 from everloop.runtime.artifact import Trust, read_model_file
 
@@ -138,12 +139,22 @@ Checked = list[Any]
 def _again(
     model: FittedModel, examples: Examples, artifact: Path, told: Callable[[str], None]
 ) -> tuple[Report, Checked]:
-    """All of it once more, as the artifact's manifest says that it was done."""
+    """All of it once more, as the artifact's manifest says that it was done; and the artifact itself, asked."""
     manifest, payload = read_model_file(artifact, trust=model.trust)
     before = told_by(manifest)
     wishes = wishes_of(before)
+    told("asking what is in the file")
+    parts = ask_parts(
+        (model.manifest, model.path.read_bytes()),
+        examples.rows,
+        examples.labels,
+        artifact=(manifest, payload),
+        told=before,
+        wishes=wishes,
+        trust=model.trust,
+    )
     report = _optimise(model, examples, wishes, told)
-    return report, compare(before, report.figures, artifact_digest(payload))
+    return report, compare(before, report.figures, artifact_digest(payload), parts)
 
 
 def _tell_checks(figures: Figures, checked: Checked, *, as_json: bool) -> None:
