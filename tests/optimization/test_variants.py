@@ -16,9 +16,12 @@ from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.hashing import artifact_digest
 from everloop.core.schema import NoRows, Schema
 from everloop.optimization import variants
+from everloop.optimization.figures import Form, reason
+from everloop.optimization.job import Job, Outcome, make
 from everloop.optimization.making import Maker, Material
 from everloop.optimization.opening import Cost
 from everloop.optimization.variants import Report, Wishes, optimise
+from everloop.policy.selection import Stretch
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.linear import LinearModel
 from everloop.stores.ports import Manifest
@@ -261,3 +264,38 @@ def test_what_cannot_be_asked_for() -> None:
 def test_labels_that_are_all_no_classes_judge_nothing() -> None:
     with pytest.raises(InvalidInput, match=r"none of the 200 labels \(7\) is a class of this model, which has 0, 1"):
         optimise(*linear_artifact(), given_rows(), [7] * 200, trust=Trust())
+
+
+def test_in_the_background_what_counts_is_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome(asked: dict[int, int]) -> Outcome:
+        manifest, payload = linear_artifact()
+        given = {"rows": ROWS, "labels": None, "int8": False, "seconds": 4.0, "trust": Trust()}
+        job = msgspec.structs.replace(Job.of(manifest, payload, sizes=asked, **given), open_apart=False)
+        return msgspec.msgpack.decode(make(msgspec.msgpack.encode(job)), type=Outcome)
+
+    timed(monkeypatch, {}, original=[1.0, 8.0, 64.0], large=[1.0, 7.0, 32.0])
+    with made_by(monkeypatch, Maker("large", linear([1.0, -2.0, 0.5, 0.25 - TINY]), {})):
+        for nobody_asks_many in ({1: 500}, {}, {1: 500, 16: 0}):
+            kept = outcome(nobody_asks_many)
+            assert kept.manifest is None
+            assert kept.why.startswith(
+                "the best that there is gains too little on what is asked (1.00 times as fast): large"
+            )
+        assert outcome({1: 500, 64: 20}).manifest is not None
+        timed(monkeypatch, {}, original=[1.0, 8.0, 64.0], large=[1.03, 7.0, 32.0])
+        assert outcome({1: 500, 64: 20}).manifest is not None
+
+
+def test_what_it_gains_is_told_against_what_answers_already() -> None:
+    forms = {
+        "original": Form("original", seconds=[1.57e3, 12.0]),
+        "compiled": Form("compiled", seconds=[1.0, 3.0]),
+    }
+    stretches = [Stretch(1, "compiled")]
+    assert reason("compiled", forms, [1, 64], stretches) == (
+        "compiled is 1,570 times as fast at 1 row, 4 times as fast at 64 rows"
+    )
+    served = {**forms, "served": Form("served", seconds=[1.5, 3.0])}
+    assert reason("compiled", served, [1, 64], stretches) == (
+        "against what is served already, compiled is 1.5 times as fast at 1 row, 1 times as fast at 64 rows"
+    )

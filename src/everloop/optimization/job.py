@@ -18,6 +18,7 @@ from everloop.core.types import Row, Scalar
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:
+    from everloop.optimization.figures import Figures
     from everloop.parallel.executors.calling import Caller
     from everloop.runtime.artifact import Trust
 
@@ -27,7 +28,11 @@ most, it still comes to an end."""
 _WAITING = 10.0
 """How many times its processor time an attempt may take on a busy machine."""
 LEAST_GAIN = 1.1
-"""How many times as fast a form has to be, at one of the sizes, to be worth a version: less than that, another measurement may not find."""
+"""How many times as fast a form has to answer all that is asked to be worth a version: less than that, another measurement may not find."""
+LEAST_ANYWHERE = 0.95
+"""… and at each of the sizes that are asked."""
+_ALONE = {1: 1}
+"""What is asked where nobody has counted: row by row."""
 _COMPARING = 60.0
 """Most seconds that measuring and comparing take, of all of an attempt."""
 _COMMON = 0.05
@@ -42,6 +47,8 @@ class Job(msgspec.Struct, frozen=True):
     int8: bool
     sizes: list[int]
     """Rows of the batches that the server sees, besides those that are always measured."""
+    asked: dict[int, int]
+    """Rows of a batch -> how many such batches it has seen."""
     seconds: float
     trust_pickle: bool
     trust_types: list[str]
@@ -62,7 +69,7 @@ class Job(msgspec.Struct, frozen=True):
         seconds: float,
         trust: Trust,
     ) -> Job:
-        """`sizes`: rows of a batch -> how many of them there were."""
+        """`sizes`: rows of a batch -> how many of them there were; nothing: nobody has counted."""
         return cls(
             manifest,
             payload,
@@ -70,6 +77,7 @@ class Job(msgspec.Struct, frozen=True):
             None if labels is None else list(labels),
             int8,
             common(sizes),
+            dict(sizes),
             seconds,
             trust.pickle,
             list(trust.types),
@@ -135,9 +143,24 @@ def _made(job: Job) -> Outcome:
     }
     if not report.changed:
         return Outcome(why=report.why, told=told)
-    if max(figures.gains) < LEAST_GAIN:
-        return Outcome(why=f"the best that there is gains too little: {report.why}", told=told)
+    if why := _too_little(figures, job.asked):
+        return Outcome(why=f"{why}: {report.why}", told=told)
     return Outcome(chosen.manifest, chosen.payload, report.why, told=told)
+
+
+def _too_little(figures: Figures, asked: Mapping[int, int]) -> str:
+    """Why what was chosen is not worth a version to those who ask; empty if it is."""
+    seen = {size: asked[size] for size in figures.sizes if asked.get(size)} or _ALONE
+    gains = dict(zip(figures.sizes, figures.gains, strict=True))
+    slower = [size for size in seen if gains.get(size, 1.0) < LEAST_ANYWHERE]
+    if slower:
+        return f"the best that there is is slower for who asks {slower[0]:,} row{'s' * (slower[0] != 1)} at once"
+    gain = figures.gain(seen)
+    return (
+        ""
+        if gain >= LEAST_GAIN
+        else f"the best that there is gains too little on what is asked ({gain:.2f} times as fast)"
+    )
 
 
 class Running:

@@ -24,7 +24,7 @@ from everloop.core.hashing import artifact_digest
 from everloop.core.types import Row, Scalar
 from everloop.optimization.candidates import Candidate, answers, differs, same
 from everloop.optimization.evidence import gather
-from everloop.optimization.figures import Fate, Figures, Form, reason
+from everloop.optimization.figures import SERVED, Fate, Figures, Form, reason
 from everloop.optimization.labels import strangers
 from everloop.optimization.making import Maker, Material, makers
 from everloop.optimization.measuring import FEWEST, ROUNDS, contenders, measure, medians
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
 SIZES = (1, 8, 64)
 MOST_ROWS = 1_000_000
-SERVED = "served"
-"""The original as its runtime already answers from it: small linear models and trees compile when they are opened. Only compared with: what
-it compiles to is a form of its own, which needs no library of the original's."""
 BY_SIZE = "by-size"
 Progress = Callable[[str], None]
 
