@@ -167,18 +167,19 @@ class Branches(nn.Module):
 @pytest.mark.parametrize(
     ("model", "options", "error", "why"),
     [
-        (Branches(), {}, NotSupported, "cannot be exported"),
+        (Branches(), {}, NotSupported, r"exported: it branches on a value that .*: line \d+, in forward$"),
         (nn.Linear(3, 1), {"input_names": ["a", "b"]}, InvalidInput, "input_names: 2 names"),
         (nn.Linear(3, 1), {"dynamic_axes": {"nobody": {0: "n"}}}, InvalidInput, "dynamic_axes.nobody"),
         (nn.Linear(3, 1), {"dynamic_axes": {"input": {5: "n"}}}, InvalidInput, "no axis 5"),
     ],
     ids=["a branch on data", "names", "unknown axis", "no such axis"],
 )
-def test_what_cannot_be_exported_writes_nothing(tmp_path, model, options, error, why):
+def test_what_cannot_be_exported_writes_nothing(tmp_path, capfd, model, options, error, why):
     path = tmp_path / "never.onnx"
     with pytest.raises(error, match=why):
         ONNXConverter().convert(model, torch.randn(2, 3), path, **options)
     assert not path.exists()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_estimator_with_names_of_its_inputs(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,15 @@ from everloop.core.errors import InvalidInput, MissingExtra, NotSupported
 
 LEAST = 18
 """The oldest opset that the exporter writes by itself."""
+_PLACE = re.compile(r'The following call raised this error:\s*File ".*", line (\d+), in (\w+)')
+_LOGS = (
+    "torch.onnx",
+    "torch.fx",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.export",
+    "torch._export",
+    "torch._dynamo",
+)
 Axes = Mapping[str, Mapping[int, str] | Sequence[int]]
 """Name of an input or output -> its axes that vary, named or only told."""
 
@@ -168,26 +178,36 @@ def _forget_notes(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of what its caller cannot help: libraries that are not there, its own deprecations. And it has progress bars that
-    it never shows; each would start a thread that watches over bars, and leave it behind."""
+    """The exporter warns of what its caller cannot help: libraries that are not there, its own deprecations. It prints the graph of what it
+    could not trace, for each of the ways that it tries. And it has progress bars that it never shows; each would start a thread that
+    watches over bars, and leave it behind."""
+    from torch.export import _trace
     from torch.hub import tqdm  # a stand-in where tqdm is not installed
 
-    log = logging.getLogger("torch.onnx")
-    before, watched = log.level, getattr(tqdm, "monitor_interval", 0)
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in _LOGS]
+    before, watched = [log.level for log in logs], getattr(tqdm, "monitor_interval", 0)
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     tqdm.monitor_interval = 0
+    vars(_trace)["print"] = lambda *_, **__: None  # stderr as a whole is others' as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        vars(_trace).pop("print", None)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
         tqdm.monitor_interval = watched
 
 
 def _reason(error: BaseException) -> str:
-    """The exporter wraps the cause and adds pages of advice: the innermost first line."""
+    """The exporter wraps the cause and adds pages of advice: the innermost first line, or the place of a branch on data."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if type(error).__name__ == "GuardOnDataDependentSymNode":
+        where = _PLACE.search(str(error))
+        told = "" if where is None else f": line {where[1]}, in {where[2]}"
+        return f"it branches on a value that it computes, which a graph cannot{told}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
