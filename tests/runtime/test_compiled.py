@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import (
     ExtraTreesClassifier,
@@ -34,6 +34,7 @@ from everloop.core.schema import Field, Schema
 from everloop.optimization.compiling import compile_artifact
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.compiled import as_trained, compile_estimator
+from everloop.runtime.linear_folding import fold_linear
 from everloop.runtime.sklearn import SklearnSession, dump_estimator, manifest_of
 from everloop.runtime.tree_reading import read_trees
 
@@ -190,6 +191,7 @@ class Derived(LogisticRegression):
         (make_pipeline(StandardScaler(), SGDClassifier(loss="modified_huber")), TWO, "modified_huber"),
         (GradientBoostingClassifier(n_estimators=2, loss="exponential"), TWO, "exponential"),
         (GradientBoostingRegressor(n_estimators=2, init=LinearRegression()), VALUE, "LinearRegression"),
+        (HistGradientBoostingClassifier(max_iter=2), np.full(300, "only"), "one class"),
         (Derived(max_iter=2000), TWO, "Derived"),
         (DecisionTreeRegressor(), np.stack([VALUE, VALUE], 1), "several values"),
     ],
@@ -210,6 +212,44 @@ def test_features_far_from_zero_keep_their_digits():
     model = fitted(make_pipeline(StandardScaler(), LinearRegression()), far, VALUE)
     with pytest.raises(NotSupported, match="millionth"):
         compile_estimator(manifest_of(model), model)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(-6, 6), min_size=2, max_size=6),
+    st.sampled_from([0.0, 1.0, 100.0]),
+    st.booleans(),
+    st.sampled_from([PCA, TruncatedSVD]),
+    st.booleans(),
+    st.sampled_from([StandardScaler(), StandardScaler(with_mean=False), "passthrough"]),
+    st.sampled_from([StandardScaler(), "passthrough"]),
+)
+def test_folding_keeps_the_digits_or_is_refused(seed, scales, away, turned, components, whiten, behind, before):
+    random = np.random.default_rng(seed)
+    rows = (random.normal(size=(60, len(scales))) + away * random.normal(size=len(scales))) * 10.0 ** np.array(scales)
+    if turned:
+        rows = rows @ np.linalg.qr(random.normal(size=(len(scales), len(scales))))[0]
+    options = {"whiten": whiten} if components is PCA else {}
+    step = components(len(scales) - 1, random_state=0, **options)
+    model = make_pipeline(before, step, behind, LinearRegression()).fit(rows, random.normal(size=60))
+    try:
+        folded, _ = fold_linear(model)
+    except NotSupported as why:
+        assert "digits" in why.message or "finite" in why.message  # noqa: PT017 - either is right
+        return
+    wanted = model.predict(rows)
+    answers = rows @ folded.weights[0] + folded.bias[0]
+    np.testing.assert_allclose(answers, wanted, rtol=0, atol=1e-8 * np.abs(wanted - wanted.mean()).max())
+
+
+def test_a_component_that_is_lost_beside_the_others_is_not_folded():
+    turned, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))
+    rows = (Z * [1, 1, 1, 1e5, 1e-5, 1e-5]) @ turned
+    model = make_pipeline(TruncatedSVD(5, random_state=0), StandardScaler(with_mean=False), LinearRegression())
+    with pytest.raises(NotSupported, match="component varies by less than a millionth"):
+        fold_linear(model.fit(rows, VALUE))
+    assert fold_linear(make_pipeline(TruncatedSVD(5, random_state=0), LinearRegression()).fit(X, VALUE))
 
 
 def test_weights_beyond_numbers_stay_with_the_estimator():

@@ -1,8 +1,8 @@
 """What fitted scikit-learn transformers do to a row of numbers, as arithmetic that can be moved into the model behind them.
 
 A scaler in front of a linear model only changes its weights, and one in front of a tree its thresholds. `steps_of` reads the fitted
-parameters into steps, in the order in which a row meets them; `linear_head` and `tree_head` read the last one. Whoever folds them
-(`runtime.linear_folding`, `runtime.tree_reading`) gets the model that answers from the raw row.
+parameters into steps, in the order in which a row meets them. Whoever folds them into the last one (`linear_folding.fold_linear`,
+`tree_reading.read_trees`) gets the model that answers from the raw row.
 
 Only scikit-learn's own classes are read, each by its exact type: a subclass may predict in another way.
 """
@@ -62,6 +62,8 @@ class Project:
     """`matrix @ x`: (outputs, columns)."""
 
     matrix: Floats
+    sizes: Floats
+    """Of each output, as a rule: the root of its mean square in the rows of the fit."""
 
 
 Step: TypeAlias = Select | Impute | Add | Multiply | Divide | Project
@@ -163,11 +165,21 @@ def _components(decomposition: Any) -> list[Step]:
         if np.abs(mean).max() > MOST_SHIFT * spread:
             raise NotSupported("features vary by less than a millionth of their values: folding PCA loses digits")
         steps.append(Add(-mean))
-    steps.append(Project(matrix))
+    steps.append(Project(matrix, _sizes(decomposition)))
     if getattr(decomposition, "whiten", False):
         variance = np.asarray(decomposition.explained_variance_, np.float64)
         steps.append(Divide(np.maximum(np.sqrt(variance), np.finfo(np.float64).eps)))
     return steps
+
+
+def _sizes(decomposition: Any) -> Floats:
+    """TruncatedSVD does not centre: of how many rows its singular values are, the component that is most centred tells."""
+    variance = np.asarray(decomposition.explained_variance_, np.float64)
+    if not own(decomposition, "TruncatedSVD"):
+        return np.sqrt(variance)
+    squares = np.asarray(decomposition.singular_values_, np.float64) ** 2
+    rows = np.min(squares[variance > 0] / variance[variance > 0], initial=np.inf)
+    return np.sqrt(squares / rows) if np.isfinite(rows) else np.sqrt(squares)
 
 
 def _identity(transformer: Any) -> list[Step]:

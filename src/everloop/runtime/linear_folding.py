@@ -1,7 +1,8 @@
 """A fitted linear estimator or pipeline as one `LinearModel`: every step in front of it goes into the weights.
 
 A row then costs one sum, whatever the pipeline did. The folded sum adds in another order than the estimator's matrix product, so the
-last bits differ (1e-12 of a value at most, see `folding.MOST_SHIFT`); the probabilities are made as the estimator makes them: softmax,
+last bits differ: by 1e-12 of what the model usually answers, by 1e-10 where a feature is far from zero or a component small, and beyond
+that (`folding.MOST_SHIFT`) it is not folded. The probabilities are made as the estimator makes them: softmax,
 or one sigmoid a class and normalised ("one versus rest"), or not at all.
 """
 
@@ -10,9 +11,22 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from everloop.core.errors import NotSupported
-from everloop.runtime.folding import Add, Divide, Floats, Impute, Multiply, Project, Select, Step, own, unfold
+from everloop.runtime.folding import (
+    MOST_SHIFT,
+    Add,
+    Divide,
+    Floats,
+    Impute,
+    Multiply,
+    Project,
+    Select,
+    Step,
+    own,
+    unfold,
+)
 from everloop.runtime.linear import LinearModel
 
 Scores = Literal["softmax", "ovr", "none"]
@@ -52,6 +66,7 @@ def fold_linear(estimator: Any, *, gaps: bool = False) -> tuple[LinearModel, Sco
     if gaps and not any(isinstance(step, Impute) for step in steps):
         raise NotSupported("values may be missing, and no imputer says what they are taken for")
     weights, bias, scores = _head(last)
+    _check_digits(steps, weights)
     fill = np.zeros(weights.shape[1])
     for step in reversed(steps):
         weights, bias, fill = _before(step, weights, bias, fill)
@@ -119,8 +134,39 @@ def _before(step: Step, weights: Floats, bias: Floats, fill: Floats) -> tuple[Fl
         case Impute(values):
             return weights, bias, values
         case Select(places, width):
-            wider, filled = np.zeros((len(weights), width)), np.zeros(width)
-            wider[:, places], filled[places] = weights, fill
-            return wider, bias, filled
-        case Project(matrix):
+            return _widened(weights, places, width), bias, _widened(fill[None], places, width)[0]
+        case Project(matrix, _):
             return weights @ matrix, bias, np.zeros(matrix.shape[1])
+
+
+def _check_digits(steps: list[Step], weights: Floats) -> None:
+    """Of a component that varies little beside the others, only what large values leave when they cancel is seen. A scaler or large
+    weights behind make that the answer, and then the order of the sum decides more than the last digits. Raises NotSupported.
+
+    `most` is what a sum may weigh before it cancels, `usual` what it then comes to."""
+    whole, usual, most = np.abs(weights), np.zeros(0), np.zeros(len(weights))
+    for step in reversed(steps):
+        match step:
+            case Add(by):
+                most += whole @ np.abs(by)
+            case Multiply(by):
+                weights, whole = weights * by, whole * np.abs(by)
+            case Divide(by):
+                weights, whole = weights / by, whole / np.abs(by)
+            case Select(places, width):
+                weights, whole = _widened(weights, places, width), _widened(whole, places, width)
+            case Project(matrix, sizes):
+                if not len(usual):
+                    usual, most = np.hypot.reduce(weights * sizes, axis=1), np.zeros(len(weights))
+                weights, whole = weights @ matrix, whole @ np.abs(matrix)
+                most += whole @ np.hypot.reduce(matrix * sizes[:, None], axis=0)
+            case Impute():
+                pass
+    if len(usual) and (most > MOST_SHIFT * usual).any():
+        raise NotSupported("a component varies by less than a millionth of the others: folding it loses digits")
+
+
+def _widened(weights: Floats, places: npt.NDArray[np.intp], width: int) -> Floats:
+    wider = np.zeros((len(weights), width))
+    wider[:, places] = weights
+    return wider

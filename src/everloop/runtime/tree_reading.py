@@ -155,6 +155,8 @@ def _histogram(last: Any) -> TreeModel:
     base = np.asarray(last._baseline_prediction, np.float64).reshape(-1)
     link: Link = "identity"
     if hasattr(last, "classes_"):
+        if len(last.classes_) < 2:
+            raise NotSupported("a histogram gradient boosting of one class")
         link = "logit" if len(base) == 1 else "softmax"
     elif last.loss in ("poisson", "gamma"):
         link = "exp"
