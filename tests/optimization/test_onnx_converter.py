@@ -147,6 +147,38 @@ def test_a_file_of_another_model_is_told(tmp_path, sample):
     assert converter.validate(model, done, torch.randn(50, 100))
 
 
+def test_what_cannot_be_compared_is_told(tmp_path, sample):
+    model, converter, done = sample
+    X = torch.randn(3, 100)
+    for ask in (converter.validate, converter.benchmark_comparison):
+        with pytest.raises(InvalidInput, match="there is no file"):
+            ask(model, tmp_path / "absent.onnx", X)
+        with pytest.raises(InvalidInput, match="there are no rows"):
+            ask(model, done, X[:0])
+        with pytest.raises(InvalidInput, match=r"does not take the sample.* Expected: 100"):
+            ask(nn.Linear(99, 10), done, X[:, :99])
+        with pytest.raises(InvalidInput, match="the file gives 1 outputs, the model 2"):
+            ask(Pair(), done, X)
+    found = converter.validate(Nowhere(), done, X)
+    assert (found.passed, found.max_difference) == (False, np.inf)
+    assert [type(value) for name, value in told_of(sample, X).items() if name in {"rows", "iterations"}] == [int, int]
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Nowhere(nn.Module):
+    def forward(self, x):
+        return x[:, :10] * np.nan
+
+
+def told_of(sample, X):
+    model, converter, done = sample
+    return converter.benchmark_comparison(model, done, X, iterations=1)
+
+
 def test_a_program_s_artifact(tmp_path):
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     program = torch.export.export(net, (torch.randn(2, 4),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -197,7 +229,9 @@ def test_an_estimator_with_names_of_its_inputs(tmp_path):
     assert converter.validate(model, done, X)
     assert converter.benchmark_comparison(model, done, X[:1], iterations=5)["speedup"] > 0
     other = LogisticRegression().fit(X, np.where(X[:, 1] > 0, "up", "down"))
-    assert "answers of answer are others" in converter.validate(other, done, X).why
+    found = converter.validate(other, done, X)
+    assert "answers of answer are others" in found.why
+    assert found.flips == np.sum(other.predict(X) != model.predict(X))
 
 
 def test_what_is_no_onnx_file(tmp_path):

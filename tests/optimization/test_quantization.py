@@ -273,6 +273,8 @@ def test_other_runtimes_go_to_onnx_first() -> None:
         ("method", "int4"),
         ("calibration", "guess"),
         ("percentile", 20.0),
+        ("percentile", "x"),
+        ("keep_float", "Conv"),
         ("budget", -1.0),
         ("noise", -1.0),
         ("calibration_rows", 0),
@@ -286,12 +288,12 @@ def test_a_configuration_that_makes_no_sense_names_its_field(field: str, value: 
 
 def test_a_bias_of_one_row_takes_a_scale_a_channel() -> None:
     """skl2onnx writes biases as (1, n), which ONNX Runtime's quantiser does not take a channel at a time."""
-    estimator = MLPClassifier((16,), max_iter=5, tol=1.0, n_iter_no_change=1).fit(X, X[:, 0] > 0)
+    estimator = MLPClassifier((16,), max_iter=5, tol=1.0, n_iter_no_change=1, random_state=0).fit(X, X[:, 0] > 0)
     payload = to_onnx(estimator, X[:1], options={"zipmap": False}).SerializeToString()
-    config = replace(STATIC, per_channel=True)
+    config = replace(STATIC, per_channel=True, noise=1.0)
     made, smaller = quantize_artifact(read_file(payload), payload, X, config)
     assert made.lineage["quantization"]["in_float"] == []
     assert ops(smaller).count("QuantizeLinear") > 0
-    assert made.lineage["quantization"]["loss"] < 0.001
+    assert made.lineage["quantization"]["loss"] < 0.05
     with pytest.raises(InvalidInput, match=r"none of the .* labels"):  # also where the graph does not tell its classes
         quantize_artifact(read_file(payload), payload, X, config, ["one"] * len(X))

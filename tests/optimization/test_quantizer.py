@@ -154,6 +154,9 @@ def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
         path.read_bytes()
     )
     assert quantizer.compare_accuracy(str(path), quantized, sample)["rows"] == 9
+    for ask in (quantizer.quantize_static, lambda *given: quantizer.compare_accuracy(given[0], quantized, given[1])):
+        with pytest.raises(InvalidInput, match="there are no rows"):
+            ask(path, sample[:0])
     for wrong in (0, True, 1.5):
         with pytest.raises(InvalidInput, match="iterations"):
             quantizer.benchmark_quantized(path, quantized, sample, iterations=wrong)  # type: ignore[arg-type]

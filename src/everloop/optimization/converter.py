@@ -19,6 +19,7 @@ from everloop.core.errors import InvalidInput, NotSupported
 from everloop.optimization.onnx import convert_artifact
 from everloop.optimization.onnx_torch import Axes, export_module, is_module
 from everloop.optimization.sides import Sides, sides_of, time_in_turns
+from everloop.runtime.artifact import read_payload
 from everloop.runtime.loaded import rows_of
 
 OLDEST, NEWEST = 9, 23
@@ -49,7 +50,7 @@ class Validation:
     """Of numbers, over all outputs."""
     mean_difference: float
     flips: int
-    """Labels that are others: classes that are answered, or the places of a table's greatest scores."""
+    """Labels that are others: classes that are answered; where none are, the places of a table's greatest scores."""
     rtol: float
     atol: float
     why: str = ""
@@ -122,7 +123,7 @@ class ONNXConverter:
     ) -> Validation:
         """Whether the file answers as `model` on `samples`, output by output. Tolerances that are not given suit the dtype: 1e-4 and
         1e-5 (of the outputs' spread) for single precision, 1e-7 and 1e-9 for double, 1e-2 for half. Raises what either raises."""
-        return compare(sides_of(model, Path(path).read_bytes(), samples), rtol, atol)
+        return compare(sides_of(model, read_payload(Path(path)), samples), rtol, atol)
 
     def benchmark_comparison(
         self, model: Any, path: str | Path | Conversion, sample: Any, iterations: int = 1000
@@ -131,14 +132,14 @@ class ONNXConverter:
         call), `model_p50_ms`, `onnx_p50_ms`, `max_difference`, `rows`, `iterations`. Raises InvalidInput, and what either raises."""
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
             raise InvalidInput(f"iterations: expected a whole number from 1 on, got {iterations!r}", field="iterations")
-        sides = sides_of(model, Path(path).read_bytes(), sample)
+        sides = sides_of(model, read_payload(Path(path)), sample)
         found = compare(sides)
         timed = time_in_turns(sides, iterations)
         return {
             **timed,
             "max_difference": found.max_difference,
-            "rows": float(sides.rows),
-            "iterations": float(iterations),
+            "rows": sides.rows,
+            "iterations": iterations,
         }
 
     def _of_artifact(self, model: Any, sample: Any) -> bytes:
@@ -159,7 +160,8 @@ def compare(sides: Sides, rtol: float | None = None, atol: float | None = None) 
     """Output by output, in the order of the file's."""
     pairs = sides.answers()
     greatest = total = 0.0
-    count = flips = 0
+    count = flips = greatest_places = 0
+    labelled = False
     why = ""
     loosest = (0.0, 0.0)
     for name, a, b in pairs:
@@ -168,15 +170,18 @@ def compare(sides: Sides, rtol: float | None = None, atol: float | None = None) 
                 False, sides.rows, float("inf"), float("inf"), 0, 0.0, 0.0, f"{name} has shape {b.shape}, not {a.shape}"
             )
         if a.dtype.kind not in "fc" or b.dtype.kind not in "fc":
+            labelled = True
             others = int(np.sum(a != b))
             flips += others
             why = why or (f"{others:,} of {a.size:,} answers of {name} are others" if others else "")
             continue
         within = _tolerances(a, b, rtol, atol)
         loosest = max(loosest, within)
-        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a.astype(np.float64) - b))
+        with np.errstate(all="ignore"):
+            difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a.astype(np.float64) - b))
+        difference = np.where(np.isnan(difference), np.inf, difference)  # a number against none
         if a.ndim == 2 and a.shape[1] > 1:
-            flips += int(np.sum(a.argmax(1) != b.argmax(1)))
+            greatest_places += int(np.sum(a.argmax(1) != b.argmax(1)))
         greatest = max(greatest, float(difference.max(initial=0.0)))
         total, count = total + float(difference.sum()), count + difference.size
         wrong = ~(difference <= within[1] + within[0] * np.abs(a))
@@ -185,6 +190,7 @@ def compare(sides: Sides, rtol: float | None = None, atol: float | None = None) 
             if wrong.any()
             else ""
         )
+    flips = flips if labelled else greatest_places  # labels tell what a table of scores would tell a second time
     return Validation(not why, sides.rows, greatest, total / max(count, 1), flips, *loosest, why)
 
 

@@ -131,6 +131,8 @@ def _complete(session: Any, rows: Any, labels: Sequence[Any] | None) -> tuple[li
         X = rows if isinstance(rows, np.ndarray) else session.schema.matrix(list(rows), session.dtype)
         columns = [X.reshape(len(X), len(session.schema.fields))]
     n = len(columns[0])
+    if n == 0:
+        raise InvalidInput("there are no rows to calibrate and judge on", field="rows")
     if any(len(column) != n for column in columns) or (y is not None and len(y) != n):
         raise InvalidInput("all inputs and the labels need the same number of rows", field="rows")
     good = np.ones(n, bool)

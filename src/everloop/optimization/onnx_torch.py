@@ -27,6 +27,8 @@ _LOGS = (
     "torch.export",
     "torch._export",
     "torch._dynamo",
+    "torch._subclasses",
+    "torch._subclasses.fake_tensor",
 )
 Axes = Mapping[str, Mapping[int, str] | Sequence[int]]
 """Name of an input or output -> its axes that vary, named or only told."""

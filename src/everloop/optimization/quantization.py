@@ -52,17 +52,27 @@ class QuantizationConfig:
 
     def __post_init__(self) -> None:
         methods = get_args(calibration.Method)
+        kinds = self.keep_float if isinstance(self.keep_float, (tuple, list)) else [None]
         checks = (
             ("method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}"),
             ("calibration", self.calibration in methods, f"one of {', '.join(methods)}"),
-            ("percentile", 50 < self.percentile <= 100, "above 50 and at most 100"),
-            ("budget", self.budget >= 0, "at least 0"),
-            ("noise", self.noise >= 0, "at least 0"),
-            ("calibration_rows", self.calibration_rows >= 1, "at least 1"),
+            ("percentile", _number(self.percentile) and 50 < self.percentile <= 100, "above 50 and at most 100"),
+            ("budget", _number(self.budget) and self.budget >= 0, "at least 0"),
+            ("noise", _number(self.noise) and self.noise >= 0, "at least 0"),
+            (
+                "calibration_rows",
+                _number(self.calibration_rows, int) and self.calibration_rows >= 1,
+                "a whole number from 1 on",
+            ),
+            ("keep_float", all(isinstance(kind, str) for kind in kinds), "names of operators, such as ('Conv',)"),
         )
         for name, good, expected in checks:
             if not good:
                 raise InvalidInput(f"{name}: expected {expected}, got {getattr(self, name)!r}", field=name)
+
+
+def _number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds or (int, float)) and not isinstance(value, bool)
 
 
 def quantize_artifact(

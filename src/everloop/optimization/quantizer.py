@@ -132,7 +132,7 @@ class ModelQuantizer:
         `original_mae quantized_mae`. Raises InvalidInput, and what the models raise."""
         sides = sides_of(_opened(original), quantized.payload, _sample(original, samples))
         pairs = [(a, b) for _, a, b in sides.answers()]
-        told = {"rows": float(sides.rows)}
+        told: dict[str, float] = {"rows": sides.rows}
         numbers = next(((a, b) for a, b in reversed(pairs) if a.dtype.kind == "f"), None)
         if numbers is not None:
             difference = np.abs(numbers[0].astype(np.float64) - numbers[1])
@@ -144,7 +144,7 @@ class ModelQuantizer:
             before, after = before.argmax(axis=1), after.argmax(axis=1)
         if before.dtype.kind != "f":
             flips = int(np.sum(before != after))
-            told |= {"label_flips": float(flips), "agreement": 1 - flips / max(1, len(before))}
+            told |= {"label_flips": flips, "agreement": 1 - flips / max(1, len(before))}
         return told if labels is None else told | _judged(before, after, np.asarray(labels), classes)
 
     def benchmark_quantized(
@@ -163,10 +163,10 @@ class ModelQuantizer:
             "original_ms": timed["model_p50_ms"],
             "quantized_ms": timed["onnx_p50_ms"],
             "size_reduction_pct": (1 - quantized.size_bytes / size) * 100,
-            "original_bytes": float(size),
-            "quantized_bytes": float(quantized.size_bytes),
-            "rows": float(sides.rows),
-            "iterations": float(iterations),
+            "original_bytes": size,
+            "quantized_bytes": quantized.size_bytes,
+            "rows": sides.rows,
+            "iterations": iterations,
         }
 
     def _quantize(

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import InvalidInput
+from everloop.core.errors import EverloopError, InvalidInput, explain
 from everloop.optimization.onnx_torch import is_module, still, tensors_of
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.loaded import rows_of
@@ -41,9 +41,27 @@ class Sides:
 
 
 def sides_of(model: Any, graph: bytes, sample: Any) -> Sides:
-    """`model`: a PyTorch module, or what `pack` takes. Raises InvalidInput, and what either raises."""
+    """`model`: a PyTorch module, or what `pack` takes. Raises InvalidInput (also where there are no rows, which would prove nothing), and what
+    either raises."""
     runtime = open_runtime(graph)
-    return _of_module(model, runtime, sample) if is_module(model) else _of_artifact(model, runtime, graph, sample)
+    sides = _of_module(model, runtime, sample) if is_module(model) else _of_artifact(model, runtime, graph, sample)
+    if not sides.rows:
+        raise InvalidInput("there are no rows to ask for", field="sample")
+    return sides
+
+
+@contextmanager
+def _the_files() -> Iterator[None]:
+    """What ONNX Runtime raises, and what reading its answers does, derives from nothing more special."""
+    try:
+        yield
+    except EverloopError:
+        raise
+    except Exception as error:
+        told = " ".join(explain(error).split())
+        raise InvalidInput(
+            f"the file does not take the sample, or answers it otherwise: {told[:300]}", field="sample"
+        ) from error
 
 
 def _of_module(module: Any, runtime: Any, sample: Any) -> Sides:
@@ -61,9 +79,13 @@ def _of_module(module: Any, runtime: Any, sample: Any) -> Sides:
     def answers() -> list[Named]:
         with torch.inference_mode():
             found = _leaves(module(*tensors))
+        if len(found) != len(names):
+            raise InvalidInput(f"the file gives {len(names)} outputs, the model {len(found)}", field="path")
+        with _the_files():
+            outs = run(names, feed)
         return [
             (name, np.asarray(tensor.numpy()), np.asarray(out))
-            for name, tensor, out in zip(names, found, run(names, feed), strict=True)
+            for name, tensor, out in zip(names, found, outs, strict=True)
         ]
 
     return Sides(
@@ -110,9 +132,10 @@ def _of_artifact(model: Any, runtime: Any, graph: bytes, sample: Any) -> Sides:
     precision = np.float32 if single else np.float64
 
     def answers() -> list[Named]:
-        a, b = np.asarray(original.run(X)), np.asarray(session.run(Z))
+        a, p = np.asarray(original.run(X)), original.scores(X)
+        with _the_files():
+            b, q = np.asarray(session.run(Z)), session.scores(Z)
         found = [("answer", a, b.astype(precision) if a.dtype.kind == "f" and manifest.task == "regression" else b)]
-        p, q = original.scores(X), session.scores(Z)
         if p is not None and q is not None:
             found.append(("probabilities", p, q.astype(precision)))
         return found
