@@ -144,6 +144,7 @@ def test_what_was_recorded_is_compared_on(folder: Path, tmp_path: Path) -> None:
         (("sum.artifact", "--verify", "x.artifact", "-o", "y.artifact"), 2, "--verify checks an artifact"),
         (("sum.artifact", "-o", "nowhere/y.artifact"), 2, "there is no folder nowhere"),
         (("sum.artifact", "--data", "rows.csv", "--label", "sign", "--verify", "sum.artifact"), 1, "does not tell how"),
+        (("sum.artifact", "--plot", "forms.xyz"), 2, "a picture ends with"),
         (("math:sqrt",), 2, "is a function"),
         (("absent.onnx",), 1, "absent.onnx"),
     ],

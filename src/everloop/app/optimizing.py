@@ -248,6 +248,16 @@ def _each(name: str, told: Any, found: Any, numbers: Sequence[str]) -> list[Chec
 # -- the picture --
 
 
+def undrawable(path: Path) -> str:
+    """Why there can be no picture with that ending; empty if there can."""
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() in kinds:
+        return ""
+    return f"a picture ends with {', '.join(f'.{kind}' for kind in kinds)}"
+
+
 def plot(figures: Figures, name: str, path: Path) -> None:
     """Time a call by rows, one line a form; beside it their sizes."""
     from matplotlib.figure import Figure
@@ -270,7 +280,7 @@ def plot(figures: Figures, name: str, path: Path) -> None:
     left.set_yscale("log")
     left.set_xticks(places, [f"{size:,} row{'s' * (size != 1)}" for size in figures.sizes])
     left.set_ylabel("µs a call (median; least to most)")
-    left.legend(frameon=False, fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     right.set_yticks(range(len(forms)), [form.name for form in forms[::-1]])
     right.set_xlabel("kB")
     left.set_title(f"{name}: {figures.chosen} is chosen", loc="left", fontsize=11)

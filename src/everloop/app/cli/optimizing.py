@@ -22,6 +22,7 @@ from everloop.app.optimizing import (
     read_examples,
     recorded_examples,
     told_by,
+    undrawable,
     wishes_of,
     write,
 )
@@ -119,6 +120,8 @@ def _check(file: str | None, label: str | None, output: Path | None, picture: Pa
             raise UsageError(f"{option} {path}: there is no folder {path.parent}")
     if picture is not None:
         check_drawing()
+        if why := undrawable(picture):
+            raise UsageError(f"--plot {picture}: {why}")
 
 
 def _optimise(model: FittedModel, examples: Examples, wishes: Wishes, told: Callable[[str], None]) -> Report:
