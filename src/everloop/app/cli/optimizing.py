@@ -30,7 +30,7 @@ from everloop.app.scoring.formats import Format
 from everloop.app.scoring.models import FittedModel, find_model
 from everloop.app.tuning import check_drawing
 from everloop.core.hashing import artifact_digest
-from everloop.optimization.figures import Figures, Form
+from everloop.optimization.figures import Figures, Form, times
 from everloop.optimization.variants import SIZES, Report, Wishes, optimise
 from everloop.optimization.verifying import ask_parts
 from everloop.parallel.wording import duration, size_of
@@ -182,7 +182,7 @@ def show(figures: Figures) -> None:
 
 def _line(form: Form, original: Sequence[float], sizes: int) -> list[Any]:
     speeds = [
-        duration(mine) if form.name == "original" else f"{duration(mine)}  {theirs / mine:.3g}×"
+        duration(mine) if form.name == "original" else f"{duration(mine)}  {times(theirs / mine)}×"
         for mine, theirs in zip(form.seconds, original, strict=False)
     ] or [""] * sizes
     difference = ""
