@@ -211,7 +211,7 @@ def test_parameters_and_versions(say: Say) -> None:
     ("model", "inputs", "outputs", "told"),
     [
         ("nobody", [tensor("X", "FP32", X[:1])], None, "no model named 'nobody'"),
-        ("iris", [tensor("Z", "FP32", X[:1])], None, "missing 'X'"),
+        ("iris", [tensor("Z", "FP32", X[:1])], None, "missing 'X'; got 'Z'"),
         ("iris", [tensor("X", "FP64", X[:1].astype(float))], None, "expected FP32, got FP64"),
         ("iris", [tensor("X", "FP32", X[:1, :3])], None, r"expected \[-1,4\], got \[1,3\]"),
         ("iris", [tensor("X", "FP32", X[:1] * np.nan)], None, "finite"),

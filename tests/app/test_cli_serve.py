@@ -99,13 +99,14 @@ def onnx_model(path: Path, slope: float) -> None:
 def test_a_file_keeps_its_version_until_it_changes(tmp_path: Path, serve: Serve) -> None:
     onnx_model(tmp_path / "m.onnx", 1.0)
     first = serve("m=m.onnx")
-    assert "m  version 1" in first.talk
+    assert "m  version 1, onnx" in first.talk
     assert str(tmp_path / "everloop-data") in first.talk
     assert f"curl -s {first.url}/v1/models/m/predict" in first.talk
     assert f"{first.url}/docs" in first.talk
     done = ask(first, "predict", "m", "1,2")
     assert float(done.stdout) == pytest.approx(3.0, abs=1e-4)
     assert "m version 1" in done.stderr
+    assert ["runtime", "onnx"] in [line.split() for line in ask(first, "models", "show", "m").stdout.splitlines()]
     assert first.end() == 0
     assert first.process.stdout is not None
 

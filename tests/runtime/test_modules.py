@@ -128,7 +128,7 @@ def test_who_may_run(tmp_path):
         ("import h1_nothing", NotSupported, "needs the module h1_nothing"),
         ("raise SystemExit(3)", ModelFailed, "SystemExit"),
         ("class Model:", ModelFailed, "SyntaxError|IndentationError"),
-        ("Model = 3", NotSupported, "without `predict`"),
+        ("Model = 3", NotSupported, "without `predict`: give it a method"),
         ("class Model:\n    async def predict(self, rows): ...", NotSupported, "asynchronous"),
         ("class Model:\n    def predict(self, rows): return rows", NotSupported, "does not say what it takes"),
         ("class Model:\n    def __init__(self, a): ...", ModelFailed, "without arguments"),
@@ -152,6 +152,13 @@ def test_what_is_no_model_says_why(tmp_path, body, error, told):
     write(tmp_path / "h1_c.py", body)
     with pytest.raises(error, match=told):
         read_source("h1_c:Model", trust=Trust())
+
+
+def test_a_class_named_with_a_dot_is_told_how_to_name_it():
+    with pytest.raises(InvalidInput, match=r"there is no file scoring\.Model; Python code is named like scoring:Model"):
+        check_source("scoring.Model")
+    with pytest.raises(InvalidInput, match=r"no file scoring\.model$"):
+        check_source("scoring.model")
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,11 @@ def describe(model: Any, name: str) -> Manifest:
     """What it says of itself. Raises NotSupported, InvalidInput, ModelFailed (it failed on its example)."""
     predict = getattr(model, "predict", model)
     if not callable(predict):
-        raise NotSupported(f"{name} is a {type(model).__name__} without `predict`", field="model")
+        raise NotSupported(
+            f"{name} is a {type(model).__name__} without `predict`: give it a method predict(rows) that takes (n, features) and answers n values, "
+            "or name a function that does",
+            field="model",
+        )
     if inspect.iscoroutinefunction(predict) or inspect.isasyncgenfunction(predict):
         raise NotSupported(
             f"{name}: an asynchronous `predict` cannot be served: make it a plain function", field="model"

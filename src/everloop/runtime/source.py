@@ -79,7 +79,7 @@ def check_source(source: Source) -> None:
         return
     if isinstance(source, str) and (text.startswith(URIS) or names_code(text)):
         return
-    raise InvalidInput(f"there is no file {text}{_near(path)}", field="model")
+    raise InvalidInput(f"there is no file {text}{_near(path) or _meant_code(text)}", field="model")
 
 
 def beside(text: str, folder: Path) -> Source:
@@ -112,6 +112,14 @@ def _near(path: Path) -> str:
         return f" (there is no folder {path.parent})"
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _meant_code(text: str) -> str:
+    """Where it looks like a class of a module, dotted throughout: what would be one."""
+    module, _, name = text.rpartition(".")
+    if text.isascii() and name[:1].isupper() and all(part.isidentifier() for part in text.split(".")):
+        return f"; Python code is named like {module}:{name}"
+    return ""
 
 
 def _holds_a_model(path: Path) -> bool:

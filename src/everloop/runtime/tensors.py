@@ -169,7 +169,7 @@ def by_names(tensors: Sequence[Tensor], names: Sequence[str]) -> dict[str, Tenso
     missing = [name for name in names if name not in found]
     if missing or len(found) != len(names):
         extra = sorted(set(found).difference(names))
-        told = f"missing {_some(missing)}" if missing else f"unexpected {_some(extra)}"
+        told = "; ".join(f"{what} {_some(some)}" for what, some in (("missing", missing), ("got", extra)) if some)
         raise InvalidInput(
             f"inputs: expected {len(names)} inputs ({_some(names)}), got {len(found)}; {told}", field="inputs"
         )

@@ -63,6 +63,8 @@ def show(model: Model, *, url: Url = None, json: Json = False) -> None:
 
     with _connect(url) as client:
         found = client.get(model_path(model))
+        handed_in = found["kind"] == "artifact" and found["live_version"] is not None and not json
+        live = client.get(f"{model_path(model)}/versions/{found['live_version']}") if handed_in else None
     if json:
         data(as_json(found))
         return
@@ -70,6 +72,7 @@ def show(model: Model, *, url: Url = None, json: Json = False) -> None:
     entries: list[tuple[str, Any]] = [
         ("name", found["name"]),
         ("kind", _said(found["kind"], found["parameters"])),
+        *([("runtime", live["runtime"])] if live is not None else []),
         ("status", found["status"]),
         ("version", found["serving_version"]),
         ("features", None if schema is None else ", ".join(_field(f) for f in schema["fields"])),

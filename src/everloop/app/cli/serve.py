@@ -241,6 +241,12 @@ def sample(schema: Schema) -> list[Any] | dict[str, Any]:
     return dict(zip(schema.names, values, strict=True)) if schema.named and len(values) <= 4 else values
 
 
+def _made_of(engine: Engine, record: ModelRecord) -> str:
+    """What a model that learns is, or what runtime answers for one that was handed in."""
+    live = engine.services.registry.live(record.name) if record.kind == "artifact" else None
+    return record.kind if live is None else live.manifest.runtime
+
+
 def _model_lines(engine: Engine, records: list[ModelRecord]) -> list[str]:
     from everloop.api.verbs import model_status
 
@@ -252,7 +258,7 @@ def _model_lines(engine: Engine, records: list[ModelRecord]) -> list[str]:
         status = model_status(engine.services, record)
         version = f"version {record.live_version}" if record.live_version is not None else "no version yet"
         told = version if status in ("ready", "untrained") else f"{version}, {status}"
-        lines.append(f"{'models' if i == 0 else '':<9} {record.name:<{width}}  {told}, {record.kind}")
+        lines.append(f"{'models' if i == 0 else '':<9} {record.name:<{width}}  {told}, {_made_of(engine, record)}")
         failure = engine.services.reconciler.failures.get(record.name)
         if failure is not None:
             complain(f"{record.name}: version {failure.version} cannot be opened: {failure.error.message}")
