@@ -281,8 +281,9 @@ def doctor(
 
 BENCH = """Measure this machine: every number of the documentation, beside its bar. Exit code 1 if a bar was missed.
 
-NAMES are some of inprocess, threads, http, grpc, swaps, labels, crash, startup, timeline, rollout_simulation, parallel, parallel_small,
-parallel_memory, parallel_kills; all of them without. Each bar is a ratio of two things measured in turns. `http` needs `wrk`, and
+NAMES are some of inprocess, threads, http, oip, grpc, cache, swaps, labels, crash, startup, timeline, rollouts, rollout_simulation,
+bad_canaries, shadows, batching, overload, neighbours, onnx, int8, variants, runtimes, parallel, parallel_small, parallel_memory,
+parallel_kills; all of them without. Each bar is a ratio of two things measured in turns. `http` needs `wrk`, and
 FastAPI to compare with; what cannot be measured says why.
 
 \b
