@@ -345,12 +345,14 @@ class _Attempt:
 
     def _slower(self, chosen: Candidate, stretches: list[Stretch], single: str) -> bool:
         """Whether it is clearly slower, at some size, than what answers already; or, put together of several, than the one form that would
-        be chosen instead."""
+        be chosen instead, if that one is nowhere slower than what answers already."""
         present = SERVED if SERVED in self.sessions else "original"
         others = {present, single} - {chosen.name}
         beside = sorted(others | {stretch.form for stretch in stretches} - {chosen.name})
         self.say(f"measuring {chosen.name} once more beside {', '.join(beside)}")
         taken = self._measure([chosen.name, *beside], self.wishes.max_seconds / 8)
+        if single not in (present, chosen.name) and _anywhere_slower(taken[single], taken[present]):
+            others.discard(single)
         for other in sorted(others):
             for size, ours, theirs in zip(self.sizes, taken[chosen.name], taken[other], strict=True):
                 if slowdown(ours, theirs) > _SLOWER:
@@ -401,3 +403,8 @@ def _form(candidate: Candidate, fate: Fate, why: str, parity: Parity | None = No
         candidate.how,
         parity,
     )
+
+
+def _anywhere_slower(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bool:
+    """Clearly, at some size; seconds of each round by size."""
+    return any(slowdown(a, b) > _SLOWER for a, b in zip(ours, theirs, strict=True))
