@@ -10,6 +10,7 @@ import pickle
 import zipfile
 
 import joblib
+import msgspec
 import numpy as np
 import pytest
 import skops.io
@@ -270,3 +271,8 @@ def test_a_forest_that_lies_about_its_width_is_not_used(tmp_path):
 
 def test_library_versions():
     assert set(library_versions("numpy", "no-such-thing")) == {"numpy"}
+
+
+@pytest.mark.parametrize("trust", [Trust(), Trust(True, ("a.B", "c.D"), ("*",), network=True)], ids=str)
+def test_trust_goes_to_another_process_as_it_is(trust):
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(trust), type=Trust) == trust

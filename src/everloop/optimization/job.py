@@ -15,12 +15,12 @@ import msgspec
 
 from everloop.core.errors import EverloopError, explain
 from everloop.core.types import Row, Scalar
+from everloop.runtime.artifact import Trust
 from everloop.stores.ports import Manifest
 
 if TYPE_CHECKING:
     from everloop.optimization.figures import Figures
     from everloop.parallel.executors.calling import Caller
-    from everloop.runtime.artifact import Trust
 
 NICENESS = 15
 """A thirtieth of a core that somebody else wants, too (sched(7)): answers hardly notice, and on a server that is always busy, which needs it
@@ -50,9 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     asked: dict[int, int]
     """Rows of a batch -> how many such batches it has seen."""
     seconds: float
-    trust_pickle: bool
-    trust_types: list[str]
-    trust_code: list[str]
+    trust: Trust
     open_apart: bool = True
     """Whether each form is opened in one more process, for its memory and the seconds it takes."""
 
@@ -79,9 +77,7 @@ class Job(msgspec.Struct, frozen=True):
             common(sizes),
             dict(sizes),
             seconds,
-            trust.pickle,
-            list(trust.types),
-            list(trust.code),
+            trust,
         )
 
 
@@ -118,7 +114,6 @@ def make(data: bytes) -> bytes:
 
 def _made(job: Job) -> Outcome:
     from everloop.optimization.variants import SIZES, Wishes, optimise
-    from everloop.runtime.artifact import Trust
 
     report = optimise(
         job.manifest,
@@ -131,7 +126,7 @@ def _made(job: Job) -> Outcome:
             max_seconds=min(_COMPARING, job.seconds / 4),
             open_apart=job.open_apart,
         ),
-        trust=Trust(job.trust_pickle, tuple(job.trust_types), tuple(job.trust_code)),
+        trust=job.trust,
     )
     figures, chosen = report.figures, report.chosen
     speedups = {str(size): round(gain, 3) for size, gain in zip(figures.sizes, figures.gains, strict=True)}

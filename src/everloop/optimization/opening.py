@@ -11,17 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from everloop.core.errors import explain
 from everloop.core.types import Row
 from everloop.parallel.executors.handle import search_path
+from everloop.runtime.artifact import Trust, load_session
 from everloop.stores.ports import Manifest
-
-if TYPE_CHECKING:
-    from everloop.runtime.artifact import Trust
 
 SECONDS = 120.0
 _BOOT = (
@@ -34,9 +31,7 @@ class Asked(msgspec.Struct):
     payload: bytes
     rows: list[Row]
     """Asked one by one, as warming up does."""
-    trust_pickle: bool
-    trust_types: list[str]
-    trust_code: list[str]
+    trust: Trust
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -53,7 +48,7 @@ def measure_opening(
     manifest: Manifest, payload: bytes, rows: list[Row], *, trust: Trust, seconds: float = SECONDS
 ) -> Cost:
     """In a process of its own, which is ended after `seconds`. `error` tells why there is nothing to tell."""
-    asked = Asked(manifest, payload, rows, trust.pickle, list(trust.types), list(trust.code))
+    asked = Asked(manifest, payload, rows, trust)
     try:
         done = subprocess.run(  # noqa: S603 - our own program, no shell
             [sys.executable, "-P", "-c", _BOOT, json.dumps(search_path())],
@@ -75,13 +70,11 @@ def answer(asked: Asked) -> Cost:
     import psutil
 
     from everloop.optimization.asking import one_row
-    from everloop.runtime.artifact import Trust, load_session
 
     process = psutil.Process()
     before = process.memory_info().rss
-    trust = Trust(asked.trust_pickle, tuple(asked.trust_types), tuple(asked.trust_code))
     begun = time.perf_counter()
-    session = load_session(asked.manifest, asked.payload, trust=trust)
+    session = load_session(asked.manifest, asked.payload, trust=asked.trust)
     loaded = time.perf_counter()
     first = 0.0
     for row in asked.rows:

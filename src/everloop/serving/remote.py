@@ -106,10 +106,7 @@ class RemoteSession:
 
     def open(self, payload: bytes, rows: Sequence[Row], seconds: float) -> None:
         """Load the artifact there, and try it on `rows`. Raises ModelFailed (it crashed, or took more than `seconds`), ArtifactCorrupt."""
-        trust = self._trust
-        opening = Opening(
-            self._record.manifest, trust.pickle, list(trust.types), list(trust.code), os.getpid(), list(rows)
-        )
+        opening = Opening(self._record.manifest, self._trust, os.getpid(), list(rows))
         with self._lock:
             self._call(msgspec.msgpack.encode(opening), seconds)
             reply = self._call(payload, seconds)

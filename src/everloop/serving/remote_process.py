@@ -23,6 +23,7 @@ import numpy as np
 from everloop.core.errors import EverloopError, Failure, ModelFailed
 from everloop.core.types import Row
 from everloop.parallel.executors.calling import starved
+from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.session import Matrix, Session
 from everloop.serving import confinement
 from everloop.stores.ports import Manifest
@@ -34,9 +35,7 @@ SECONDS = struct.Struct("<d")
 
 class Opening(msgspec.Struct):
     manifest: Manifest
-    trust_pickle: bool
-    trust_types: list[str]
-    trust_code: list[str]
+    trust: Trust
     parent: int
     rows: list[Row]
     """To be tried on, one at a time and all at once, as traffic would."""
@@ -74,11 +73,7 @@ class RemoteProcess:
 
 
 def _open(asked: Opening, payload: bytes) -> Session:
-    from everloop.runtime.artifact import Trust, load_session
-
-    return load_session(
-        asked.manifest, payload, trust=Trust(asked.trust_pickle, tuple(asked.trust_types), tuple(asked.trust_code))
-    )
+    return load_session(asked.manifest, payload, trust=asked.trust)
 
 
 def _try(session: Session, rows: list[Row]) -> None:

@@ -156,16 +156,13 @@ class ShadowHost:
             caller.close()
 
     def _opening(self) -> Opening:
-        trust, rules = self._registry.trust, self._rules
         return Opening(
             self._record.model,
             self._record.version,
             self._record.manifest,
-            trust.pickle,
-            list(trust.types),
-            list(trust.code),
-            rules.batch_rows,
-            rules.memory_bytes,
+            self._registry.trust,
+            self._rules.batch_rows,
+            self._rules.memory_bytes,
             os.getpid(),
         )
 

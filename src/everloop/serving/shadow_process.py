@@ -19,6 +19,7 @@ from everloop.core.errors import EverloopError, Failure, ModelFailed, explain
 from everloop.core.schema import Encoding, unpack_rows
 from everloop.parallel.executors.calling import starved
 from everloop.policy.batching import BatchRules
+from everloop.runtime.artifact import Trust, load_session
 from everloop.serving import confinement
 from everloop.serving.runner import Matrix, Runner
 from everloop.stores.ports import Manifest
@@ -33,9 +34,7 @@ class Opening(msgspec.Struct, tag="open"):
     model: str
     version: int
     manifest: Manifest
-    trust_pickle: bool
-    trust_types: list[str]
-    trust_code: list[str]
+    trust: Trust
     batch_rows: int
     memory_bytes: int
     parent: int
@@ -97,13 +96,10 @@ class ShadowProcess:
         return _encode(Ran([], [], 0.0, time.process_time()))
 
     def _open(self, asked: Opening, payload: bytes) -> None:
-        from everloop.runtime.artifact import Trust, load_session
-
         confinement.silence()
         confinement.die_with(asked.parent)
         confinement.go_first()
-        trust = Trust(asked.trust_pickle, tuple(asked.trust_types), tuple(asked.trust_code))
-        session = load_session(asked.manifest, payload, trust=trust)
+        session = load_session(asked.manifest, payload, trust=asked.trust)
         self._runner = Runner(session, asked.model, asked.version, BatchRules(max_rows=asked.batch_rows))
         confinement.limit_memory(asked.memory_bytes)
 
