@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.api.oip_models import IRIS, X, distinct, iris, pooled, sums
 
-from everloop.core.errors import InvalidInput, ModelFailed
+from everloop.core.errors import EverloopError, InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.tensors import Tensor
 from everloop.policy.batching import BatchRules
@@ -131,6 +131,19 @@ def test_an_answer_that_is_no_number_is_blamed_on_its_row() -> None:
     assert error is not None
     assert "instances[1]" in error.message
     assert work.blame(asked(work, features=np.array([[1.0]])), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"), [(InvalidInput, InvalidInput), (ModelFailed, ModelFailed), (NotSupported, ModelFailed)]
+)
+def test_what_a_session_refuses_is_the_callers_to_mend(raised: type[EverloopError], told: type[EverloopError]) -> None:
+    def answers(_: Any) -> Any:
+        raise raised("features.x0: not below zero", field="features.x0")
+
+    work = work_of(Rows(Schema.unnamed(1), answers))
+    error = work.blame(asked(work, features=np.array([[-1.0]])), 1)
+    assert type(error) is told
+    assert "features.x0: not below zero" in error.message
 
 
 def test_keys_are_apart_where_inputs_or_outputs_are() -> None:

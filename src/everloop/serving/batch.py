@@ -6,9 +6,9 @@ import itertools
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from everloop.core.errors import EverloopError, InvalidInput, ModelFailed
+from everloop.core.errors import EverloopError
 from everloop.serving.tickets import Ticket
-from everloop.serving.work import Work
+from everloop.serving.work import Work, told
 
 if TYPE_CHECKING:
     from everloop.serving.evidence import Tally
@@ -90,7 +90,7 @@ class Batch:
                     )
                     return
             except EverloopError as error:
-                raised = error if isinstance(error, (ModelFailed, InvalidInput)) else work.failed(error.message)
+                raised = told(work, error)
             if high - low == 1:
                 count = counts[0] if counts else 0
                 if raised is None or count:

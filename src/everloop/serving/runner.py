@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed
+from everloop.core.errors import EverloopError, Failure, ModelFailed
 from everloop.core.schema import Schema, pack_rows
 from everloop.core.types import Row
 from everloop.policy.batching import BatchRules, slices
 from everloop.runtime.session import Session, plain_answers
+from everloop.serving.work import Work, told
 
 if TYPE_CHECKING:
     from everloop.serving.guard import Guard
-    from everloop.serving.work import Work
 
 Matrix = npt.NDArray[Any]
 ROW_BYTES, VALUE_BYTES = 128, 32
@@ -122,7 +122,7 @@ class Runner:
             else:
                 self.one(payload)
         except EverloopError as error:
-            return error if isinstance(error, (ModelFailed, InvalidInput)) else self.failed(error.message)
+            return told(self, error)
         return None
 
     def adopt(self, payload: Any, count: int, other: Work) -> Any:

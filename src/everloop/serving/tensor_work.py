@@ -18,11 +18,11 @@ from everloop.core.tensors import Array, Tensors
 from everloop.policy.batching import slices
 from everloop.runtime.tensors import Answered, tensor_model
 from everloop.serving.runner import GONE, Runner, of_instance
+from everloop.serving.work import Work, told
 
 if TYPE_CHECKING:
     from everloop.policy.batching import BatchRules
     from everloop.serving.guard import Guard
-    from everloop.serving.work import Work
 
 
 class TensorsAsked(NamedTuple):
@@ -149,7 +149,7 @@ class TensorWork:
         try:
             answers = self.run(self.gather([payload], [count]))
         except EverloopError as error:
-            return error if isinstance(error, ModelFailed) else self.runner.failed(error.message)
+            return told(self, error)
         if self.sound(answers):
             return None
         values = answers.found[0][self.tensors.always[0]].reshape(-1).tolist()

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed
+
 if TYPE_CHECKING:
-    from everloop.core.errors import EverloopError, Failure, ModelFailed
     from everloop.policy.batching import BatchRules
     from everloop.serving.guard import Guard
 
@@ -59,3 +60,9 @@ class Work(Protocol):
 
     def key(self, payload: Any, count: int) -> bytes | None:
         """What the answer depends on besides the version, so that no two inputs share it; None: never the same twice."""
+
+
+def told(work: Work, error: EverloopError) -> EverloopError:
+    """What a request is told of an error that its run raised. A session may refuse an input that only it can judge (InvalidInput); whatever
+    else it raises is its own failure."""
+    return error if isinstance(error, (ModelFailed, InvalidInput)) else work.failed(error.message)
