@@ -23,7 +23,6 @@ from everloop.policy.bins import LATENCY_BINS, latency_edge, total
 Interval = tuple[float, float]
 _SURE = 0.001
 """What the overall rate's sequence may err; its bounds only scale a difference, its sign is the odds ratio's."""
-_HALVINGS = 30
 _DISCOUNT = 0.02
 """Squared scale of the mean's mixture: tightest at some hundred values."""
 
@@ -44,14 +43,14 @@ def rate_bounds(events: int, n: int, level: float) -> Interval:
         return happened + ((n - events) * math.log1p(-rate) if n > events else 0.0) > needed
 
     observed = events / n
-    lower = 0.0 if events == 0 else _edge(likely, observed, 0.0)
-    upper = 1.0 if events == n else _edge(likely, observed, 1.0)
+    lower = 0.0 if events == 0 else edge(likely, observed, 0.0)
+    upper = 1.0 if events == n else edge(likely, observed, 1.0)
     return lower, upper
 
 
-def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where `holds` ends on the way out, to the safe side."""
-    for _ in range(_HALVINGS):
+def edge(holds: Callable[[float], bool], inside: float, outside: float, halvings: int = 30) -> float:
+    """Where `holds` ends on the way out, to the safe side: the way is halved so many times."""
+    for _ in range(halvings):
         middle = (inside + outside) / 2
         if holds(middle):
             inside = middle

@@ -9,12 +9,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 
-from everloop.policy.intervals import Interval
+from everloop.policy.intervals import Interval, edge
 from everloop.policy.metrics import Numbers
 
 LEVEL = 0.95
@@ -31,8 +30,8 @@ def share_difference(lost: int, won: int, n: int, level: float = LEVEL) -> Inter
         return -1.0, 1.0
     z = NormalDist().inv_cdf((1 + level) / 2)
     estimate = (won - lost) / n
-    low = -1.0 if lost == n else _edge(lambda d: _score(lost, won, n, d) <= z, estimate, -1.0)
-    high = 1.0 if won == n else _edge(lambda d: _score(lost, won, n, d) >= -z, estimate, 1.0)
+    low = -1.0 if lost == n else edge(lambda d: _score(lost, won, n, d) <= z, estimate, -1.0, _HALVINGS)
+    high = 1.0 if won == n else edge(lambda d: _score(lost, won, n, d) >= -z, estimate, 1.0, _HALVINGS)
     return low, high
 
 
@@ -48,17 +47,6 @@ def _score(lost: int, won: int, n: int, difference: float) -> float:
     if variance <= 0:
         return 0.0 if above == 0 else math.copysign(math.inf, above)
     return above / math.sqrt(variance)
-
-
-def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where `holds` ends on the way out."""
-    for _ in range(_HALVINGS):
-        middle = (inside + outside) / 2
-        if holds(middle):
-            inside = middle
-        else:
-            outside = middle
-    return outside
 
 
 def mean_difference(differences: Numbers, rng: np.random.Generator, level: float = LEVEL) -> Interval:
