@@ -199,6 +199,22 @@ def pack_boosted(
     return made
 
 
+def booster_of(model: Any, booster: type[Any], estimator: type[Any], held: Callable[[Any], Any]) -> Any:
+    """The library's own object: `model` itself, or what a fitted wrapper of scikit-learn's kind holds, which `held` takes out.
+
+    Raises InvalidInput (not fitted), NotSupported (neither of them)."""
+    from sklearn.exceptions import NotFittedError
+
+    if isinstance(model, booster):
+        return model
+    if not isinstance(model, estimator):
+        raise not_taken(model)
+    try:
+        return held(model)
+    except NotFittedError:
+        raise not_fitted(model) from None
+
+
 def check_names(names: Sequence[str] | None, own: Sequence[str] | None, width: int) -> list[str] | None:
     """The names to use. Raises InvalidInput."""
     if names is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,10 @@ from everloop.runtime.boosted import (
     BoostedSession,
     Columns,
     Outputs,
+    booster_of,
     check_manifest,
     check_names,
     make_manifest,
-    not_fitted,
-    not_taken,
     own_labels,
 )
 from everloop.runtime.lightgbm_file import CLASSIFICATION, LightGBMFacts, read_facts
@@ -55,17 +55,8 @@ def read_file(payload: bytes, trust: Trust) -> Manifest:  # noqa: ARG001
 def pack(model: Any, names: Sequence[str] | None, classes: Sequence[Any] | None) -> tuple[Manifest, bytes]:
     """An `LGBMModel` or a `Booster`, up to its best round. Raises as `boosted.pack_boosted`."""
     import lightgbm
-    from sklearn.exceptions import NotFittedError
 
-    if isinstance(model, lightgbm.Booster):
-        booster = model
-    elif isinstance(model, lightgbm.LGBMModel):
-        try:
-            booster = model.booster_
-        except NotFittedError:
-            raise not_fitted(model) from None
-    else:
-        raise not_taken(model)
+    booster = booster_of(model, lightgbm.Booster, lightgbm.LGBMModel, attrgetter("booster_"))
     payload = booster.model_to_string().encode()
     facts = read_facts(payload)
     labels = classes if classes is not None else getattr(model, "classes_", None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any
 
 import msgspec
@@ -22,11 +23,10 @@ from everloop.runtime.boosted import (
     BoostedSession,
     Columns,
     Outputs,
+    booster_of,
     check_manifest,
     check_names,
     make_manifest,
-    not_fitted,
-    not_taken,
     own_labels,
 )
 from everloop.runtime.session import Matrix
@@ -68,17 +68,8 @@ def read_file(payload: bytes, trust: Trust) -> Manifest:  # noqa: ARG001
 def pack(model: Any, names: Sequence[str] | None, classes: Sequence[Any] | None) -> tuple[Manifest, bytes]:
     """An `XGBModel` or a `Booster`. Raises as `boosted.pack_boosted`."""
     import xgboost
-    from sklearn.exceptions import NotFittedError
 
-    if isinstance(model, xgboost.Booster):
-        booster = model
-    elif isinstance(model, xgboost.XGBModel):
-        try:
-            booster = model.get_booster()
-        except NotFittedError:
-            raise not_fitted(model) from None
-    else:
-        raise not_taken(model)
+    booster = booster_of(model, xgboost.Booster, xgboost.XGBModel, methodcaller("get_booster"))
     payload = bytes(booster.save_raw("ubj"))
     facts = read_facts(payload)
     labels = classes if classes is not None else getattr(model, "classes_", None)
