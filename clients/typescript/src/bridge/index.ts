@@ -1,0 +1,3 @@
+/** Python functions, called from Node. */
+
+export {};

@@ -1,0 +1,3 @@
+/** A typed client of the everloop model server. */
+
+export {};
