@@ -136,13 +136,10 @@ def _handed_in(field: str | None = None) -> Iterator[None]:
 
 
 def learner_of(manifest: Manifest, payload: bytes, trust: Trust) -> Learner | None:
-    """What can be fitted again: a scikit-learn estimator; all else only answers."""
-    if manifest.runtime != "sklearn":
-        return None
-    from everloop.learning.learners.make import make_learner
-    from everloop.runtime.sklearn import load_estimator
+    """What learns on from an artifact, or anew; None for one that only answers (`learning.learners.make.STARTED`)."""
+    from everloop.learning.learners.make import learner_of_artifact
 
-    return make_learner(load_estimator(payload, trust), trust=trust)
+    return learner_of_artifact(manifest, payload, trust=trust)
 
 
 def export_model(services: Services, name: str) -> Path:

@@ -45,8 +45,10 @@ from everloop.registry.registration import check_fits, note_of, tags_of, wanted_
 from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.formats import FORMATS
+from everloop.runtime.packaged import read_artifact
 from everloop.runtime.sklearn import load_estimator
-from everloop.runtime.zips import UNREADABLE
+from everloop.runtime.sniff import look_at
+from everloop.runtime.zips import UNREADABLE, Header
 from everloop.stores.folders import flush_folder
 from everloop.stores.ports import ArtifactStore, Catalog, Journal, ModelRecord, VersionRecord
 from everloop.stores.shelving import add_version, make_live
@@ -80,12 +82,6 @@ class Exported(msgspec.Struct, frozen=True):
 class Imported(msgspec.Struct, frozen=True):
     model: str
     versions: list[VersionRecord]
-
-
-class _Header(msgspec.Struct, frozen=True):
-    format: str
-    layout: int
-    everloop: str = ""
 
 
 class _Contents(msgspec.Struct, frozen=True):
@@ -224,7 +220,7 @@ def _contents(file: zipfile.ZipFile, path: Path) -> _Contents:
     if entries[CONTENTS].file_size > MOST_CONTENTS:
         raise TooLarge(f"{path}: a list of contents of {entries[CONTENTS].file_size:,} bytes", field="path")
     text = file.read(CONTENTS)
-    header = _decoded(text, _Header, path)
+    header = _decoded(text, Header, path)
     if header.format != FORMAT:
         raise Malformed(f"{path} is no exported model but {header.format[:60]!r}", field="path")
     if header.layout > LAYOUT:
@@ -293,7 +289,11 @@ def _check_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> Non
 
 def _open_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> None:
     if contents.model.template is not None:
-        load_estimator(file.read(_entry(contents.model.template)), trust)
+        template = file.read(_entry(contents.model.template))
+        if look_at(template)[0] == "artifact":
+            load_session(*read_artifact(template), trust=trust).close()
+        else:
+            load_estimator(template, trust)
     for record in contents.versions:
         known = FORMATS.get(record.manifest.runtime)
         if known is not None and known.code:

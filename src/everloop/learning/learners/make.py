@@ -5,6 +5,7 @@ what is given                      kind         rebuilt from
 "auto", "forest", "boosting"       the same     parameters
 a scikit-learn estimator           estimator    template: the unfitted estimator, as a skops file where that is possible
 one of boosted trees               estimator    template: its class and its parameters
+an artifact that can learn on      its runtime  template: the artifact, as a file (`STARTED`)
 a River model                      river        template: a pickle
 a Learner                          learner      template: a pickle
 """
@@ -15,6 +16,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -24,12 +26,20 @@ from everloop.core.schema import plain
 from everloop.learning.config import ModelParameters
 from everloop.learning.learners.base import Learner
 from everloop.runtime.artifact import Trust
+from everloop.runtime.packaged import dump_artifact, read_artifact
+from everloop.stores.ports import Manifest
 
 Parameters = ModelParameters | Mapping[str, Any] | None
 
 LINEAR_KINDS = ("linear", "ridge", "logistic")
 FAMILY_KINDS = ("forest", "boosting")
 KINDS = (*LINEAR_KINDS, "auto", *FAMILY_KINDS)
+STARTED = {
+    "text": "everloop.learning.learners.text",
+}
+"""Runtime -> the module of the learner that starts from an artifact of it and keeps what that knows. The module has
+`start(manifest, payload) -> Learner`, whose learner answers and learns at once as the artifact does, and whose `kind` is the runtime's name;
+its clones start from the same artifact at `fit`. It has `started_from() -> (Manifest, bytes)`: that artifact."""
 _CONTRACT = ("clone", "fit", "learn", "predict", "freeze", "dump", "restore")
 
 
@@ -100,6 +110,8 @@ def describe(learner: Learner) -> tuple[str, dict[str, Any], bytes | None]:
     from everloop.learning.learners.sklearn import EstimatorLearner, describe_object
     from everloop.runtime.sklearn import pickle_estimator
 
+    if type(learner).__module__ == STARTED.get(learner.kind):
+        return learner.kind, {}, dump_artifact(*learner.started_from())  # type: ignore[attr-defined]
     known = (LinearLearner, AutoLearner, FamilyLearner, EstimatorLearner, BoostedLearner, RiverLearner)
     if isinstance(learner, known):
         parameters, template = learner.describe()
@@ -113,10 +125,12 @@ def from_record(kind: str, parameters: Mapping[str, Any], template: bytes | None
     Raises Untrusted, NotSupported, InvalidInput."""
     if kind == "artifact":
         return None
-    if kind not in ("estimator", "river", "learner"):
+    if kind not in ("estimator", "river", "learner", *STARTED):
         return _of_kind(kind, parameters, trust)
     if template is None:
         raise NotSupported(f"the record of a model of kind {kind!r} lacks its template")
+    if kind in STARTED:
+        return learner_of_artifact(*read_artifact(template), trust=trust)
     from everloop.learning.learners.boosted import load_template
     from everloop.runtime.sklearn import load_estimator, unpickle
 
@@ -126,6 +140,19 @@ def from_record(kind: str, parameters: Mapping[str, Any], template: bytes | None
             return boosted
         return make_learner(load_estimator(template, trust), trust=trust)
     return make_learner(unpickle(template, trust, "River" if kind == "river" else "registered"), trust=trust)
+
+
+def learner_of_artifact(manifest: Manifest, payload: bytes, *, trust: Trust) -> Learner | None:
+    """What learns on from an artifact (`STARTED`), or anew as what it was made with (a scikit-learn estimator); None for one that only
+    answers. Raises Untrusted, ArtifactCorrupt."""
+    if manifest.runtime in STARTED:
+        made: Learner = import_module(STARTED[manifest.runtime]).start(manifest, payload)
+        return made
+    if manifest.runtime != "sklearn":
+        return None
+    from everloop.runtime.sklearn import load_estimator
+
+    return make_learner(load_estimator(payload, trust), trust=trust)
 
 
 def _of_kind(kind: str, parameters: Parameters, trust: Trust) -> Learner:
