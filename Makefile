@@ -22,6 +22,9 @@ PYTEST ?=
 # Test files at a time: many wait for disks and other processes, so one more than there are cores.
 JOBS ?= 3
 
+# What pip leaves uncompiled is compiled once, by whoever imports it first; most of it nobody ever imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test coverage lint bench docs format clean
 .DELETE_ON_ERROR:
@@ -40,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Could not make a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "Building $(VENV): some minutes the first time, seconds afterwards."
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --group dev -e '.[all]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt --group dev -e '.[all]'
 	@touch $@
 
 demo: $(STAMP)
