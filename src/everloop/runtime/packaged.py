@@ -19,7 +19,7 @@ import msgspec
 import everloop
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported
 from everloop.core.hashing import artifact_digest
-from everloop.runtime.zips import UNREADABLE
+from everloop.runtime.zips import UNREADABLE, Header
 from everloop.stores.ports import Manifest
 
 ENDING = ".artifact"
@@ -28,12 +28,6 @@ LAYOUT = 1
 CONTENTS, PAYLOAD = "everloop.json", "payload"
 MOST_CONTENTS = 64 << 20
 """Bytes of the manifest: far more than a million fields need."""
-
-
-class _Header(msgspec.Struct, frozen=True):
-    format: str
-    layout: int
-    everloop: str = ""
 
 
 class _Contents(msgspec.Struct, frozen=True):
@@ -113,7 +107,7 @@ def _contents(file: zipfile.ZipFile, size: int) -> _Contents:
         raise ArtifactCorrupt("an artifact file that says to hold more than it can")
     text = file.read(CONTENTS)
     try:
-        header = msgspec.json.decode(text, type=_Header)
+        header = msgspec.json.decode(text, type=Header)
         if header.format != FORMAT:
             raise ArtifactCorrupt(f"no artifact file but {header.format[:60]!r}")
         if header.layout > LAYOUT:

@@ -1,10 +1,13 @@
-"""What reading a zip file that somebody else made may raise: its names, sizes and offsets are only claims."""
+"""Files of everloop's own kinds, which are zip files: what their list of contents begins with, and what reading one that somebody else made
+may raise, since its names, sizes and offsets are only claims."""
 
 from __future__ import annotations
 
 import struct
 import zipfile
 import zlib
+
+import msgspec
 
 UNREADABLE = (
     zipfile.BadZipFile,
@@ -18,3 +21,12 @@ UNREADABLE = (
     ValueError,  # a place before the file's beginning; UnicodeDecodeError: a name that is no text
 )
 """Some errors of everloop's own are ValueErrors and RuntimeErrors as well: let those through first."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Of a list of contents: read before the rest, which a newer layout may have changed."""
+
+    format: str
+    layout: int
+    everloop: str = ""
+    """The version that wrote it."""
