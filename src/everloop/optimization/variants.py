@@ -213,9 +213,8 @@ class _Attempt:
         hopeful = contenders({name: self.forms[name].seconds for name in self.sessions if name != SERVED})
         if len(hopeful) > 1:
             self.say(f"measuring {', '.join(hopeful)} again")
-            taken = self._measure(
-                [*hopeful, *(name for name in self.sessions if name == SERVED)], wishes.max_seconds / 4
-            )
+            served = [SERVED] if SERVED in self.sessions else []
+            taken = self._measure([*hopeful, *served], wishes.max_seconds / 4)
         chosen, stretches = self._settle({name: taken[name] for name in hopeful})
         return self._report(chosen, stretches)
 
@@ -351,15 +350,19 @@ class _Attempt:
         beside = sorted(others | {stretch.form for stretch in stretches} - {chosen.name})
         self.say(f"measuring {chosen.name} once more beside {', '.join(beside)}")
         taken = self._measure([chosen.name, *beside], self.wishes.max_seconds / 8)
-        if single not in (present, chosen.name) and _anywhere_slower(taken[single], taken[present]):
+        if single not in (present, chosen.name) and self._slower_at(taken[single], taken[present]):
             others.discard(single)
         for other in sorted(others):
-            for size, ours, theirs in zip(self.sizes, taken[chosen.name], taken[other], strict=True):
-                if slowdown(ours, theirs) > _SLOWER:
-                    why = f"measured once more, it is slower than {other} at {size:,} row{'s' * (size != 1)}"
-                    self.forms[chosen.name] = msgspec.structs.replace(self.forms[chosen.name], why=why)
-                    return True
+            if size := self._slower_at(taken[chosen.name], taken[other]):
+                why = f"measured once more, it is slower than {other} at {size:,} row{'s' * (size != 1)}"
+                self.forms[chosen.name] = msgspec.structs.replace(self.forms[chosen.name], why=why)
+                return True
         return False
+
+    def _slower_at(self, ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> int | None:
+        """The first size at which it is clearly slower, by the seconds of each round at each size."""
+        each = zip(self.sizes, ours, theirs, strict=True)
+        return next((size for size, our, their in each if slowdown(our, their) > _SLOWER), None)
 
     # -- telling --
 
@@ -403,8 +406,3 @@ def _form(candidate: Candidate, fate: Fate, why: str, parity: Parity | None = No
         candidate.how,
         parity,
     )
-
-
-def _anywhere_slower(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> bool:
-    """Clearly, at some size; seconds of each round by size."""
-    return any(slowdown(a, b) > _SLOWER for a, b in zip(ours, theirs, strict=True))
