@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -23,47 +24,57 @@ X = np.random.default_rng(0).normal(size=(80, 3))
 Y = (X[:, 0] > 0).astype(int)
 CODES = np.c_[X[:, :2], np.arange(80) % 3]
 """Numbers, and a column of three categories."""
+GAPS = CODES.copy()
+GAPS[::7] = np.nan
 
 
 def columns(*parts):
     return ColumnTransformer([(f"{i}", part, where) for i, (part, where) in enumerate(parts)])
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        LogisticRegression(),
-        HistGradientBoostingClassifier(max_iter=2),
-        DecisionTreeClassifier(),
-        make_pipeline(SimpleImputer(), LogisticRegression()),
-        make_pipeline("passthrough", LogisticRegression()),
-        make_pipeline("passthrough", StandardScaler(), KNNImputer(), PCA(2), LogisticRegression()),
-        make_pipeline(StandardScaler(), LogisticRegression()),
-        make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=2)),
-        make_pipeline(PCA(2), HistGradientBoostingClassifier(max_iter=2)),
-        make_pipeline(FeatureUnion([("a", StandardScaler()), ("b", PCA(1))]), DecisionTreeClassifier()),
-        make_pipeline(FeatureUnion([("a", SimpleImputer()), ("b", MinMaxScaler())]), DecisionTreeClassifier()),
-        make_pipeline(columns((SimpleImputer(), [1]), (StandardScaler(), [0, 2])), LogisticRegression()),
-        make_pipeline(columns((SimpleImputer(), slice(0, 2)), ("drop", [2])), LogisticRegression()),
-        make_pipeline(columns((SimpleImputer(), [0, 1]), (StandardScaler(), [1, 2])), DecisionTreeClassifier()),
-        make_pipeline(columns((SimpleImputer(), [0, 1]), ("passthrough", [1, 2])), LogisticRegression()),
-        make_pipeline(columns((make_pipeline(StandardScaler(), SimpleImputer()), [1, 2])), LogisticRegression()),
-        make_pipeline(columns((OneHotEncoder(), [2]), (SimpleImputer(), [0, 1])), LogisticRegression()),
-        make_pipeline(columns((OneHotEncoder(handle_unknown="ignore"), [2])), LogisticRegression()),
-        make_pipeline(columns((OrdinalEncoder(), [2]), ("passthrough", [0])), DecisionTreeClassifier()),
-        GridSearchCV(make_pipeline(SimpleImputer(), LogisticRegression()), {"logisticregression__C": [1.0]}, cv=2),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("learned", [False, True], ids=["whole", "learned gaps"])
-def test_a_column_takes_gaps_if_the_estimator_does(model, learned):
-    rows = CODES.copy()
-    if learned:
-        rows[::7] = np.nan
-    try:
-        model.fit(rows, Y)
-    except ValueError:
-        pytest.skip("it cannot learn from gaps")
+LEARN_GAPS = [
+    HistGradientBoostingClassifier(max_iter=2),
+    DecisionTreeClassifier(),
+    make_pipeline(SimpleImputer(), LogisticRegression()),
+    make_pipeline("passthrough", StandardScaler(), KNNImputer(), PCA(2), LogisticRegression()),
+    make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=2)),
+    make_pipeline(FeatureUnion([("a", SimpleImputer()), ("b", MinMaxScaler())]), DecisionTreeClassifier()),
+    make_pipeline(columns((SimpleImputer(), slice(0, 2)), ("drop", [2])), LogisticRegression()),
+    make_pipeline(columns((SimpleImputer(), [0, 1]), (StandardScaler(), [1, 2])), DecisionTreeClassifier()),
+    make_pipeline(columns((make_pipeline(StandardScaler(), SimpleImputer()), [1, 2])), LogisticRegression()),
+    make_pipeline(columns((OneHotEncoder(), [2]), (SimpleImputer(), [0, 1])), LogisticRegression()),
+    make_pipeline(columns((OneHotEncoder(handle_unknown="ignore"), [2])), LogisticRegression()),
+    make_pipeline(columns((OrdinalEncoder(), [2]), ("passthrough", [0])), DecisionTreeClassifier()),
+    GridSearchCV(make_pipeline(SimpleImputer(), LogisticRegression()), {"logisticregression__C": [1.0]}, cv=2),
+]
+LEARN_WHOLE_ROWS = [
+    LogisticRegression(),
+    make_pipeline("passthrough", LogisticRegression()),
+    make_pipeline(StandardScaler(), LogisticRegression()),
+    make_pipeline(PCA(2), HistGradientBoostingClassifier(max_iter=2)),
+    make_pipeline(FeatureUnion([("a", StandardScaler()), ("b", PCA(1))]), DecisionTreeClassifier()),
+    make_pipeline(columns((SimpleImputer(), [1]), (StandardScaler(), [0, 2])), LogisticRegression()),
+    make_pipeline(columns((SimpleImputer(), [0, 1]), ("passthrough", [1, 2])), LogisticRegression()),
+]
+
+
+@pytest.mark.parametrize("model", [*LEARN_GAPS, *LEARN_WHOLE_ROWS], ids=str)
+def test_a_column_takes_gaps_if_the_estimator_does(model):
+    check(model.fit(CODES, Y))
+
+
+@pytest.mark.parametrize("model", LEARN_GAPS, ids=str)
+def test_a_column_takes_gaps_if_the_estimator_that_has_learned_them_does(model):
+    check(model.fit(GAPS, Y))
+
+
+@pytest.mark.parametrize("model", LEARN_WHOLE_ROWS, ids=str)
+def test_the_others_learn_from_no_gaps(model):
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(GAPS, Y)
+
+
+def check(model):
     for i, field in enumerate(schema_of(model).fields):
         asked = CODES[:4].copy()
         asked[0, i] = np.nan
@@ -76,7 +87,6 @@ def test_a_column_takes_gaps_if_the_estimator_does(model, learned):
 
 
 def test_text_categories_and_imputed_numbers_in_one_pipeline():
-    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"t": ["good one", "bad one"] * 40, "c": (["a", "b", None] * 27)[:80], "n": X[:, 0]})
     frame.loc[::9, "n"] = np.nan
     steps = columns((TfidfVectorizer(), "t"), (OneHotEncoder(), ["c"]), (SimpleImputer(), ["n"]))
@@ -94,7 +104,6 @@ def test_text_categories_and_imputed_numbers_in_one_pipeline():
 
 
 def test_a_first_step_that_does_nothing_hides_no_names():
-    pd = pytest.importorskip("pandas")
     model = make_pipeline("passthrough", LogisticRegression()).fit(pd.DataFrame(X, columns=["a", "b", "c"]), Y)
     manifest, payload = pack(model, trust=Trust())
     assert (manifest.schema.names, manifest.schema.named) == (("a", "b", "c"), True)
