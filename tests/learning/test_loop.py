@@ -559,7 +559,7 @@ def test_a_dead_thread_is_not_called_alive(room: Any) -> None:
 
     room.registry.revision = die
     loop.start()
-    thread = loop._thread
+    thread = loop._thread._thread
     assert thread is not None
     thread.join(10)
     assert not loop.alive

@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from everloop.core.clock import Clock
-from everloop.core.errors import Conflict, explain
+from everloop.core.errors import Conflict
 from everloop.core.events import EventBus
 from everloop.core.schema import Schema, Target
+from everloop.core.stepping import StepThread
 from everloop.core.types import Task
 from everloop.learning.config import LearningConfig, effective
 from everloop.learning.fitting import Fitter
@@ -36,7 +37,6 @@ _LONG = 0.005
 """A slice that took longer, as one example of a large ensemble may, is followed by a pause as long as itself."""
 _IDLE = 0.25
 """Longest wait when there is nothing to do."""
-_ALIVE_FAILURES = 5
 
 
 class LearningLoop:
@@ -62,7 +62,6 @@ class LearningLoop:
         a version that does not serve is opened to be asked for its scores; in this process if None."""
         self._registry = registry
         self._clock = clock
-        self._rng = rng
         self._fitter = fitter or Fitter()
         self._workshop = Workshop(
             registry=registry,
@@ -84,47 +83,45 @@ class LearningLoop:
         self._removed: dict[str, float] = {}
         self._learners: dict[str, Learner] = {}
         self._revision: int | None = None
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._bad_steps = 0
-        self.last_error = ""
-        """What went wrong last in the loop itself, models' own troubles aside."""
+        self._thread = StepThread(
+            "everloop-learning",
+            self.step,
+            self._rest,
+            clock=clock,
+            backoff=lambda failures: backoff(failures, rng),
+        )
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
-        thread = self._thread
-        return thread is not None and thread.is_alive() and not self._stop.is_set()
+        return self._thread.running
 
     @property
     def alive(self) -> bool:
         """False when the loop was started and its thread is dead, or nothing but failing, without having been stopped."""
-        thread = self._thread
-        return thread is None or (thread.is_alive() and self._bad_steps < _ALIVE_FAILURES)
+        return self._thread.alive
+
+    @property
+    def last_error(self) -> str:
+        """What went wrong last in the loop itself, models' own troubles aside."""
+        return self._thread.last_error
 
     def start(self) -> None:
         """Idempotent: there is one thread, which does not depend on the thread that started it."""
-        with self._lock:
-            if self._thread is not None and self._thread.is_alive():
-                return
-            self._stop.clear()
-            self._bad_steps = 0
-            self._thread = threading.Thread(target=self._run, name="everloop-learning", daemon=True)
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Wait for the step at hand, save every learner, give the leases back. Fits in flight are cancelled and start anew
         with the next `start`; one that `train_now` waits for is waited for. Idempotent."""
-        self._end_thread()
+        self._thread.stop()
         for seat in list(self._seats.values()):
             with seat.lock:
                 seat.rest()
 
     def close(self) -> None:
         """`stop`, and end the fitting processes, also that of a `train_now`, which then raises FitFailed."""
-        self._end_thread()
+        self._thread.stop()
         for seat in list(self._seats.values()):
             if seat.lock.acquire(blocking=False):
                 try:
@@ -137,14 +134,6 @@ class LearningLoop:
             with seat.lock:
                 seat.leave()
 
-    def _end_thread(self) -> None:
-        with self._lock:
-            thread, self._thread = self._thread, None
-            self._stop.set()
-            self._wake.set()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
     def wake(self, model: str | None = None) -> None:
         """There is something to do, for this model or for some."""
         seat = self._seats.get(model) if model is not None else None
@@ -153,25 +142,14 @@ class LearningLoop:
         else:
             for other in list(self._seats.values()):
                 other.call()
-        if not self._wake.is_set():
-            self._wake.set()
+        if not self._thread.wake.is_set():
+            self._thread.wake.set()
 
-    def _run(self) -> None:
-        stop = self._stop
-        while not stop.is_set():
-            self._wake.clear()
-            try:
-                did = self.step()
-                self._bad_steps = 0
-            except Exception as error:  # the stores may be away for a while; the loop must not be
-                self._bad_steps += 1
-                self.last_error = explain(error)
-                self._clock.wait(stop, backoff(self._bad_steps, self._rng))
-                continue
-            if did:
-                self._clock.wait(stop, _PAUSE)
-            else:
-                self._clock.wait(self._wake, _IDLE)
+    def _rest(self, did: bool) -> None:
+        if did:
+            self._clock.wait(self._thread.stopping, _PAUSE)
+        else:
+            self._clock.wait(self._thread.wake, _IDLE)
 
     # -- work ----------------------------------------------------------------------------------------------------------
 
@@ -188,9 +166,9 @@ class LearningLoop:
             finally:
                 seat.lock.release()
             did = did or worked
-            if worked and self._thread is threading.current_thread():
+            if worked and self._thread.is_current:
                 used = self._workshop.cpu() - started
-                self._clock.wait(self._stop, used if used > _LONG else _PAUSE)
+                self._clock.wait(self._thread.stopping, used if used > _LONG else _PAUSE)
         self._fitter.tidy()
         return did
 
@@ -199,14 +177,14 @@ class LearningLoop:
         until = self._clock.monotonic() + timeout
         while True:
             self.wake()
-            self._wake.clear()
+            self._thread.wake.clear()
             if self.step():
                 continue
             if not any(seat.busy for seat in self._seats.values()):
                 return
             if self._clock.monotonic() > until:
                 raise Conflict(f"the learners did not settle within {timeout:g} s")
-            self._wake.wait(0.05)
+            self._thread.wake.wait(0.05)
 
     def train_now(self, model: str) -> VersionRecord:
         """Fit this model on everything there is, now, and publish it unless it is unusable.

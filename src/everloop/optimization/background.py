@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from everloop.core.clock import Clock
-from everloop.core.errors import Closed, Conflict, EverloopError, InvalidInput, ModelNotFound, explain
+from everloop.core.errors import Conflict, EverloopError, InvalidInput, ModelNotFound
 from everloop.core.events import EventKind
+from everloop.core.stepping import StepThread
 from everloop.optimization.attempts import Attempts, attempts_at
 from everloop.optimization.config import BY, Mode, OptimizeConfig
 from everloop.optimization.desk import LOOK, Desk, Ready, Status, pointless
@@ -46,7 +47,6 @@ _LONGEST_LOOK = 60.0
 _WATCH = 1.0
 """Seconds between two looks at an attempt that is under way."""
 _UNFINISHED = 2
-_ALIVE_FAILURES = 5
 
 
 class Ports(Protocol):
@@ -87,60 +87,38 @@ class BackgroundOptimizer:
         self._rng = random.Random()  # noqa: S311  spreads retries, guards nothing
         self._lock = threading.Lock()
         self._desks: dict[str, Desk] = {}
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._undo: Callable[[], None] | None = None
-        self._bad_steps = 0
-        self.last_error = ""
-        """What went wrong last in the loop itself; what went wrong with a model is on its timeline."""
+        self._thread = StepThread(
+            "everloop-optimizer",
+            self.step,
+            self._rest,
+            clock=clock,
+            backoff=lambda failures: backoff(failures, self._rng),
+            news=(registry.subscribe_changes,),
+        )
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
         """False when it was started and its thread is dead, or nothing but failing, without having been stopped."""
-        thread = self._thread
-        return thread is None or (thread.is_alive() and self._bad_steps < _ALIVE_FAILURES)
+        return self._thread.alive
+
+    @property
+    def last_error(self) -> str:
+        """What went wrong last in the loop itself; what went wrong with a model is on its timeline."""
+        return self._thread.last_error
 
     def start(self) -> None:
         """Idempotent: there is one thread."""
-        with self._lock:
-            if self._thread is not None:
-                return
-            self._stop.clear()
-            self._undo = self._registry.subscribe_changes(self._wake.set)
-            self._thread = threading.Thread(target=self._run, name="everloop-optimizer", daemon=True)
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """End the attempt at hand, which begins anew with the next start, and the thread. Idempotent."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            undo, self._undo = self._undo, None
-            self._stop.set()
-            self._wake.set()
-        if undo is not None:
-            undo()
-        if thread is not None:
-            thread.join()
+        self._thread.stop()
 
-    def _run(self) -> None:
-        stop = self._stop
-        while not stop.is_set():
-            self._wake.clear()
-            try:
-                self.step()
-                self._bad_steps = 0
-            except Closed:
-                return
-            except Exception as error:  # the stores may be away for a while; this must not be
-                self._bad_steps += 1
-                self.last_error = explain(error)
-                self._clock.wait(stop, backoff(self._bad_steps, self._rng))
-                continue
-            self._clock.wait(self._wake, self._next_look())
-            self._clock.wait(stop, 0.1)  # changes come in bursts
+    def _rest(self, _made: bool) -> None:
+        self._clock.wait(self._thread.wake, self._next_look())
+        self._clock.wait(self._thread.stopping, 0.1)  # changes come in bursts
 
     def _next_look(self) -> float:
         now = self._clock.monotonic()
@@ -168,7 +146,7 @@ class BackgroundOptimizer:
             desk.asked, desk.look_at = mode, 0.0
             if desk.status.state != "running":
                 desk.wait("for its turn", record.live_version)
-        self._wake.set()
+        self._thread.wake.set()
         return desk.status
 
     def status(self, model: str) -> Status:
@@ -191,7 +169,7 @@ class BackgroundOptimizer:
                 del self._desks[gone]
             desks = [(record, self._desk(record)) for record in records]
         for record, desk in desks:
-            if self._stop.is_set():
+            if self._thread.stopping.is_set():
                 return False
             now = self._clock.monotonic()
             if (desk.version, desk.serving) != (record.live_version, record.serving):
@@ -291,7 +269,7 @@ class BackgroundOptimizer:
             seconds=self._config.max_seconds,
             trust=self._registry.trust,
         )
-        running = self._begin(job, self._wake.set)
+        running = self._begin(job, self._thread.wake.set)
         stopped = ""
         try:
             stopped = self._watch(running, ready)
@@ -303,9 +281,9 @@ class BackgroundOptimizer:
         """Until it has ended (empty), or shall be ended: why."""
         renewed = self._clock.monotonic()
         while not running.poll():
-            self._clock.wait(self._wake, _WATCH)
-            self._wake.clear()
-            if self._stop.is_set():
+            self._clock.wait(self._thread.wake, _WATCH)
+            self._thread.wake.clear()
+            if self._thread.stopping.is_set():
                 return "this server stops"
             now = self._clock.monotonic()
             if now - renewed >= LEASE_RENEW:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +28,7 @@ import msgspec
 
 from everloop.core.clock import Clock
 from everloop.core.errors import ArtifactCorrupt, Closed, Conflict, EverloopError, ModelFailed, ModelNotFound, explain
+from everloop.core.stepping import StepThread
 from everloop.core.types import Example, Row
 from everloop.policy.gates import GateVerdict
 from everloop.policy.retraining import backoff
@@ -58,7 +59,6 @@ _PAIRS = 64
 _PATIENCE = 1.0
 """Labels read at a time, and how many times in one look: the rest waits for the next. A shadow is asked about so many of them, and
 waited for so many seconds."""
-_ALIVE_FAILURES = 5
 
 
 class Shadows(Protocol):
@@ -121,24 +121,28 @@ class Controller:
         self._shadows = shadows
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
         self._stepping = threading.Lock()
-        self._starting = threading.Lock()
         self._desks: dict[str, _Desk] = {}
         self._seen: int | None = None
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._undo: tuple[Callable[[], None], ...] = ()
-        self._bad_steps = 0
-        self.last_error = ""
-        """What went wrong last."""
+        self._thread = StepThread(
+            "everloop-controller",
+            self.step,
+            self._rest,
+            clock=clock,
+            backoff=lambda failures: backoff(failures, self._rng),
+            news=(registry.subscribe_changes, evidences.subscribe),
+        )
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
         """False when it was started and its thread is dead, or nothing but failing, without having been stopped."""
-        thread = self._thread
-        return thread is None or (thread.is_alive() and self._bad_steps < _ALIVE_FAILURES)
+        return self._thread.alive
+
+    @property
+    def last_error(self) -> str:
+        """What went wrong last."""
+        return self._thread.last_error
 
     @property
     def stuck(self) -> dict[str, str]:
@@ -147,57 +151,29 @@ class Controller:
 
     def start(self) -> None:
         """Idempotent: there is one thread."""
-        with self._starting:
-            if self._thread is not None:
-                return
-            self._stop.clear()
-            self._undo = (
-                self._registry.subscribe_changes(self._wake.set),
-                self._evidences.subscribe(self._wake.set),
-            )
-            self._thread = threading.Thread(target=self._run, name="everloop-controller", daemon=True)
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread, report a last time, give the leases back. Idempotent."""
-        with self._starting:
-            thread, self._thread = self._thread, None
-            self._stop.set()
-            self._wake.set()
-            for undo in self._undo:
-                undo()
-            self._undo = ()
-        if thread is not None:
-            thread.join()
+        self._thread.stop()
         with self._stepping:
             for desk in self._desks.values():
                 try:
                     self._report(desk)
                     self._save(desk)
                 except EverloopError as error:  # the next process goes on from the report before
-                    self.last_error = explain(error)
+                    self._thread.last_error = explain(error)
                 self._give_up(desk)
             self._desks.clear()
             self._seen = None
 
     def wake(self) -> None:
         """There is something to look at now. Does not block."""
-        self._wake.set()
+        self._thread.wake.set()
 
-    def _run(self) -> None:
-        stop = self._stop
-        while not stop.is_set():
-            self._wake.clear()
-            try:
-                self.step()
-                self._bad_steps = 0
-            except Exception as error:  # the stores may be away for a while; the controller must not be
-                self._bad_steps += 1
-                self.last_error = explain(error)
-                self._clock.wait(stop, backoff(self._bad_steps, self._rng))
-                continue
-            if self._clock.wait(self._wake, TICK):
-                self._clock.wait(stop, _AT_ONCE)
+    def _rest(self, _acted: bool) -> None:
+        if self._clock.wait(self._thread.wake, TICK):
+            self._clock.wait(self._thread.stopping, _AT_ONCE)
 
     # -- a look --------------------------------------------------------------------------------------------------------
 
@@ -237,7 +213,7 @@ class Controller:
             desk.rest_until = self._clock.monotonic() + backoff(desk.troubles, self._rng)
             desk.drop()
             desk.trouble = explain(error)
-            self.last_error = f"rollout of {desk.rollout.model!r}: {desk.trouble}"
+            self._thread.last_error = f"rollout of {desk.rollout.model!r}: {desk.trouble}"
             return False
         desk.troubles = 0
         return acted
