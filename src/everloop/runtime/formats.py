@@ -44,6 +44,8 @@ FORMATS: dict[str, Format] = {
     "pipeline": Format("everloop.runtime.pipeline", "a pipeline of models and steps", python=True, code=True),
     "sklearn": Format("everloop.runtime.sklearn", "a scikit-learn estimator", python=True, code=True),
     "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
+    "image": Format("everloop.runtime.image", "an image classifier", library="PIL", extra="images"),
+    "factors": Format("everloop.runtime.factors", "a recommender"),
     "torch": Format("everloop.runtime.torch", "a PyTorch model", library="torch", extra="torch", code=True),
     "xgboost": Format("everloop.runtime.xgboost", "an XGBoost model", "xgboost", "boost"),
     "lightgbm": Format("everloop.runtime.lightgbm", "a LightGBM model", "lightgbm", "boost"),

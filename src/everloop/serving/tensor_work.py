@@ -121,7 +121,8 @@ class TensorWork:
     def sound(self, answers: TensorAnswers) -> bool:
         if not self.runner.regression:
             return True
-        return all(np.isfinite(found[name]).all() for found in answers.found for name in self.tensors.always)
+        needed = (found[name] for found in answers.found for name in self.tensors.always)
+        return all(array.dtype == object or np.isfinite(array).all() for array in needed)
 
     def part(self, answers: TensorAnswers, start: int, stop: int) -> Tensors:
         index, first = answers.asked.places[start]

@@ -36,6 +36,7 @@ FAMILY_KINDS = ("forest", "boosting")
 KINDS = (*LINEAR_KINDS, "auto", *FAMILY_KINDS)
 STARTED = {
     "text": "everloop.learning.learners.text",
+    "factors": "everloop.learning.learners.factors",
 }
 """Runtime -> the module of the learner that starts from an artifact of it and keeps what that knows. The module has
 `start(manifest, payload) -> Learner`, whose learner answers and learns at once as the artifact does, and whose `kind` is the runtime's name;

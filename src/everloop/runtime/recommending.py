@@ -1,0 +1,216 @@
+"""What a recommender is asked and what it answers: whom for, what to leave out, how many; the best items, each with a reason.
+
+One question is a JSON object (`Query`), one answer a JSON list of `Recommended`. Errors name the field as callers wrote it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+import numpy as np
+
+from everloop.core.errors import InvalidInput, Malformed
+
+if TYPE_CHECKING:
+    from everloop.runtime.factors_model import Catalogue, FactorModel, Floats, Places
+
+MOST = 1000
+"""Items of one answer, and that one question may name."""
+_LONGEST = 1000
+"""Characters of an id."""
+
+
+Condition: TypeAlias = str | int | float | bool
+
+
+class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    user: str = ""
+    """Whom for; whoever is not known, and nobody, gets what is popular."""
+    item: str = ""
+    """Instead: what is like this item."""
+    limit: int = 10
+    context: dict[str, Condition | list[Condition]] = {}
+    """Only items that have these attributes; of several values any one."""
+    exclude: list[str] = []
+    """Items to leave out."""
+    history: list[str] = []
+    """Items that the user liked just now, which the model has not been told yet."""
+    seen: bool = False
+    """Whether items that the user knows already may come again."""
+
+
+class Recommended(msgspec.Struct, frozen=True):
+    item_id: str
+    score: float
+    """How well it fits, 0 to 1; of what is popular, how popular beside what is most so."""
+    reason: str
+    expected: float
+    """The label (the rating) to expect of this user for it."""
+
+
+_QUERY = msgspec.json.Decoder(Query)
+
+
+def read_query(text: str | bytes) -> Query:
+    """Checked as far as no model is needed. Raises Malformed, InvalidInput."""
+    try:
+        query = _QUERY.decode(text)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".") or "query"
+        raise InvalidInput(f"{field}: {message[:1].lower()}{message[1:]}", field=field) from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Malformed(f"query: no JSON: {error}", field="query") from error
+    check_query(query)
+    return query
+
+
+def check_query(query: Query) -> None:
+    """Raises InvalidInput."""
+    if not 1 <= query.limit <= MOST:
+        raise InvalidInput(f"limit: expected 1 to {MOST}, got {query.limit}", field="limit")
+    for name, value in (("user_id", query.user), ("item_id", query.item)):
+        if len(value) > _LONGEST:
+            raise InvalidInput(f"{name}: at most {_LONGEST} characters, got {len(value):,}", field=name)
+    for name in ("exclude", "history"):
+        if len(getattr(query, name)) > MOST:
+            raise InvalidInput(f"{name}: at most {MOST} items, got {len(getattr(query, name))}", field=name)
+    if query.user and query.item:
+        raise InvalidInput("item_id: give either a user or an item, not both", field="item_id")
+
+
+def check_known(query: Query, catalogue: Catalogue) -> None:
+    """What the query names is there to be named. Raises InvalidInput."""
+    if query.item and query.item not in catalogue.place_of:
+        raise InvalidInput(f"item_id: no item {query.item[:60]!r} is known", field="item_id")
+    for name, value in query.context.items():
+        known = catalogue.attributes.get(name)
+        if known is None:
+            raise _unknown(f"context.{name[:60]}", name, list(catalogue.attributes), "the items have no such attribute")
+        for each in values_of(value):
+            if each not in known:
+                raise _unknown(f"context.{name}", each, list(known), f"no item has {each[:60]!r}")
+
+
+def values_of(value: Condition | list[Condition]) -> list[str]:
+    """Of one attribute, as the catalogue has them, which is text."""
+    several = value if isinstance(value, list) else [value]
+    return [str(each).lower() if isinstance(each, bool) else str(each) for each in several]
+
+
+def recommend(model: FactorModel, query: Query) -> list[Recommended]:
+    """Best first, at most `limit`. Raises InvalidInput (`check_known`)."""
+    catalogue = model.catalogue
+    check_known(query, catalogue)
+    allowed = _allowed(model, query)
+    if query.item:
+        return _similar(model, query, allowed)
+    places, labels = _past(model, query)
+    if len(places) and not query.seen:
+        allowed[places] = False
+    parts = model.taste(places, labels) if len(places) else None
+    vector = None if parts is None else parts.sum(axis=1)
+    if parts is None or vector is None or not vector.any():
+        scores, parts = _popularity(model), None
+    else:
+        scores = model.factors @ vector
+    best = _best(scores, allowed, query.limit)
+    reasons = [_popular(query)] * len(best) if parts is None else _because(model, query, (places, parts), best)
+    return _told(model, query.user, best, scores, reasons)
+
+
+def _allowed(model: FactorModel, query: Query) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    catalogue = model.catalogue
+    allowed = np.ones(len(catalogue), np.bool_)
+    for name, value in query.context.items():
+        having = np.zeros(len(catalogue), np.bool_)
+        for each in values_of(value):
+            having[catalogue.attributes[name][each]] = True
+        allowed &= having
+    for item in query.exclude:
+        place = catalogue.place_of.get(item)
+        if place is not None:
+            allowed[place] = False
+    return allowed
+
+
+def _past(model: FactorModel, query: Query) -> tuple[Places, Floats]:
+    past = model.users.get(query.user) if query.user else None
+    places = past.places if past is not None else np.empty(0, np.int64)
+    labels = past.labels if past is not None else np.empty(0, np.float64)
+    just_now = [place for item in query.history if (place := model.catalogue.place_of.get(item)) is not None]
+    if just_now:
+        places = np.concatenate([places, np.array(just_now, np.int64)])
+        labels = np.concatenate([labels, np.full(len(just_now), model.labels.typical)])
+    return places, labels
+
+
+def _popularity(model: FactorModel) -> Floats:
+    most = float(model.popularity.max(initial=0.0))
+    popularity: Floats = model.popularity / most if most > 0 else model.popularity
+    return popularity
+
+
+def _best(scores: Floats, allowed: np.ndarray[tuple[int], np.dtype[np.bool_]], limit: int) -> Places:
+    """Places, best first; of equal ones the first in the catalogue."""
+    among = np.flatnonzero(allowed)
+    if len(among) > limit:
+        some = np.argpartition(-scores[among], limit - 1)[:limit]
+        least = scores[among[some]].min()
+        among = among[scores[among] >= least]
+    order: Places = among[np.argsort(-scores[among], kind="stable")][:limit]
+    return order
+
+
+def _because(model: FactorModel, query: Query, taste: tuple[Places, Floats], best: Places) -> list[str]:
+    """Each score is a sum over the items that the user liked: the one that adds most is the reason."""
+    places, parts = taste
+    shares = model.factors[best] @ parts
+    most = shares.argmax(axis=1)
+    return [
+        f"because you liked {model.catalogue.title(int(places[j]))}" if share[j] > 0 else _popular(query)
+        for share, j in zip(shares, most.tolist(), strict=True)
+    ]
+
+
+def _similar(
+    model: FactorModel, query: Query, allowed: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> list[Recommended]:
+    place = model.catalogue.place_of[query.item]
+    allowed[place] = False
+    own = model.factors[place]
+    lengths = np.sqrt(np.einsum("ij,ij->i", model.factors, model.factors)) * np.sqrt(own @ own)
+    if not own.any():  # nobody has touched it yet
+        scores, reason = _popularity(model), _popular(query)
+    else:
+        scores, reason = (
+            model.factors @ own / np.maximum(lengths, 1e-300),
+            f"liked by those who like {model.catalogue.title(place)}",
+        )
+    best = _best(scores, allowed, query.limit)
+    return _told(model, "", best, scores, [reason] * len(best))
+
+
+def _popular(query: Query) -> str:
+    values = [" or ".join(values_of(value)) for value in query.context.values()]
+    return f"popular in {', '.join(values)}" if values else "popular"
+
+
+def _told(model: FactorModel, user: str, best: Places, scores: Floats, reasons: list[str]) -> list[Recommended]:
+    items = [model.catalogue.ids[place] for place in best.tolist()]
+    expected = model.expected([user] * len(items), items)
+    return [
+        Recommended(item, round(min(max(score, 0.0), 1.0), 4), reason, round(label, 4))
+        for item, score, reason, label in zip(items, scores[best].tolist(), reasons, expected.tolist(), strict=True)
+    ]
+
+
+def _unknown(field: str, given: str, known: list[str], otherwise: str) -> InvalidInput:
+    near = difflib.get_close_matches(given, known, n=1)
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+    else:
+        hint = f"known are {', '.join(known[:8])}{', …' if len(known) > 8 else ''}" if known else "there are none"
+    return InvalidInput(f"{field}: {otherwise}; {hint}", field=field)
