@@ -81,11 +81,7 @@ async def infer(
     elif name not in services.table.current.lanes:
         raise await run(verbs.missing, services, name)
     chosen = choose(services, asked, number)
-    deadline = deadline_of(asked.parameters, deadline)
-    loop = asyncio.get_running_loop()
-    batcher, ticket = chosen.lane.tensors_for(loop), InferTicket(loop, chosen.rows)
-    batcher.submit_payload(ticket, chosen.payload, chosen.rows, chosen.arm, deadline)
-    answered = await _answered(batcher, ticket)
+    answered = await run_of(chosen, deadline_of(asked.parameters, deadline))
     return answer_of(
         asked,
         chosen,
@@ -112,6 +108,19 @@ def choose(services: Services, asked: InferAsked, number: int | None = None) -> 
         if arm.lane is champion or _alike(arm.lane.tensor_work, champion.tensor_work, payload.outputs):
             return Chosen(arm.lane, arm, payload, rows)
     return Chosen(champion, None, payload, rows)
+
+
+async def run_of(chosen: Chosen, deadline: float | None) -> PredictionBatch:
+    """The tensors, and who answered: it may be the champion in the place of another. Raises Overloaded, DeadlineExceeded, ModelFailed."""
+    loop = asyncio.get_running_loop()
+    batcher, ticket = chosen.lane.tensors_for(loop), InferTicket(loop, chosen.rows)
+    batcher.submit_payload(ticket, chosen.payload, chosen.rows, chosen.arm, deadline)
+    try:
+        answered: PredictionBatch = await ticket.future
+    except asyncio.CancelledError:
+        batcher.abandon()
+        raise
+    return answered
 
 
 async def version_of(
@@ -213,12 +222,3 @@ def _alike(one: TensorWork, other: TensorWork, outputs: tuple[str, ...]) -> bool
     """Whether what one of them takes and is asked for, the other takes and gives."""
     same = type(one.tensors) is type(other.tensors) and one.tensors.signature.inputs == other.tensors.signature.inputs
     return same and set(outputs) <= set(one.outputs)
-
-
-async def _answered(batcher: Batcher, ticket: FutureTicket) -> PredictionBatch:
-    try:
-        answered: PredictionBatch = await ticket.future
-    except asyncio.CancelledError:
-        batcher.abandon()
-        raise
-    return answered

@@ -18,6 +18,7 @@ from everloop.api.observing import ErrorLog
 from everloop.api.override import OverrideKeys
 from everloop.api.traffic import Traffic
 from everloop.serving.config import ServingConfig
+from everloop.showcase.config import ShowcaseConfig
 
 if TYPE_CHECKING:
     from everloop.api.observing import Observer
@@ -59,6 +60,8 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     serving: ServingConfig = field(default_factory=ServingConfig)
     """How models are served that do not say otherwise."""
+    showcase: ShowcaseConfig = field(default_factory=ShowcaseConfig)
+    """Which models stand behind `/api/predict/…`, and how much those routes take."""
     record: float = 1.0
     """Share of predictions that is recorded of models that come as files."""
     trust: Trust | None = None

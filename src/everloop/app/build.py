@@ -135,6 +135,7 @@ class Engine:
             cache=cache,
             started_at=clock.now(),
             limits=settings.limits,
+            showcase=settings.showcase,
             record=settings.record,
             trust=trust,
             trust_files=replace(said, network=True),

@@ -15,6 +15,7 @@ from everloop.api.files import accept, learner_of
 from everloop.core.hashing import artifact_digest
 from everloop.runtime.artifact import Trust
 from everloop.runtime.source import Source, is_source, read_source, title, trust_in
+from everloop.showcase.builtin import located
 
 if TYPE_CHECKING:
     from everloop.app.build import Engine
@@ -68,6 +69,7 @@ def add_version(
     engine: Engine, name: str, source: Source, *, live: bool, version_name: str, note: str, by: str
 ) -> VersionRecord:
     """As `Engine.register_file`."""
+    source = located(source)
     trust = named(engine, source)
     manifest, payload = read_source(source, trust=trust)
     made, new = accept(
@@ -96,6 +98,7 @@ def named(engine: Engine, source: Source) -> Trust:
 
 def register_source(engine: Engine, name: str, source: Source, wishes: Wishes) -> ModelRecord:
     """As `register`, of what `source` names. A scikit-learn file brings an estimator that can be fitted again; all else only answers."""
+    source = located(source)
     trust = named(engine, source)
     artifact = read_source(source, trust=trust)
     return _register_artifact(

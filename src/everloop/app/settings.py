@@ -31,6 +31,7 @@ from everloop.optimization.config import OptimizeConfig
 from everloop.runtime.source import Source, beside
 from everloop.serving.cache_config import CacheConfig
 from everloop.serving.config import ServingConfig
+from everloop.showcase.config import ShowcaseConfig
 
 FILE = "everloop.toml"
 PREFIX = "EVERLOOP_"
@@ -64,6 +65,7 @@ class EngineSettings:
     cache: CacheConfig = field(default_factory=CacheConfig)
     limits: Limits = field(default_factory=Limits)
     optimize: OptimizeConfig = field(default_factory=OptimizeConfig)
+    showcase: ShowcaseConfig = field(default_factory=ShowcaseConfig)
 
     def __post_init__(self) -> None:
         _expect("record", 0 <= self.record <= 1, "between 0 and 1", self.record)
@@ -148,6 +150,7 @@ SECTIONS: dict[str, type[Any]] = {
     "cache": CacheConfig,
     "limits": Limits,
     "optimize": OptimizeConfig,
+    "showcase": ShowcaseConfig,
     "observe": Observing,
     "security": Security,
 }
@@ -217,6 +220,7 @@ def load_settings(
         cache=CacheConfig(**parts["cache"]),
         limits=Limits(**parts["limits"]),
         optimize=OptimizeConfig(**parts["optimize"]),
+        showcase=ShowcaseConfig(**parts["showcase"]),
     )
     server = ServerSettings(
         **parts["server"], observe=Observing(**parts["observe"]), security=Security(**parts["security"])

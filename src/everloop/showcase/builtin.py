@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from everloop.core.errors import InvalidInput
@@ -22,3 +23,10 @@ def builtin_path(name: str) -> Path:
             field="model",
         )
     return path
+
+
+def located(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Where a source is: the file of a built-in model that is named, anything else as it is. Raises InvalidInput."""
+    if isinstance(source, str) and source.startswith(PREFIX):
+        return builtin_path(source.removeprefix(PREFIX))
+    return source

@@ -25,6 +25,7 @@ from everloop.api.http import (
     key_endpoints,
     oip_endpoints,
     rollout_endpoints,
+    showcase_endpoints,
     version_endpoints,
 )
 from everloop.api.http.bodies import WrongMediaType
@@ -44,6 +45,7 @@ _MODULES = {
     "versions": version_endpoints,
     "rollouts": rollout_endpoints,
     "inference": oip_endpoints,
+    "showcase": showcase_endpoints,
     "cache": cache_endpoints,
     "keys": key_endpoints,
 }
@@ -117,6 +119,8 @@ def _guarded(api: Api, operation: Operation, endpoint: Endpoint) -> Handler:
             return _refused(problem(error, request_id=made)), "internal"
 
     async def handle(request: Request) -> Response:
+        if operation.role:
+            request.path_params["model"] = getattr(services.showcase, operation.role)
         if not entrance.there(services, operation, request):
             return _refused(nothing_at(request.url.path, elsewhere=True))
         response, outcome = await answer(request)

@@ -79,6 +79,11 @@ def _inflated(body: bytes, most: int) -> bytes:
     return plain
 
 
+async def read_bounded(request: Request, most: int, advice: str) -> bytes:
+    """The whole body, whatever it is. Raises TooLarge."""
+    return await _read(request, most, _FORGIVEN, advice)
+
+
 async def _read(request: Request, most: int, forgiven: int, advice: str) -> bytes:
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > most * forgiven:

@@ -33,6 +33,8 @@ class Api:
     services: Services
     threads: Threads = field(default_factory=lambda: Threads("store", most=8, waiting=256))
     fits: Threads = field(default_factory=lambda: Threads("fit", most=2, waiting=8))
+    fetches: Threads = field(default_factory=lambda: Threads("fetch", most=8, waiting=32))
+    """For what comes from other servers, which may be slow."""
 
     _uploads: int = 0
     """Under way; touched by the event loop's thread only."""
@@ -52,6 +54,7 @@ class Api:
         """Let the threads end."""
         self.threads.close()
         self.fits.close()
+        self.fetches.close()
 
     @cached_property
     def hub(self) -> EventHub:

@@ -14,16 +14,18 @@ How bytes become requests and answers become bytes is `http.connection`'s.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 from everloop.api.http import codec, oip_codec
 from everloop.api.http.connection import Connection
-from everloop.api.http.fast_tensors import TensorTicket
+from everloop.api.http.fast_tensors import QuestionTicket, TensorTicket
 from everloop.api.http.heads import Head, refusal_head
 from everloop.api.http.operations import OPERATIONS
 from everloop.api.http.problems import problem
+from everloop.api.http.showcase_codec import decode_question
 from everloop.api.oip_infer import choose, deadline_of
 from everloop.core.errors import EverloopError, InvalidInput, Malformed
 
@@ -53,6 +55,7 @@ class _Wire:
 
 
 _ROUTES = {operation.id: operation.path for operation in OPERATIONS}
+_ROLES = {operation.id: operation.role for operation in OPERATIONS}
 
 
 class FastLane(Connection):
@@ -63,6 +66,8 @@ class FastLane(Connection):
     def process(self, known: Head, body: bytes) -> None:
         """Decode and submit. Must not raise: it may run inside the parser."""
         services = self.services
+        if not known.name:
+            known.name = getattr(services.showcase, _ROLES[known.verb])
         if services.observer is not None:
             self._observe(services.observer, known)
         if services.door.closed and not self._let_in(known):
@@ -75,9 +80,7 @@ class FastLane(Connection):
             return
         try:
             if known.verb != "predict":
-                if known.verb == "feedback":
-                    self._label(known, body)
-                elif not self._infer(known, body):
+                if not _OTHERS[known.verb](self, known, body):
                     self.hand_over(known, body)
                 return
             asked = codec.decode_usual(body, services.limits)
@@ -139,10 +142,27 @@ class FastLane(Connection):
         batcher.submit_payload(TensorTicket(self, asked, chosen), chosen.payload, chosen.rows, chosen.arm, deadline)
         return True
 
-    def _label(self, known: Head, body: bytes) -> None:
+    def _ask(self, known: Head, body: bytes) -> bool:
+        """False: it names a model that the door has not looked at. Raises EverloopError."""
+        services, began = self.services, perf_counter()
+        question = decode_question(known.verb, body, services.showcase)
+        if question.model != known.name:
+            return False
+        asked = question.asked(self._table.current.lanes[known.name])
+        if known.unit is not None:
+            asked.parameters = {"unit": codec.text_of_unit(known.unit)}
+        chosen = choose(services, asked)
+        deadline = None if known.timeout is None else began + known.timeout
+        self.batcher = batcher = chosen.lane.tensors_for(self.loop)
+        ticket = QuestionTicket(self, question, chosen, began)
+        batcher.submit_payload(ticket, chosen.payload, chosen.rows, chosen.arm, deadline)
+        return True
+
+    def _label(self, known: Head, body: bytes) -> bool:
         services = self.services
         items = codec.decode_feedback(body, services.limits)
         services.intake.accept(known.name, items, partial(self.shared.call_soon, self.committed))
+        return True
 
     def _wire(self, batcher: Batcher) -> _Wire:
         wire: _Wire | None = batcher.wire
@@ -210,6 +230,17 @@ class FastLane(Connection):
         refused = problem(error, request_id=made)
         head = refusal_head(refused, self.server_state.default_headers)
         self.write(refused.status, head, refused.body)
+
+
+_OTHERS: dict[str, Callable[[FastLane, Head, bytes], bool]] = {
+    "feedback": FastLane._label,
+    "infer": FastLane._infer,
+    "infer_version": FastLane._infer,
+    "predict_sentiment": FastLane._ask,
+    "predict_batch": FastLane._ask,
+    "predict_recommend": FastLane._ask,
+}
+"""Of operations besides `predict`: who reads and submits them. What answers False is handed over to the app."""
 
 
 def make_protocol(services: Services) -> type[FastLane]:

@@ -28,15 +28,6 @@ LONGEST_HEAD = 2048
 END_OF_HEAD = b"\r\n\r\n"
 LEAST_PACE = 1000
 """Bytes a second that a body has to come with, beyond `limits.body_sec` seconds."""
-MOST_HEAD = 64 << 10
-"""Bytes of a head that comes in several chunks, known or not."""
-HEAD_TOO_LARGE = refusal(
-    431,
-    "head_too_large",
-    "Head too large",
-    f"the request's line and headers are larger than {MOST_HEAD:,} bytes; send data in the body",
-)
-
 TOO_SLOW = refusal(
     408,
     "request_timeout",
@@ -47,6 +38,7 @@ TOO_SLOW = refusal(
 _NAME = rb"([A-Za-z0-9][A-Za-z0-9._-]{0,127})"
 ROUTE = re.compile(
     rb"/v1/models/" + _NAME + rb"/(predict|feedback)|/v2/models/" + _NAME + rb"(?:/versions/([0-9]{1,9}))?/infer"
+    rb"|/api/predict/(sentiment|batch|recommend)"
 )
 NOT_FAST = frozenset(
     {
@@ -95,9 +87,9 @@ class Head:
     ) -> None:
         self.url = url
         self.name = name
-        """The model's."""
+        """The model's; empty where the route does not name it."""
         self.verb = verb
-        """The operation: `predict`, `feedback`, `infer` or `infer_version`."""
+        """The operation: `predict`, `feedback`, `infer`, `infer_version`, `predict_sentiment` …"""
         self.length = length
         """Bytes of the body."""
         self.headers = headers
@@ -176,6 +168,8 @@ def recognise(parser: Any, url: bytes, headers: Headers, max_body: int, hosts: H
     if route[3]:
         known = Head(url, route[3].decode(), "infer_version" if route[4] else "infer", length, headers, unit=unit)
         known.version, known.json_length = (route[4] or b"").decode(), json_length
+    elif route[5]:
+        known = Head(url, "", f"predict_{route[5].decode()}", length, headers, unit=unit)
     else:
         known = Head(url, route[1].decode(), route[2].decode(), length, headers, unit=unit)
     known.timeout = timeout

@@ -22,6 +22,7 @@ from everloop.api.status import STATUSES
 
 _TAGS = {
     "predictions": "Ask models, and tell them what was true.",
+    "showcase": "Sentiment of texts, images, recommendations: whichever models stand behind these routes.",
     "inference": "The Open Inference Protocol: tensors by name, as its clients send them.",
     "models": "What models there are.",
     "versions": "What they were trained into, what it is called, and which of it serves.",
@@ -36,6 +37,15 @@ _KEY_SCHEME = {
     "scheme": "bearer",
     "description": "A key, where the server asks for one: as soon as one was made, or it can be reached from other machines.",
 }
+_FORM = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {
+        "image": {"type": "string", "contentMediaType": "application/octet-stream", "description": "The file."},
+        "top_k": {"type": "integer", "minimum": 1, "default": 5, "description": "How many labels to tell."},
+    },
+}
+"""Of the only operation that takes an upload in a form."""
 _PATH_PARAMETERS = {
     "key": (
         {"type": "string", "minLength": 1, "maxLength": 128},
@@ -102,6 +112,8 @@ def _operation(operation: Operation, schemas: dict[int, Any]) -> dict[str, Any]:
         if operation.example is not None:
             content["example"] = operation.example
         described["requestBody"] = {"required": operation.body_required, "content": {"application/json": content}}
+        if operation.uploads:
+            described["requestBody"]["content"]["multipart/form-data"] = {"schema": _FORM}
     return described
 
 
@@ -147,7 +159,7 @@ def _answers(operation: Operation) -> tuple[Any, ...]:
 def codes(operation: Operation) -> list[str]:
     """All codes of refusals that an operation can answer with."""
     implied: list[str] = [] if operation.need == "open" else ["unauthenticated", "forbidden", "quota_exceeded"]
-    if "{model}" in operation.path:
+    if "{model}" in operation.path or operation.role:
         implied += ["model_not_found", "starting"]
     if "{version}" in operation.path:
         implied.append("version_not_found")

@@ -6,7 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 from everloop.api.door import Need
 
-Tag = Literal["predictions", "inference", "models", "versions", "rollouts", "learning", "keys", "cache", "server"]
+Tag = Literal[
+    "predictions", "showcase", "inference", "models", "versions", "rollouts", "learning", "keys", "cache", "server"
+]
 JSON = "application/json"
 FILE = "application/octet-stream"
 
@@ -39,6 +41,10 @@ class Operation(NamedTuple):
     parameters: tuple[Parameter, ...] = ()
     also: tuple[tuple[int, str], ...] = ()
     """Further statuses with the same answer, and what they mean."""
+    role: Literal["", "sentiment", "image", "recommender"] = ""
+    """Of a route that asks a model without naming it: which of `showcase.config`'s names that is."""
+    uploads: bool = False
+    """Whether it takes its body as a form with a file (`multipart/form-data`), too."""
     scope: Need | None = None
     """What it asks of its caller; None: any key for a GET, `admin` for what changes something."""
 

@@ -13,6 +13,7 @@ from everloop.api.http.key_operations import KEYS
 from everloop.api.http.oip_operations import OIP
 from everloop.api.http.operation import Operation, Parameter
 from everloop.api.http.rollout_operations import ROLLOUTS
+from everloop.api.http.showcase_operations import SHOWCASE
 from everloop.api.http.version_operations import VERSIONS
 from everloop.api.observing import SlowRequests
 from everloop.api.override import KEY_HEADER, VERSION_HEADER
@@ -250,4 +251,4 @@ _SERVER: tuple[Operation, ...] = (
     Operation("index", "GET", "/", "server", "Leads to `/docs`.", status=307, media_type="", scope="open"),
 )
 
-OPERATIONS = (*_MODELS, *OIP, *VERSIONS, *ROLLOUTS, *CACHE, *KEYS, *_SERVER)
+OPERATIONS = (*_MODELS, *SHOWCASE, *OIP, *VERSIONS, *ROLLOUTS, *CACHE, *KEYS, *_SERVER)

@@ -75,6 +75,7 @@ version; what has not is served on. Models that were created over HTTP come back
   everloop serve churn=churn.onnx price=price.skops --port 8080
   everloop serve fraud=model.onnx churn=./mlflow_folder nlp=package.module:Model
   everloop serve churn=churn.onnx --memory       keep nothing on disk
+  everloop serve --showcase                      sentiment, images and recommendations, by the models that come with it
   EVERLOOP_DATABASE=postgresql://loop@db/loop everloop serve      one of several servers that share everything
   everloop serve --set learning.min_samples=50   any option of everloop.toml
 """
@@ -97,6 +98,13 @@ def serve(
         typer.Option(metavar="URL", help="A PostgreSQL database instead, that several servers share: postgresql://…"),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="Keep nothing: everything is gone when it ends.")] = False,
+    showcase: Annotated[
+        bool,
+        typer.Option(
+            "--showcase",
+            help="Serve the models that come with everloop, too: sentiment, image and recommender, behind /api/predict/…",
+        ),
+    ] = False,
     record: Annotated[
         float | None, typer.Option(help="Share of predictions to record for later labels.", show_default="1.0")
     ] = None,
@@ -130,6 +138,7 @@ def serve(
     run(
         files or [],
         {
+            "showcase.builtin": showcase or None,
             "server.host": host,
             "server.port": port,
             "server.grpc_port": grpc_port,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.app.cli.group import UsageError
 from everloop.app.cli.output import complain, say
-from everloop.core.errors import EverloopError, InvalidInput
+from everloop.core.errors import EverloopError, InvalidInput, MissingExtra
 
 if TYPE_CHECKING:
     from everloop.api.door import Door
@@ -79,12 +79,27 @@ def serve(
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"--data-dir: {folder} is a file, not a folder")
     wanted = {**settings.models, **named}
+    shown = {name: source for name, source in showcase(settings).items() if name not in wanted}
     for name, source in wanted.items():
         usable(name, source)
-    start(allow_named(settings, wanted), wanted)
+    start(allow_named(settings, wanted), {**shown, **wanted}, optional=frozenset(shown))
 
 
-def start(settings: Settings, wanted: Mapping[str, Source]) -> None:
+def showcase(settings: Settings) -> dict[str, Source]:
+    """The models that come with everloop, by the names that their routes ask; none unless that was wished."""
+    from everloop.showcase.builtin import builtin_path
+
+    wished = settings.engine.showcase
+    if not wished.builtin:
+        return {}
+    return {
+        wished.sentiment: builtin_path("sentiment"),
+        wished.image: builtin_path("digits"),
+        wished.recommender: builtin_path("shop"),
+    }
+
+
+def start(settings: Settings, wanted: Mapping[str, Source], *, optional: frozenset[str] = frozenset()) -> None:
     from everloop.app.interpreter import one_core_each
 
     one_core_each(os.environ)  # before libraries that would read it are loaded
@@ -107,7 +122,7 @@ def start(settings: Settings, wanted: Mapping[str, Source]) -> None:
     run(
         engine,
         settings.server,
-        prepare=lambda: register_all(engine, wanted),
+        prepare=lambda: register_all(engine, wanted, optional),
         on_ready=lambda address: announce(engine, address),
     )
 
@@ -151,13 +166,14 @@ def usable(name: str, source: Source) -> None:
     """Raises UsageError unless `name` can be a model's and `source` can be there."""
     from everloop.registry.references import NAME
     from everloop.runtime.source import check_source
+    from everloop.showcase.builtin import located
 
     if not NAME.match(name):
         raise UsageError(
             f"{name!r} cannot be a model's name: letters, digits and . _ - only, not starting with . _ or -"
         )
     try:
-        check_source(source)
+        check_source(located(source))
     except InvalidInput as error:
         raise UsageError(f"{name}: {error.message}") from error
 
@@ -166,19 +182,24 @@ def allow_named(settings: Settings, wanted: Mapping[str, Source]) -> Settings:
     """With the code that is named as a model allowed before anything is opened: what was there before may be of it."""
     from everloop.runtime.artifact import Trust
     from everloop.runtime.source import trust_in
+    from everloop.showcase.builtin import located
 
     trust = Trust(code=settings.engine.trust_code)
     for source in wanted.values():
-        trust = trust_in(source, trust)
+        trust = trust_in(located(source), trust)
     return replace(settings, engine=replace(settings.engine, trust_code=trust.code))
 
 
-def register_all(engine: Engine, wanted: Mapping[str, Source]) -> None:
-    """Every model under its name. Raises what the first bad one raised, said with its name and source."""
+def register_all(engine: Engine, wanted: Mapping[str, Source], optional: frozenset[str] = frozenset()) -> None:
+    """Every model under its name. Raises what the first bad one raised, said with its name and source; of an `optional` one for which
+    something is not installed, that is said, and the others are served."""
     for name, source in wanted.items():
         try:
             engine.register_named(name, source)
         except EverloopError as error:
+            if name in optional and isinstance(error, MissingExtra):
+                complain(f"{name} is not served: {error.message}")
+                continue
             raise type(error)(f"{name}={source}: {error.message}", field=error.field) from error
 
 

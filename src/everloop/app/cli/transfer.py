@@ -168,9 +168,11 @@ def _upload(
 ) -> dict[str, Any]:
     from everloop.app.client import model_path
     from everloop.runtime.source import title, whole_file
+    from everloop.showcase.builtin import located
 
-    payload = whole_file(source, trust=trust)
-    query = {"name": version_name, "note": note, "file": title(source), "live": "false" if stage else "true"}
+    file = located(source)
+    payload = whole_file(file, trust=trust)
+    query = {"name": version_name, "note": note, "file": title(file), "live": "false" if stage else "true"}
     with _connect(url) as client:
         made: dict[str, Any] = client.upload(
             model_path(name, "versions"), payload, {key: value for key, value in query.items() if value}

@@ -23,6 +23,7 @@ from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.modules import is_file
 from everloop.runtime.source import read_source, title, trust_in
+from everloop.showcase.builtin import located
 from everloop.stores.opening import is_url
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def find_model(text: str, *, storage: Path | str, trust: Trust, batch: bool) -> 
 @contextmanager
 def named_model(text: str, trust: Trust) -> Iterator[FittedModel]:
     """What names a model (`runtime.source`). Where its artifact is no file yet, it is one until the block ends."""
+    text = str(located(text))
     trust = trust_in(text, trust)
     manifest, payload = read_source(text, trust=trust)
     digest, path = artifact_digest(payload), Path(text).expanduser()

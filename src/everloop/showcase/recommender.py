@@ -1,0 +1,190 @@
+"""Recommendations: a model trained from a file of interactions, asked, and taught further, by programs without a server.
+
+    Recommender        opens an artifact (the built-in shop unless told otherwise), answers as `/api/predict/recommend` does, and learns
+                       from what users do at once, in this process only
+    train              a file as `interactions` reads them -> an artifact that `everloop serve recommender=PATH` takes
+    recall_at          how many of the items that users went on to take are among the first that they were recommended
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from everloop.core.errors import InvalidInput
+from everloop.learning.learners.factors import FactorsLearner, base_of, start
+from everloop.runtime.factors import SCHEMA, TARGET
+from everloop.runtime.factors_model import Catalogue, FactorModel, FactorParameters
+from everloop.runtime.recommending import MOST, Query, check_query, recommend
+from everloop.showcase.answers import Recommendation, RecommendAnswer
+from everloop.showcase.builtin import builtin_path
+from everloop.showcase.interactions import Interaction
+
+RUNTIME = "factors"
+Recommend = Callable[[str, int], list[str]]
+"""For a user, so many items."""
+
+
+class Recommender:
+    """Safe from any thread. What it learns is gone with it, unless `save` keeps it."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        """`path`: of an artifact; the built-in shop, whose data is generated, if not given. Raises InvalidInput, ArtifactCorrupt."""
+        from everloop.runtime.artifact import read_payload
+        from everloop.runtime.packaged import read_artifact
+
+        self._path = Path(path) if path is not None else builtin_path("shop")
+        manifest, payload = read_artifact(read_payload(self._path))
+        if manifest.runtime != RUNTIME:
+            raise InvalidInput(f"{self._path} is no recommender: it is an artifact of the runtime {manifest.runtime!r}", field="path")
+        self._learner = start(manifest, payload)
+        self._lock = threading.Lock()
+        self.name = f"{'recommender' if path is None else self._path.stem}-v1"
+
+    def recommend(
+        self,
+        user_id: str | int,
+        context: Mapping[str, Any] | None = None,
+        limit: int = 10,
+        exclude: Iterable[str | int] = (),
+        *,
+        history: Iterable[str | int] = (),
+        seen: bool = False,
+    ) -> RecommendAnswer:
+        """`context`: attributes that the items must have, `{"category": "tech"}`. `history`: items that the user liked just now, beside
+        those that are known. `seen`: whether items that the user knows may come again. Whoever is not known gets what is popular.
+        Raises InvalidInput naming the field."""
+        return self._answer(
+            Query(
+                user=str(user_id),
+                limit=limit,
+                context=dict(context or {}),
+                exclude=[str(item) for item in exclude],
+                history=[str(item) for item in history],
+                seen=seen,
+            )
+        )
+
+    def similar_items(
+        self, item_id: str | int, limit: int = 10, context: Mapping[str, Any] | None = None
+    ) -> RecommendAnswer:
+        """Items that are liked by those who like this one. Raises InvalidInput."""
+        return self._answer(Query(item=str(item_id), limit=limit, context=dict(context or {})))
+
+    def record_interaction(self, user_id: str | int, item_id: str | int, rating: float = 1.0) -> None:
+        """Learned at once: the next answer knows it. Raises InvalidInput."""
+        user, item = str(user_id), str(item_id)
+        if not user or not item:
+            raise InvalidInput("an interaction has a user and an item", field="item_id" if user else "user_id")
+        label = TARGET.check(rating)
+        with self._lock:
+            self._learner.learn([[user, item]], [label])
+
+    def warmup(self) -> None:
+        """Make the first answer as fast as all others."""
+        with self._lock:
+            recommend(self._learner.model, Query(limit=1))
+
+    def get_info(self) -> dict[str, Any]:
+        with self._lock:
+            model = self._learner.model
+            return {
+                "model": self.name,
+                "path": str(self._path),
+                "users": len(model.users),
+                "items": len(model.catalogue),
+                "factors": model.factors.shape[1],
+                "attributes": {name: list(values) for name, values in model.catalogue.attributes.items()},
+            }
+
+    def save(self, path: str | Path) -> Path:
+        """With all that was learned, as an artifact. Raises InvalidInput where it cannot be written."""
+        from everloop.runtime.packaged import write_artifact
+
+        with self._lock:
+            manifest, payload = self._learner.freeze()
+        return write_artifact(path, manifest, payload)
+
+    def _answer(self, query: Query) -> RecommendAnswer:
+        began = perf_counter()
+        check_query(query)
+        with self._lock:
+            found = recommend(self._learner.model, query)
+        items = [Recommendation(each.item_id, each.score, each.reason) for each in found]
+        return RecommendAnswer(items, round((perf_counter() - began) * 1000, 3), self.name)
+
+
+class Recall(NamedTuple):
+    """Mean over the users, of the share of what they went on to take that was among the first `k`; 95 % of the error's spread around it."""
+
+    recall: float
+    popular: float
+    """Of the same users, when all are recommended what most took."""
+    spread: float
+    """Of the difference of the two."""
+    users: int
+    k: int
+
+    @property
+    def ratio(self) -> float:
+        return self.recall / self.popular if self.popular else float("inf")
+
+
+def train(
+    given: Sequence[Interaction], items: Catalogue | None = None, parameters: FactorParameters | None = None
+) -> FactorsLearner:
+    """Fitted to interactions in order of time. Raises FitFailed."""
+    parameters = parameters or FactorParameters()
+    learner = FactorsLearner(parameters, None if items is None else base_of(parameters, items))
+    learner.fit(SCHEMA, TARGET, [[each.user, each.item] for each in given], [each.label for each in given])
+    return learner
+
+
+def later_items(train: Sequence[Interaction], later: Sequence[Interaction], dislike_below: float = 0.0) -> dict[str, set[str]]:
+    """User -> the items that he liked later and had not touched before."""
+    before = {(each.user, each.item) for each in train}
+    wanted: dict[str, set[str]] = {}
+    for each in later:
+        if (each.user, each.item) not in before and each.label > dislike_below:
+            wanted.setdefault(each.user, set()).add(each.item)
+    return wanted
+
+
+def recall_at(model: FactorModel, train: Sequence[Interaction], wanted: Mapping[str, set[str]], k: int = 10) -> Recall:
+    """Hits among the first k over min(k, items wanted), against recommending what is most taken, in `train` as a whole or of late,
+    whichever is better. Both leave out what the user has touched."""
+    popular = [_popular(train, part) for part in (train, train[-max(1, len(train) // 5) :])]
+    touched: dict[str, set[str]] = {}
+    for each in train:
+        touched.setdefault(each.user, set()).add(each.item)
+    own: list[float] = []
+    baselines: list[list[float]] = [[], []]
+    for user, items in wanted.items():
+        own.append(_recall([each.item_id for each in recommend(model, Query(user=user, limit=min(k, MOST)))], items, k))
+        known = touched.get(user, set())
+        for ranking, found in zip(popular, baselines, strict=True):
+            first = [item for item in ranking[: k + len(known)] if item not in known][:k]
+            found.append(_recall(first, items, k))
+    if not own:
+        raise InvalidInput("nobody took anything new in the later part: there is nothing to be held against", field="path")
+    best = max(baselines, key=lambda each: float(np.mean(each)))
+    differences = np.array(own) - np.array(best)
+    spread = 1.96 * float(differences.std()) / float(np.sqrt(len(differences)))
+    return Recall(float(np.mean(own)), float(np.mean(best)), spread, len(own), k)
+
+
+def _recall(first: Sequence[str], wanted: set[str], k: int) -> float:
+    return sum(item in wanted for item in first) / min(k, len(wanted))
+
+
+def _popular(given: Sequence[Interaction], part: Sequence[Interaction]) -> list[str]:
+    """Items, those that most took in `part` first."""
+    counts: dict[str, int] = dict.fromkeys((each.item for each in given), 0)
+    for each in part:
+        counts[each.item] += 1
+    return sorted(counts, key=lambda item: -counts[item])
