@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.api.test_fastlane import ROW, request, serve
 
-from everloop.api.http import framing, heads
+from everloop.api.http import framing
 
 __all__ = ["serve"]  # a fixture
 
@@ -98,6 +98,22 @@ def test_trailers_are_not_headers(serve: Any) -> None:
         assert client.ask(ROW)[0] == 200
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("part", "status"), [(0.9, 200), (1.1, 431)], ids=["small enough", "too large"])
+def test_a_head_of_many_small_headers_is_counted_however_it_comes(
+    serve: Any, parts: int, part: float, status: int
+) -> None:
+    size = len("x-12345: a\r\n")
+    headers = {f"x-{number:05}": "a" for number in range(int(part * framing.MOST_HEAD) // size)}
+    whole = request(ROW, headers=headers)
+    server = serve()
+    with server.connect() as client:
+        for start in range(0, len(whole), step := -(-len(whole) // parts)):
+            client.send(whole[start : start + step])
+            server.on_loop(lambda: None)
+        assert client.answer()[0] == status
+
+
 @pytest.mark.parametrize("endless", [b"x-more: y\r\n", b"x", b""], ids=["trailers", "one trailer", "an extension"])
 def test_what_is_no_body_does_not_go_on_for_ever(serve: Any, endless: bytes) -> None:
     server = serve()
@@ -120,9 +136,9 @@ def test_what_is_no_body_does_not_go_on_for_ever(serve: Any, endless: bytes) -> 
 
 def test_a_body_in_the_smallest_pieces_is_still_taken(serve: Any) -> None:
     """Its chunks' lines are many times what it is itself."""
-    body = json.dumps({"features": [1.0, 2.0]}).encode() + b" " * (heads.MOST_HEAD // 4)
+    body = json.dumps({"features": [1.0, 2.0]}).encode() + b" " * (framing.MOST_HEAD // 4)
     pieces = b"".join(b"1;note=this\r\n%c\r\n" % byte for byte in body)
-    assert len(pieces) > 3 * heads.MOST_HEAD
+    assert len(pieces) > 3 * framing.MOST_HEAD
     with serve().connect() as client:
         client.send(request(b"", headers=CHUNKED) + pieces + b"0\r\n\r\n")  # type: ignore[arg-type]
         assert client.answer()[0] == 200

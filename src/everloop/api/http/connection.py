@@ -143,9 +143,11 @@ class Connection(HttpToolsProtocol):
                     )
                     self.parser = httptools.HttpRequestParser(self)
                     self.parser.feed_data(head)
-        except (httptools.HttpParserError, framing.NotHttp):
+        except (httptools.HttpParserError, framing.NotHttp) as error:
+            large = isinstance(error.__context__, framing.HeadTooLarge)
+            refused = framing.HEAD_TOO_LARGE if large else framing.NOT_HTTP
             if not self.transport.is_closing():
-                self.transport.write(heads.last_answer(framing.NOT_HTTP, self.server_state.default_headers))
+                self.transport.write(heads.last_answer(refused, self.server_state.default_headers))
                 self._hang_up()
 
     def on_message_begin(self) -> None:
@@ -161,7 +163,7 @@ class Connection(HttpToolsProtocol):
         self._head_size = self._bodyless = -1
         if self.parser.should_upgrade():
             return  # the parser stops behind this head, and gets it again without that wish
-        framing.check_host(self.parser.get_http_version(), self.headers)
+        framing.check_head(self.url, self.parser.get_http_version(), self.headers)
         cycle = self.cycle
         if self._possible and (cycle is None or cycle.response_complete):
             known = recognise(
@@ -320,15 +322,15 @@ class Connection(HttpToolsProtocol):
         self._idle_timer = self.loop.call_later(self._due() - now, self._look_idle)
         if self._head_size < 0:
             self._bodyless += size if self._bodyless >= 0 else 1
-            if self._bodyless > heads.MOST_HEAD:
+            if self._bodyless > framing.MOST_HEAD:
                 self._hang_up()
             return
         if self._head_size == 0:
             self._head_size = 1
             return
         self._head_size += size
-        if self._head_size > heads.MOST_HEAD:
-            self._dismiss(heads.HEAD_TOO_LARGE)
+        if self._head_size > framing.MOST_HEAD:
+            self._dismiss(framing.HEAD_TOO_LARGE)
 
     def _due(self) -> float:
         """Until when the client has to send something, or the rest of what it has begun to send."""
