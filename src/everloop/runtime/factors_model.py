@@ -177,8 +177,7 @@ class FactorModel:
         Y = self.factors[places]
         strength, liked = strengths(labels, self.labels.typical, self.parameters.dislike_below)
         system = normal_equations(self.gram, len(self.catalogue), len(places), self.parameters)
-        system += (Y.T * strength) @ Y
-        parts: Floats = np.linalg.solve(system, Y.T * (strength * liked))
+        parts: Floats = np.linalg.solve(system + (Y.T * strength) @ Y, Y.T * (strength * liked))
         return parts
 
     def expected(self, users: Sequence[str], items: Sequence[str]) -> Floats:
@@ -197,7 +196,8 @@ class FactorModel:
                 found[i] += known[1]
             if known is not None and place is not None and self.counts[place]:
                 found[i] += self.labels.slope * (float(known[0] @ self.factors[place]) - self.labels.centre)
-        return np.clip(found, self.labels.least, self.labels.most)
+        clipped: Floats = np.clip(found, self.labels.least, self.labels.most)
+        return clipped
 
     def _vector(self, user: str) -> tuple[Floats, float] | None:
         past = self.users.get(user)
@@ -211,14 +211,15 @@ def strengths(labels: Floats, typical: float, dislike_below: float) -> tuple[Flo
     """How much each label says, and 1 where it tells of liking, 0 otherwise."""
     liked = labels > dislike_below
     told = np.clip(labels / typical, LEAST_STRENGTH, MOST_STRENGTH) if typical > 0 else np.ones(len(labels))
-    return np.where(liked, told, 1.0), liked.astype(np.float64)
+    weights: Floats = np.where(liked, told, 1.0)
+    return weights, liked.astype(np.float64)
 
 
 def normal_equations(gram: Floats, others: int, count: float, parameters: FactorParameters) -> Floats:
     """(k, k): of one with `count` interactions, which are still to be added, among `others` whose Gram matrix is given."""
     alpha = parameters.unobserved
     ridge = parameters.regularization * (count + alpha * others)
-    system: Floats = alpha * gram
+    system: Floats = np.multiply(gram, alpha)
     system[np.diag_indices_from(system)] += max(ridge, 1e-9)
     return system
 

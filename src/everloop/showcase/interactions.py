@@ -24,7 +24,19 @@ from everloop.runtime.factors_model import Catalogue, by_value
 USER, ITEM, RATING, TIME = "user", "item", "rating", "timestamp"
 NAMES = {
     USER: ("user", "user_id", "userid", "customer", "customer_id", "visitorid", "visitor_id"),
-    ITEM: ("item", "item_id", "itemid", "movie", "movieid", "movie_id", "product", "product_id", "productid", "book_id", "isbn"),
+    ITEM: (
+        "item",
+        "item_id",
+        "itemid",
+        "movie",
+        "movieid",
+        "movie_id",
+        "product",
+        "product_id",
+        "productid",
+        "book_id",
+        "isbn",
+    ),
     RATING: ("rating", "label", "score", "stars", "value", "count", "plays", "weight"),
     TIME: ("timestamp", "time", "date", "datetime", "created_at", "at"),
 }
@@ -143,7 +155,9 @@ def _by_place(path: str | Path, row: list[str]) -> dict[str, int]:
 
 def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, int]) -> Interaction:
     if len(row) <= max(columns.values()):
-        raise InvalidInput(f"{path}, line {at}: expected {max(columns.values()) + 1} columns, got {len(row)}", field="path")
+        raise InvalidInput(
+            f"{path}, line {at}: expected {max(columns.values()) + 1} columns, got {len(row)}", field="path"
+        )
     user, item = row[columns[USER]].strip(), row[columns[ITEM]].strip()
     _check_id(path, at, USER, user)
     _check_id(path, at, ITEM, item)
@@ -152,7 +166,8 @@ def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, i
         given = _number(row[columns[RATING]])
         if given is None:
             raise InvalidInput(
-                f"{path}, line {at}: rating: expected a finite number, got {row[columns[RATING]][:60]!r}", field="rating"
+                f"{path}, line {at}: rating: expected a finite number, got {row[columns[RATING]][:60]!r}",
+                field="rating",
             )
         label = given
     if TIME in columns:
@@ -168,7 +183,9 @@ def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, i
 
 def _check_id(path: str | Path, at: int, name: str, value: str) -> None:
     if not 0 < len(value) <= _LONGEST_ID:
-        raise InvalidInput(f"{path}, line {at}: {name}: expected 1 to {_LONGEST_ID} characters, got {len(value)}", field=name)
+        raise InvalidInput(
+            f"{path}, line {at}: {name}: expected 1 to {_LONGEST_ID} characters, got {len(value)}", field=name
+        )
 
 
 def _number(text: str) -> float | None:

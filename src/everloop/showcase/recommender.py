@@ -1,9 +1,9 @@
 """Recommendations: a model trained from a file of interactions, asked, and taught further, by programs without a server.
 
-    Recommender        opens an artifact (the built-in shop unless told otherwise), answers as `/api/predict/recommend` does, and learns
-                       from what users do at once, in this process only
-    train              a file as `interactions` reads them -> an artifact that `everloop serve recommender=PATH` takes
-    recall_at          how many of the items that users went on to take are among the first that they were recommended
+Recommender        opens an artifact (the built-in shop unless told otherwise), answers as `/api/predict/recommend` does, and learns
+                   from what users do at once, in this process only
+train              a file as `interactions` reads them -> an artifact that `everloop serve recommender=PATH` takes
+recall_at          how many of the items that users went on to take are among the first that they were recommended
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everloop.learning.learners.factors import FactorsLearner, base_of, start
 from everloop.runtime.factors import SCHEMA, TARGET
 from everloop.runtime.factors_model import Catalogue, FactorModel, FactorParameters
 from everloop.runtime.recommending import MOST, Query, check_query, recommend
-from everloop.showcase.answers import Recommendation, RecommendAnswer
+from everloop.showcase.answers import RecommendAnswer, Recommendation
 from everloop.showcase.builtin import builtin_path
 from everloop.showcase.interactions import Interaction
 
@@ -41,7 +41,9 @@ class Recommender:
         self._path = Path(path) if path is not None else builtin_path("shop")
         manifest, payload = read_artifact(read_payload(self._path))
         if manifest.runtime != RUNTIME:
-            raise InvalidInput(f"{self._path} is no recommender: it is an artifact of the runtime {manifest.runtime!r}", field="path")
+            raise InvalidInput(
+                f"{self._path} is no recommender: it is an artifact of the runtime {manifest.runtime!r}", field="path"
+            )
         self._learner = start(manifest, payload)
         self._lock = threading.Lock()
         self.name = f"{'recommender' if path is None else self._path.stem}-v1"
@@ -145,7 +147,9 @@ def train(
     return learner
 
 
-def later_items(train: Sequence[Interaction], later: Sequence[Interaction], dislike_below: float = 0.0) -> dict[str, set[str]]:
+def later_items(
+    train: Sequence[Interaction], later: Sequence[Interaction], dislike_below: float = 0.0
+) -> dict[str, set[str]]:
     """User -> the items that he liked later and had not touched before."""
     before = {(each.user, each.item) for each in train}
     wanted: dict[str, set[str]] = {}
@@ -171,7 +175,9 @@ def recall_at(model: FactorModel, train: Sequence[Interaction], wanted: Mapping[
             first = [item for item in ranking[: k + len(known)] if item not in known][:k]
             found.append(_recall(first, items, k))
     if not own:
-        raise InvalidInput("nobody took anything new in the later part: there is nothing to be held against", field="path")
+        raise InvalidInput(
+            "nobody took anything new in the later part: there is nothing to be held against", field="path"
+        )
     best = max(baselines, key=lambda each: float(np.mean(each)))
     differences = np.array(own) - np.array(best)
     spread = 1.96 * float(differences.std()) / float(np.sqrt(len(differences)))

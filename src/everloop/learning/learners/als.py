@@ -43,6 +43,7 @@ def factorize(
     people: int,
     items: int,
     parameters: FactorParameters,
+    *,
     typical: float,
     start: Floats | None = None,
 ) -> tuple[Floats, Floats]:
@@ -106,11 +107,9 @@ def _solved(side: _Side, other: Floats, parameters: FactorParameters) -> Floats:
 def _systems(V: Floats, weight: Floats, counts: Places, other: Floats, parameters: FactorParameters) -> Floats:
     k, alpha = other.shape[1], parameters.unobserved
     ridge = np.maximum(parameters.regularization * (counts + alpha * len(other)), 1e-9)
-    return (
-        np.matmul(np.swapaxes(V * weight[:, :, None], 1, 2), V)
-        + alpha * (other.T @ other)
-        + ridge[:, None, None] * np.eye(k)
-    )
+    moments = np.matmul(np.swapaxes(V * weight[:, :, None], 1, 2), V)
+    systems: Floats = moments + alpha * (other.T @ other) + ridge[:, None, None] * np.eye(k)
+    return systems
 
 
 def _gathered(side: _Side, other: Floats, places: Places, mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

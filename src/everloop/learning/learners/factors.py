@@ -145,7 +145,7 @@ class FactorsLearner:
         people = np.repeat(np.arange(len(packed)), np.diff(packed.starts))
         given = Interactions(people, packed.places, packed.labels)
         told = _labels(given, self.parameters)
-        X, Y = factorize(given, len(packed), len(catalogue), self.parameters, told.typical, start=base.factors)
+        X, Y = factorize(given, len(packed), len(catalogue), self.parameters, typical=told.typical, start=base.factors)
         counts = np.bincount(given.items, minlength=len(catalogue)).astype(np.float64)
         above = np.bincount(given.items, given.labels - told.mean, minlength=len(catalogue))
         offsets = above / (counts + OFFSET_SHRINK)
