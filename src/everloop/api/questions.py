@@ -75,11 +75,15 @@ class RecommendAsked(msgspec.Struct, forbid_unknown_fields=True):
     user_id: UserId | None = None
     item_id: ItemId | None = None
     """What is like this item, instead of what is for a user."""
-    context: dict[str, Condition] | None = None
-    """Only items of which this holds, like `{"category": "tech"}`."""
+    context: dict[str, Condition | list[Condition]] | None = None
+    """Only items of which this holds, like `{"category": "tech"}`; of several values any one."""
     limit: Annotated[int, Meta(ge=1, extra_json_schema={"maximum": ShowcaseConfig.max_items})] = 10
     exclude: list[ItemId] = []
     """Items to leave out."""
+    history: list[ItemId] = []
+    """Items that the user liked just now, beside those that the model knows of."""
+    seen: bool = False
+    """Whether items that the user knows already may come again."""
 
 
 class Told(NamedTuple):
@@ -209,8 +213,9 @@ def recommend_question(body: RecommendAsked, config: ShowcaseConfig) -> Recommen
     most = config.max_items
     if body.limit > most:
         raise TooLarge(f"limit: {body.limit:,} recommendations, at most {most:,} at a time", field="limit")
-    if len(body.exclude) > most:
-        raise TooLarge(f"exclude: {len(body.exclude):,} items, at most {most:,} at a time", field="exclude")
+    for name, listed in (("exclude", body.exclude), ("history", body.history)):
+        if len(listed) > most:
+            raise TooLarge(f"{name}: {len(listed):,} items, at most {most:,} at a time", field=name)
     query: dict[str, Any] = {"limit": body.limit}
     if body.user_id is not None:
         query["user"] = str(body.user_id)
@@ -218,8 +223,11 @@ def recommend_question(body: RecommendAsked, config: ShowcaseConfig) -> Recommen
         query["item"] = str(body.item_id)
     if body.context:
         query["context"] = body.context
-    if body.exclude:
-        query["exclude"] = [str(item) for item in body.exclude]
+    for name, listed in (("exclude", body.exclude), ("history", body.history)):
+        if listed:
+            query[name] = [str(item) for item in listed]
+    if body.seen:
+        query["seen"] = True
     return Recommend(config.recommender, _encode(query).decode())
 
 

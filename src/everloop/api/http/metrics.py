@@ -55,7 +55,8 @@ def summary(services: Services) -> wire.MetricsSummary:
     for counts in models.values():
         total.add(counts)
     good = max(0, total.requests - total.failed)
-    errors = sum(number for (operation, _), number in services.traffic.refused().items() if operation == "predict")
+    refused = services.traffic.refused().items()
+    errors = sum(number for (operation, _), number in refused if operation.startswith("predict"))
     asked = good + errors
     return wire.MetricsSummary(
         requests=wire.RequestCounts(

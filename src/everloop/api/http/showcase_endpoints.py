@@ -38,8 +38,9 @@ async def predict_recommend(api: Api, request: Request) -> Response:
 
 async def predict_image(api: Api, request: Request) -> Response:
     began = perf_counter()
-    services = api.services
-    config = services.showcase
+    services, config = api.services, api.services.showcase
+    if config.image not in services.table.current.lanes:  # before anything is decoded, or fetched, for nothing
+        raise await api.threads.run(showcase.absent, services, config.image)
     if is_form(request.headers.get("content-type", "")):
         image, top_k = _uploaded(await read_form(request, services.limits.max_body, ("image", "top_k")))
     else:
