@@ -21,6 +21,8 @@ DEMO ?= --once
 PYTEST ?=
 # Test files at a time: many wait for disks and other processes, so one more than there are cores.
 JOBS ?= 3
+# In the order of tests/conftest.py, the longest first.
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # What pip leaves uncompiled is compiled once, by whoever imports it first; most of it nobody ever imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -60,13 +62,13 @@ format: $(STAMP)
 	$(BIN)/ruff format
 
 test: lint
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST)
+	$(BIN)/pytest $(SPREAD) $(PYTEST)
 
 # Half as long again: every line is watched, in the servers and fits that tests start, too.
 # The data of this run only: stale files of children that were killed would count into it.
 coverage: $(STAMP)
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --cov --cov-report=term $(PYTEST)
+	$(BIN)/pytest $(SPREAD) --cov --cov-report=term $(PYTEST)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(BENCH)

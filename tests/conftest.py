@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from tests import redis_server as redis_servers
 from tests.postgres import Server, Unavailable
 
+from everloop.app.interpreter import one_core_each
 from everloop.testing import ManualClock
 
 # Machines are shared and slow at times: an example's own duration says nothing about the code.
@@ -32,6 +33,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Several tests run at once, each with processes of its own: threads of BLAS for each of them only get in each other's way.
+one_core_each(os.environ)
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in whatever a shell runs in the background; our tests start programs that Ctrl-C shall end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -42,6 +46,12 @@ THREADS_OF_OTHERS = ("_poll_wrapper",)
 """Of gRPC's client: it looks from time to time whether its channel was closed, and nobody can wait for it."""
 LIBRARIES_OWN = ("resource_tracker", "semaphore_tracker")
 """Helper processes of multiprocessing and loky: one for the whole run, ended by the interpreter."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start whole programs take longest. They go first, so that none of them is left alone at the end."""
+    long = {item.path for item in items if item.get_closest_marker("e2e")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture
