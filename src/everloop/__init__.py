@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from everloop.core.types import Prediction, PredictionBatch
     from everloop.learning.config import LearningConfig, ModelParameters
     from everloop.runtime.artifact import save_model
+    from everloop.runtime.image_saving import save_image_model
 
 _HOMES = {
     "Continuum": "everloop.app.continuum",
@@ -24,6 +25,7 @@ _HOMES = {
     "ModelParameters": "everloop.learning.config",
     "Prediction": "everloop.core.types",
     "PredictionBatch": "everloop.core.types",
+    "save_image_model": "everloop.runtime.image_saving",
     "save_model": "everloop.runtime.artifact",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "ModelParameters",
     "Prediction",
     "PredictionBatch",
+    "save_image_model",
     "save_model",
 ]
 
