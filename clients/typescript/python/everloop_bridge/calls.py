@@ -1,0 +1,142 @@
+"""What a call names: a function of a module, how its arguments are given, and where it runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_FAST = "__everloop_fast__"
+_files: dict[Path, Any] = {}
+_files_lock = threading.RLock()
+
+
+def fast(function: Function) -> Function:
+    """Declare that `function` takes microseconds and never blocks: it then runs on the thread that reads the calls."""
+    setattr(function, _FAST, True)
+    return function
+
+
+class Target:
+    """One callable, looked up once. `coroutine`: it is awaited on the event loop; `inline`: it runs where calls are read."""
+
+    __slots__ = ("coroutine", "function", "inline", "keywords", "open_ended", "required", "whole")
+
+    def __init__(self, function: Callable[..., Any], *, inline: bool) -> None:
+        self.function = function
+        self.coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+        self.inline = inline or bool(getattr(function, _FAST, False))
+        self.keywords: frozenset[str] = frozenset()
+        self.required: frozenset[str] = frozenset()
+        self.open_ended = False
+        self.whole = True
+        self._read_signature()
+
+    def _read_signature(self) -> None:
+        try:
+            parameters = list(inspect.signature(self.function).parameters.values())
+        except (TypeError, ValueError):
+            return  # A builtin that does not tell: an object goes to it whole.
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        only_positional = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        self.keywords = frozenset(p.name for p in named)
+        self.required = frozenset(p.name for p in [*named, *only_positional] if p.default is p.empty)
+        self.open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        must = [p for p in [*only_positional, *named] if p.default is p.empty]
+        takes_position = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        self.whole = bool(takes_position) and len(must) <= 1 and not any(p.kind is p.KEYWORD_ONLY for p in must)
+        if len(must) == 0 and len(takes_position) > 1:
+            self.whole = False
+
+    def call(self, args: Any) -> Any:
+        """A list is the positional arguments; an object the keyword arguments where the function takes these names, and
+        otherwise, for a function of one parameter, that parameter; nothing calls it without arguments."""
+        if type(args) is dict:
+            names = args.keys()
+            if (self.open_ended or names <= self.keywords) and names >= self.required:
+                return self.function(**args)
+            if self.whole:
+                return self.function(args)
+            return self.function(**args)  # Raises Python's own TypeError, which names what is missing or unknown.
+        if type(args) is list:
+            return self.function(*args)
+        if args is None:
+            return self.function()
+        return self.function(args)
+
+
+def find(module: str, function: str, declared_fast: Collection[str] = ()) -> Target:
+    """`function` of `module`: its attribute (dotted names go deeper), else a method of the object in it that bears the
+    module's own name (`custom_model.custom_model.predict`). Raises whatever the import raises, AttributeError, TypeError."""
+    found = load(module)
+    own_name = Path(module).stem if _is_file(module) else module.rpartition(".")[2]
+    value = _attribute(found, function)
+    if value is None:
+        own_object = getattr(found, own_name, None)
+        value = None if own_object is None else _attribute(own_object, function)
+    if value is None:
+        there = sorted(name for name, it in vars(found).items() if callable(it) and not name.startswith("_"))
+        raise AttributeError(
+            f"module {module!r} has no function {function!r}; it has {', '.join(there[:30]) or 'none'}"
+        )
+    if not callable(value):
+        raise TypeError(f"{module}.{function} is a {type(value).__name__}, not a function")
+    return Target(value, inline=f"{module}.{function}" in declared_fast)
+
+
+def _attribute(owner: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        owner = getattr(owner, name, None)
+        if owner is None:
+            return None
+    return owner
+
+
+def _is_file(module: str) -> bool:
+    return module.endswith(".py") or "/" in module
+
+
+def load(module: str) -> Any:
+    """The module of that name, or of that file (taken once, whatever the path it is named by)."""
+    if not _is_file(module):
+        return importlib.import_module(module)
+    path = Path(module).resolve()
+    if path.is_dir():
+        path = path / "__init__.py"
+    with _files_lock:
+        if path not in _files:
+            _files[path] = _load_file(path)
+        return _files[path]
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ModuleNotFoundError(f"there is no file {path}")
+    name = path.parent.name if path.name == "__init__.py" else path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    # Two files may have one name: the second is kept under its path, so that neither hides the other.
+    name = name if known is None and importlib.util.find_spec(name) is None else f"{name}@{path}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    try:
+        spec.loader.exec_module(made)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return made

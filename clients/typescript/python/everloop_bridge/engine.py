@@ -1,0 +1,228 @@
+"""Where calls run: fast ones on the thread that read them, coroutines on one event loop, all others on a pool of threads.
+
+One engine belongs to one `PolyglotBridge`; its connections (the main one, and the one of `callPythonSync`) share it. The pool's
+threads are made when there is work for them and end with the engine. Python cannot stop a thread: a call that is cancelled
+while it runs keeps its thread until it returns, and its answer is dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from everloop_bridge import wire
+from everloop_bridge.calls import Target, find, load
+
+_HERE = str(Path(__file__).parent)
+
+
+class Asker(Protocol):
+    """Who waits for a call: answers may come from any thread, one for each call."""
+
+    def answer(self, kind: int, number: int, value: Any) -> None: ...
+
+
+class Call:
+    """One call under way. `cancelled` is set by the asker's thread and read by the one that runs it."""
+
+    __slots__ = ("args", "asker", "cancelled", "function", "module", "number", "task")
+
+    def __init__(self, asker: Asker, number: int, module: str, function: str, args: Any) -> None:
+        self.asker = asker
+        self.number = number
+        self.module = module
+        self.function = function
+        self.args = args
+        self.cancelled = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Engine:
+    """`fast` names functions ("module.function") that are called inline though nothing in Python declares them so."""
+
+    def __init__(self, pool_size: int, fast: Sequence[str] = ()) -> None:
+        self._pool_size = pool_size
+        self._fast = frozenset(fast)
+        self._targets: dict[tuple[str, str], Target] = {}
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._threads = 0
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, call: Call) -> bool:
+        """Run `call`, or have it run; False if it has been answered already (it was inline)."""
+        target = self._targets.get((call.module, call.function))
+        if target is None:
+            # An import may take seconds: it must not hold up the calls behind it.
+            self._submit(lambda: self._look_up_and_run(call))
+        elif target.coroutine:
+            self._on_loop(call, target)
+        elif target.inline:
+            self._run(call, target)
+            return False
+        else:
+            self._submit(lambda: self._run(call, target))
+        return True
+
+    def warm_up(self, asker: Asker, number: int, modules: Sequence[str]) -> None:
+        """Import each, call its `warmup` if it has one, and answer the milliseconds that each took."""
+        self._submit(lambda: self._warm_up(asker, number, modules))
+
+    def cancel(self, call: Call) -> None:
+        call.cancelled = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: call.task.cancel() if call.task is not None else None)
+
+    def close(self) -> None:
+        with self._lock:
+            for _ in range(self._threads):
+                self._jobs.put(None)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._waiting += 1
+            if self._waiting > self._threads and self._threads < self._pool_size:
+                self._threads += 1
+                threading.Thread(target=self._work, name=f"everloop-bridge-{self._threads}", daemon=True).start()
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            del job
+            with self._lock:
+                self._waiting -= 1
+
+    def _look_up_and_run(self, call: Call) -> None:
+        try:
+            target = find(call.module, call.function, self._fast)
+        except BaseException as error:
+            call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
+            return
+        self._targets[call.module, call.function] = target
+        if target.coroutine:
+            self._on_loop(call, target)
+        else:
+            self._run(call, target)
+
+    def _run(self, call: Call, target: Target) -> None:
+        if call.cancelled:
+            call.asker.answer(wire.CANCELLED, call.number, None)
+            return
+        args, call.args = call.args, None
+        try:
+            value = target.call(args)
+            del args
+        except BaseException as error:
+            call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
+            return
+        if inspect.isawaitable(value):
+            self._on_loop(call, target, value)
+            return
+        call.asker.answer(wire.RESULT, call.number, value)
+
+    def _on_loop(self, call: Call, target: Target, awaitable: Any = None) -> None:
+        if self._loop is None:
+            self._start_loop()
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._spawn, call, target, awaitable)
+
+    def _spawn(self, call: Call, target: Target, awaitable: Any) -> None:
+        if call.cancelled and awaitable is None:
+            call.asker.answer(wire.CANCELLED, call.number, None)
+            return
+        assert self._loop is not None
+        # The call holds its task: the loop itself keeps only weak references.
+        call.task = self._loop.create_task(self._await(call, target, awaitable))
+
+    async def _await(self, call: Call, target: Target, awaitable: Any) -> None:
+        args, call.args = call.args, None
+        try:
+            value = await (target.call(args) if awaitable is None else awaitable)
+        except asyncio.CancelledError as error:
+            if call.cancelled:
+                call.asker.answer(wire.CANCELLED, call.number, None)
+            else:
+                call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
+        except BaseException as error:
+            call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
+        else:
+            call.asker.answer(wire.RESULT, call.number, value)
+
+    def _start_loop(self) -> None:
+        with self._lock:
+            if self._loop is not None:
+                return
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=_run_loop, args=(loop,), name="everloop-bridge-loop", daemon=True).start()
+            self._loop = loop
+
+    def _warm_up(self, asker: Asker, number: int, modules: Sequence[str]) -> None:
+        took: dict[str, float] = {}
+        module = ""
+        try:
+            for module in modules:
+                began = time.perf_counter()
+                load(module)
+                try:
+                    target = find(module, "warmup")
+                except (AttributeError, TypeError):
+                    target = None  # A module need not have one.
+                if target is not None:
+                    value = target.call({} if target.whole and target.required else None)
+                    if inspect.isawaitable(value):
+                        asyncio.run(_awaited(value))
+                took[module] = round((time.perf_counter() - began) * 1e3, 3)
+        except BaseException as error:
+            asker.answer(wire.FAILED, number, _told(error, module, "warmup"))
+            return
+        asker.answer(wire.RESULT, number, took)
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        loop.close()
+
+
+def _told(error: BaseException, module: str, function: str) -> dict[str, str]:
+    """An exception as JavaScript gets it; the frames of the bridge itself are left out of the traceback."""
+    kind = type(error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_HERE):
+        trace = trace.tb_next
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"(its message cannot be read: {type(broken).__name__})"
+    try:
+        text = "".join(traceback.format_exception(kind, error, trace))
+    except Exception as broken:
+        text = f"{kind.__qualname__}: {message} (its traceback cannot be read: {type(broken).__name__})\n"
+    return {
+        "type": kind.__qualname__
+        if kind.__module__ in ("builtins", "__main__")
+        else f"{kind.__module__}.{kind.__qualname__}",
+        "message": message,
+        "traceback": text,
+        "module": module,
+        "function": function,
+    }

@@ -1,0 +1,177 @@
+"""Frames and values as they travel: msgpack bodies behind a nine-byte head, arrays with their dtype and shape.
+
+A frame is `<u32 size of the rest> <u8 kind> <u32 call> <msgpack body>`. Within one process a large array is not written into
+the frame: its address is. The side that reads it says RELEASE once it no longer looks at that memory, and until then the side
+that owns it keeps it alive; memory that JavaScript lends is released when Python's last view of it is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+HEAD = struct.Struct("<IBI")
+# What Node asks.
+CALL, CANCEL, WARMUP, RELEASE, LISTEN, CLOSE = range(6)
+# What Python answers.
+RESULT, FAILED, CANCELLED, HELLO, RELEASED, CLOSED = range(16, 22)
+
+ARRAY, ARRAY_AT, BIGINT, BYTES_AT = 1, 2, 3, 4
+"""Extension types: an array in the frame, an array elsewhere in this process, an integer beyond 64 bits, bytes elsewhere."""
+
+BY_ADDRESS = 32_768
+"""From this many bytes on, arrays go by address (within one process): below it a copy is cheaper than the pinning."""
+
+_DTYPES = {"|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"}
+_VIEW_FORMATS: dict[str, Any] = {
+    "|i1": "b", "|u1": "B", "<i2": "h", "<u2": "H", "<i4": "i", "<u4": "I", "<i8": "q", "<u8": "Q", "<f4": "f", "<f8": "d"
+}  # fmt: skip
+_pack = msgspec.msgpack.encode
+_unpack = msgspec.msgpack.decode
+
+
+class Borrowed:
+    """Memory that JavaScript owns, as NumPy takes it; JavaScript keeps it until this object and all views of it are gone."""
+
+    __slots__ = ("__array_interface__", "_pin", "_released")
+
+    def __init__(self, dtype: str, shape: list[int], address: int, pin: int, released: Callable[[int], None]) -> None:
+        self.__array_interface__ = {"version": 3, "typestr": dtype, "shape": tuple(shape), "data": (address, False)}
+        self._pin = pin
+        self._released = released
+
+    def __del__(self) -> None:
+        self._released(self._pin)
+
+
+class Codec:
+    """Encodes answers and decodes requests of one connection.
+
+    `lend(owner) -> pin` keeps a Python array until JavaScript has copied it; None where the two are not in one process.
+    `released(pin)` notes that JavaScript's memory is free again; it runs in finalizers, so it must take no lock."""
+
+    def __init__(self, lend: Callable[[Any], int] | None, released: Callable[[int], None]) -> None:
+        self._lend = lend
+        self._released = released
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._foreign)
+        self._decoder = msgspec.msgpack.Decoder(ext_hook=self._extension)
+
+    def decode(self, body: memoryview) -> Any:
+        return self._decoder.decode(body)
+
+    def encode(self, value: Any) -> bytes:
+        """Raises TypeError, naming the type, for what JavaScript has nothing like."""
+        try:
+            return self._encoder.encode(value)
+        except OverflowError:
+            return self._encoder.encode(_widened(value))
+
+    def _extension(self, code: int, data: memoryview) -> Any:
+        if code == ARRAY:
+            dtype, shape, content = _unpack(data)
+            return _array_of(dtype, shape, content)
+        if code == ARRAY_AT:
+            dtype, shape, address, pin = _unpack(data)
+            return self._array_at(dtype, shape, address, pin)
+        if code == BYTES_AT:
+            address, size, pin = _unpack(data)
+            content = ctypes.string_at(address, size)
+            self._released(pin)
+            return content
+        if code == BIGINT:
+            return int.from_bytes(data, "big", signed=True)
+        raise ValueError(f"the frame holds an extension {code} that this version does not know")
+
+    def _array_at(self, dtype: str, shape: list[int], address: int, pin: int) -> Any:
+        numpy = _numpy()
+        if numpy is not None:
+            return numpy.asarray(Borrowed(dtype, shape, address, pin, self._released))
+        content = ctypes.string_at(address, _count(shape) * int(dtype[2:]))
+        self._released(pin)
+        return _array_of(dtype, shape, content)
+
+    def _foreign(self, value: Any) -> Any:
+        kind = type(value)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            if isinstance(value, numpy.ndarray):
+                return self._ndarray(numpy, value)
+            if isinstance(value, numpy.generic):
+                return value.item()
+        if hasattr(kind, "model_dump"):
+            return value.model_dump()
+        if hasattr(value, "typecode") and hasattr(value, "tobytes"):
+            view = memoryview(value)
+            return msgspec.msgpack.Ext(ARRAY, _pack([_dtype_of(view), [len(view)], view.cast("B")]))
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        raise TypeError(
+            f"a {name} cannot be sent to JavaScript: answer with None, bool, int, float, str, bytes, list, dict, datetime, "
+            "a dataclass or a NumPy array"
+        )
+
+    def _ndarray(self, numpy: Any, array: Any) -> Any:
+        if array.dtype.kind in "OUSMmV":
+            return array.tolist()
+        array = numpy.ascontiguousarray(array).reshape(array.shape)
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        dtype = array.dtype.str
+        if dtype not in _DTYPES:
+            raise TypeError(f"a NumPy array of {array.dtype} cannot be sent to JavaScript, which has no such numbers")
+        shape = list(array.shape)
+        if self._lend is not None and array.nbytes >= BY_ADDRESS:
+            pin = self._lend(array)
+            return msgspec.msgpack.Ext(ARRAY_AT, _pack([dtype, shape, array.ctypes.data, pin]))
+        return msgspec.msgpack.Ext(ARRAY, _pack([dtype, shape, array.tobytes()]))
+
+
+def frame(kind: int, call: int, body: bytes) -> bytes:
+    return HEAD.pack(len(body) + 5, kind, call) + body
+
+
+def _count(shape: list[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _numpy() -> Any:
+    try:
+        return importlib.import_module("numpy")
+    except ImportError:
+        return None
+
+
+def _array_of(dtype: str, shape: list[int], content: bytes) -> Any:
+    """A NumPy array of its own memory; without NumPy a memoryview, which indexes, slices and iterates as a list does."""
+    numpy = _numpy()
+    if numpy is not None:
+        return numpy.frombuffer(bytearray(content), dtype).reshape(shape)
+    if dtype not in _VIEW_FORMATS:
+        raise TypeError(f"an array of {dtype} needs NumPy in this Python: pip install numpy")
+    view = memoryview(bytearray(content))
+    return view.cast(_VIEW_FORMATS[dtype], shape) if _count(shape) else view
+
+
+def _dtype_of(view: memoryview) -> str:
+    kind = {"b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "f": "f", "d": "f"}.get(view.format, "u")
+    return f"{'|' if view.itemsize == 1 else '<'}{kind}{view.itemsize}"
+
+
+def _widened(value: Any) -> Any:
+    """`value` with its integers beyond 64 bits as extensions: msgpack has none of their size."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return msgspec.msgpack.Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+    if isinstance(value, dict):
+        return {_widened(key): _widened(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_widened(item) for item in value]
+    return value

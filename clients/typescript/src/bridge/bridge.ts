@@ -1,0 +1,220 @@
+/** `PolyglotBridge`: Python functions called from Node, in this process or in one of its own. */
+
+import path from "node:path";
+import { performance } from "node:perf_hooks";
+import { type BridgeCallOptions, Channel } from "./channel.js";
+import { startChild } from "./child.js";
+import { type EngineOptions, startEmbedded, whyNotEmbedded } from "./embedded.js";
+import { BridgeClosed, BridgeCrashed, BridgeStartError } from "./errors.js";
+import { type BridgeMetrics, Metrics } from "./metrics.js";
+import { findPython, type Python } from "./python.js";
+import type { Hello } from "./wire.js";
+
+export type Transport = "in-process" | "process";
+
+export interface BridgeOptions {
+  /** Threads for functions that are neither coroutines nor declared fast. */
+  poolSize?: number;
+  /** The interpreter, or a virtual environment's folder. */
+  pythonPath?: string;
+  /** Milliseconds that a call may take if it does not say itself; 0 is for ever. */
+  timeout?: number;
+  /** Tell on stderr what is called and how long it took. */
+  debug?: boolean;
+  /** "in-process" throws where that cannot be; left out, the bridge falls back to "process" and says why. */
+  transport?: Transport;
+  /** Folders in which Python looks for modules first; by default the current one and the program's own. */
+  modulePath?: string | readonly string[];
+  /** Functions ("module.function") that take microseconds: they run where calls are read, without a thread's hand-over. */
+  fast?: readonly string[];
+  /** Calls that may wait at once; more are refused with `BridgeOverloaded`. */
+  maxPending?: number;
+}
+
+export interface BridgeInfo {
+  transport: Transport;
+  /** Why it is not "in-process", where nobody asked for "process". */
+  reason: string | undefined;
+  python: Python & { pid: number | undefined };
+  poolSize: number;
+  modulePath: readonly string[];
+  timeout: number;
+  maxPending: number;
+}
+
+const CLOSE_TIMEOUT_MS = 5000;
+const STARTS_THAT_MAY_FAIL = 3;
+
+export class PolyglotBridge {
+  private readonly options: Required<Pick<BridgeOptions, "poolSize" | "timeout" | "debug" | "maxPending">>;
+  private readonly engine: EngineOptions;
+  private readonly python: Python;
+  private readonly transport: Transport;
+  private readonly reason: string | undefined;
+  private readonly metrics = new Metrics();
+  private channel: Channel | undefined;
+  private pid: number | undefined;
+  private startsFailed = 0;
+  private closed: Promise<void> | undefined;
+
+  /** Finds Python and starts it. Throws BridgeStartError, which tells what to do. */
+  constructor(options: BridgeOptions = {}) {
+    const { poolSize = 4, timeout = 30_000, debug = false, maxPending = 10_000, fast = [] } = options;
+    checked("poolSize", poolSize, 1);
+    checked("maxPending", maxPending, 1);
+    checked("timeout", timeout, 0);
+    this.options = { poolSize, timeout, debug, maxPending };
+    this.engine = { poolSize, fast, modulePath: modulePath(options.modulePath) };
+    this.python = findPython(options.pythonPath);
+    this.reason = options.transport === "process" ? undefined : whyNotEmbedded(this.python);
+    if (this.reason !== undefined && options.transport === "in-process") {
+      throw new BridgeStartError(`Python cannot run in this process: ${this.reason}`);
+    }
+    this.transport = options.transport === "process" || this.reason !== undefined ? "process" : "in-process";
+    if (this.reason !== undefined) {
+      process.emitWarning(`Python runs as a process of its own: ${this.reason}`, { code: "EVERLOOP_BRIDGE" });
+    }
+    this.channel = this.open();
+  }
+
+  /**
+   * Call `fn` of `module` (an importable name, or the path of a `.py` file). An object is given as keyword arguments where
+   * the function takes these names, otherwise as its one parameter; an array as positional arguments. Rejects with
+   * PythonError, BridgeTimeout, BridgeOverloaded, BridgeArgumentError, BridgeCrashed, BridgeClosed or the signal's reason.
+   */
+  callPython<T = unknown>(module: string, fn: string, args?: unknown, options: BridgeCallOptions = {}): Promise<T> {
+    const timeout = options.timeout ?? this.options.timeout;
+    let answer: Promise<unknown>;
+    try {
+      answer = this.opened().call(module, fn, args, options.signal ? { timeout, signal: options.signal } : { timeout });
+    } catch (error) {
+      answer = Promise.reject(error);
+    }
+    return (this.options.debug ? this.traced(`${module}.${fn}`, answer) : answer) as Promise<T>;
+  }
+
+  /**
+   * The same, for a program that cannot wait: the whole thread sleeps until the answer is there. Throws what `callPython`
+   * rejects with.
+   */
+  callPythonSync<T = unknown>(module: string, fn: string, args?: unknown, options: { timeout?: number } = {}): T {
+    return this.opened().callSync(module, fn, args, options.timeout ?? this.options.timeout) as T;
+  }
+
+  /** Import modules now, and call the `warmup` of those that have one; resolves to the milliseconds that each took. */
+  async warmup(modules: readonly string[], options: BridgeCallOptions = {}): Promise<Record<string, number>> {
+    const answer = await this.opened().warmup(modules, { timeout: this.options.timeout, ...options });
+    return answer as Record<string, number>;
+  }
+
+  getMetrics(): BridgeMetrics {
+    return this.metrics.tell(this.channel?.pendingNow ?? 0, this.channel?.abandonedNow ?? 0);
+  }
+
+  resetMetrics(): void {
+    this.metrics.reset();
+  }
+
+  getInfo(): BridgeInfo {
+    return {
+      transport: this.transport,
+      reason: this.reason,
+      python: { ...this.python, pid: this.pid },
+      poolSize: this.options.poolSize,
+      modulePath: this.engine.modulePath,
+      timeout: this.options.timeout,
+      maxPending: this.options.maxPending,
+    };
+  }
+
+  /**
+   * Refuse new calls, wait for those under way (at most `timeout` milliseconds), then have Python run its exit hooks and
+   * write out what it buffers. Closing twice is closing once.
+   */
+  close({ timeout = CLOSE_TIMEOUT_MS }: { timeout?: number } = {}): Promise<void> {
+    this.closed ??= this.shutDown(timeout);
+    return this.closed;
+  }
+
+  private async shutDown(timeout: number): Promise<void> {
+    const channel = this.channel;
+    await channel?.drained(timeout);
+    await channel?.close(timeout, new BridgeClosed());
+  }
+
+  private opened(): Channel {
+    if (this.closed !== undefined) {
+      throw new BridgeClosed();
+    }
+    if (this.channel === undefined) {
+      if (this.startsFailed >= STARTS_THAT_MAY_FAIL) {
+        throw new BridgeCrashed(`the Python process ended ${this.startsFailed} times before it was ready (see stderr)`);
+      }
+      this.metrics.restarts += 1;
+      this.channel = this.open();
+    }
+    return this.channel;
+  }
+
+  private open(): Channel {
+    if (this.transport === "in-process") {
+      const { socket, hello, memory } = startEmbedded(this.python, this.engine);
+      this.greeted(hello);
+      const channel = new Channel(socket, this.metrics, this.options.maxPending, {
+        memory,
+        broken: () => channel.end(new BridgeCrashed("Python closed its end of the bridge")),
+      });
+      return channel;
+    }
+    const child = startChild(this.python, this.engine, (why) => {
+      const when = channel.greeting === undefined ? "before it was ready (see stderr)" : "while calls were under way";
+      channel.end(new BridgeCrashed(`the Python process ended ${when}: ${why}`));
+      this.startsFailed = channel.greeting === undefined ? this.startsFailed + 1 : 0;
+      if (this.channel === channel) {
+        this.channel = undefined;
+      }
+      this.say(`process ${child.pid} ended: ${why}`);
+    });
+    const channel = new Channel(child.socket, this.metrics, this.options.maxPending, {
+      greeted: (hello) => this.greeted(hello),
+      broken: child.kill,
+    });
+    return channel;
+  }
+
+  private greeted(hello: Hello): void {
+    this.pid = hello.pid;
+    this.say(`Python ${hello.version} of ${hello.prefix}, ${this.transport}, pid ${hello.pid}`);
+  }
+
+  private async traced(name: string, answer: Promise<unknown>): Promise<unknown> {
+    const began = performance.now();
+    try {
+      const value = await answer;
+      this.say(`${name} answered in ${(performance.now() - began).toFixed(3)} ms`);
+      return value;
+    } catch (error) {
+      this.say(`${name} failed in ${(performance.now() - began).toFixed(3)} ms: ${error}`);
+      throw error;
+    }
+  }
+
+  private say(text: string): void {
+    if (this.options.debug) {
+      process.stderr.write(`everloop bridge: ${text}\n`);
+    }
+  }
+}
+
+function modulePath(given: string | readonly string[] | undefined): string[] {
+  const program = process.argv[1];
+  const folders = given ?? [".", ...(program === undefined ? [] : [path.dirname(program)])];
+  return [...new Set((typeof folders === "string" ? [folders] : folders).map((folder) => path.resolve(folder)))];
+}
+
+function checked(name: string, value: number, least: number): number {
+  if (!Number.isInteger(value) || value < least) {
+    throw new RangeError(`${name} is a whole number of at least ${least}, not ${value}`);
+  }
+  return value;
+}

@@ -1,0 +1,332 @@
+/**
+ * The calls under way on one socket. Calls of one turn of the event loop leave in one write; answers settle their promises.
+ *
+ * A call that is given up (timeout, abort) rejects at once, and Python is told; its number stays taken until Python has
+ * answered it, because until then it may hold one of Python's threads. While nothing is under way, the socket does not keep
+ * Node running.
+ */
+
+import type { Socket } from "node:net";
+import { performance } from "node:perf_hooks";
+import { Decoder } from "./decode.js";
+import { Encoder } from "./encode.js";
+import { BridgeError, BridgeOverloaded, BridgeTimeout, PythonError, type RaisedException } from "./errors.js";
+import { Frames } from "./frames.js";
+import type { Metrics, Outcome } from "./metrics.js";
+import { SyncChannel } from "./sync.js";
+import { Answer, Ask, HEAD_SIZE, type Hello, type SharedMemory } from "./wire.js";
+
+const NUMBERS = 2 ** 32;
+
+export interface BridgeCallOptions {
+  /** Milliseconds until the call is given up; 0 waits for ever. */
+  timeout?: number;
+  signal?: AbortSignal;
+}
+
+interface Pending {
+  name: string;
+  began: number;
+  resolve(value: unknown): void;
+  reject(error: unknown): void;
+  timer: NodeJS.Timeout | undefined;
+  signal: AbortSignal | undefined;
+  aborted: (() => void) | undefined;
+}
+
+/** What a channel tells, and where it is: `broken` is called if the socket ends unasked. */
+export interface Surroundings {
+  memory?: SharedMemory;
+  greeted?(hello: Hello): void;
+  broken(): void;
+}
+
+export class Channel {
+  /** What Python said of itself on this socket. */
+  greeting: Hello | undefined;
+  private readonly encoder: Encoder;
+  private readonly decoder: Decoder;
+  private readonly pending = new Map<number, Pending>();
+  private readonly abandoned = new Set<number>();
+  private readonly copied: number[] = [];
+  private number = 0;
+  private flushing = false;
+  private readonly frames = new Frames();
+  private over: Error | undefined;
+  private readonly idle: (() => void)[] = [];
+  private sync: SyncChannel | undefined;
+  private closing: (() => void) | undefined;
+
+  constructor(
+    private readonly socket: Socket,
+    private readonly metrics: Metrics,
+    private readonly maxPending: number,
+    private readonly surroundings: Surroundings,
+  ) {
+    const { memory } = surroundings;
+    this.encoder = new Encoder(memory);
+    this.decoder = new Decoder(memory, (pin) => this.copied.push(pin));
+    socket.on("data", (data: Buffer) => this.receive(data));
+    // An error is always followed by "close".
+    socket.on("error", () => undefined);
+    socket.on("close", () => {
+      if (this.over === undefined && this.closing === undefined) {
+        surroundings.broken();
+      }
+    });
+    socket.unref();
+  }
+
+  get pendingNow(): number {
+    return this.pending.size;
+  }
+
+  get abandonedNow(): number {
+    return this.abandoned.size;
+  }
+
+  /** Send a call; the promise is that of its answer. */
+  call(module: string, fn: string, args: unknown, options: BridgeCallOptions): Promise<unknown> {
+    return this.ask(Ask.call, `${module}.${fn}`, options, () => this.encoder.call(module, fn, args));
+  }
+
+  warmup(modules: readonly string[], options: BridgeCallOptions): Promise<unknown> {
+    return this.ask(Ask.warmup, "warmup", options, () => this.encoder.value(modules));
+  }
+
+  /** Call and block this thread until the answer is there. */
+  callSync(module: string, fn: string, args: unknown, timeout: number): unknown {
+    if (this.over !== undefined) {
+      throw this.over;
+    }
+    const number = this.nextNumber();
+    const name = `${module}.${fn}`;
+    const encoder = new Encoder(this.surroundings.memory);
+    encoder.frame(Ask.call, number, () => encoder.call(module, fn, args));
+    this.sync ??= new SyncChannel((path) => this.listen(path));
+    const began = performance.now();
+    this.sync.send(encoder.take());
+    let outcome = "timedOut" as Outcome;
+    try {
+      let value: unknown;
+      const answered = this.sync.receive(timeout, (frame) => {
+        const kind = frame[4] as number;
+        if (kind === Answer.released) {
+          this.surroundings.memory?.released(this.decoder.decode(frame, HEAD_SIZE) as number[]);
+        }
+        if (kind === Answer.released || frame.readUInt32LE(5) !== number) {
+          return false; // The answer of a call that timed out before.
+        }
+        outcome = kind === Answer.result ? "succeeded" : "failed";
+        value = this.decoder.decode(frame, HEAD_SIZE);
+        return true;
+      });
+      if (!answered) {
+        encoder.frame(Ask.cancel, number, () => encoder.value(null));
+        this.sync.send(encoder.take());
+        throw new BridgeTimeout(name, timeout);
+      }
+      if (outcome !== "succeeded") {
+        throw new PythonError(value as RaisedException);
+      }
+      return value;
+    } finally {
+      this.metrics.settled(name, performance.now() - began, outcome);
+      this.flushSoon();
+    }
+  }
+
+  /** Have Python take a second connection at `path`; written at once, for the caller is about to block. */
+  private listen(path: string): void {
+    this.encoder.frame(Ask.listen, 0, () => this.encoder.value(path));
+    this.flush();
+  }
+
+  /** Resolves once no call is under way, or after `milliseconds`. */
+  drained(milliseconds: number): Promise<void> {
+    if (this.pending.size === 0) {
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, milliseconds);
+      this.idle.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+
+  /** Python runs its exit hooks and closes its end; resolves when it has, or after `milliseconds`. */
+  async close(milliseconds: number, why: Error): Promise<void> {
+    await this.sync?.close();
+    if (this.over === undefined) {
+      await new Promise<void>((resolve) => {
+        this.closing = resolve;
+        const timer = setTimeout(resolve, milliseconds);
+        this.socket.once("close", () => {
+          clearTimeout(timer);
+          resolve();
+        });
+        this.socket.ref();
+        this.encoder.frame(Ask.close, 0, () => undefined);
+        this.flush();
+      });
+    }
+    this.end(why);
+  }
+
+  /** Reject everything with `why` and let the socket go. */
+  end(why: Error): void {
+    this.over ??= why;
+    for (const [number, call] of [...this.pending]) {
+      this.forget(number, call);
+      this.metrics.settled(call.name, performance.now() - call.began, "failed");
+      call.reject(why);
+    }
+    this.abandoned.clear();
+    this.socket.destroy();
+  }
+
+  private ask(kind: number, name: string, options: BridgeCallOptions, write: () => void): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      if (this.over !== undefined) {
+        throw this.over;
+      }
+      const { timeout = 0, signal } = options;
+      signal?.throwIfAborted();
+      if (this.pending.size + this.abandoned.size >= this.maxPending) {
+        this.metrics.overloaded();
+        throw new BridgeOverloaded(this.pending.size + this.abandoned.size);
+      }
+      const number = this.nextNumber();
+      // Before it is noted: arguments that cannot be sent leave nothing behind.
+      this.encoder.frame(kind, number, write);
+      const call: Pending = {
+        name,
+        began: performance.now(),
+        resolve,
+        reject,
+        timer: undefined,
+        signal,
+        aborted: undefined,
+      };
+      if (timeout > 0) {
+        call.timer = setTimeout(() => this.giveUp(number, "timedOut", new BridgeTimeout(name, timeout)), timeout);
+      }
+      if (signal !== undefined) {
+        call.aborted = () => this.giveUp(number, "cancelled", signal.reason);
+        signal.addEventListener("abort", call.aborted, { once: true });
+      }
+      if (this.pending.size === 0) {
+        this.socket.ref();
+      }
+      this.pending.set(number, call);
+      this.flushSoon();
+    });
+  }
+
+  private nextNumber(): number {
+    do {
+      this.number = (this.number + 1) % NUMBERS;
+    } while (this.number === 0 || this.pending.has(this.number) || this.abandoned.has(this.number));
+    return this.number;
+  }
+
+  private giveUp(number: number, outcome: Outcome, why: unknown): void {
+    const call = this.pending.get(number);
+    if (call === undefined) {
+      return;
+    }
+    this.forget(number, call);
+    this.abandoned.add(number);
+    this.encoder.frame(Ask.cancel, number, () => this.encoder.value(null));
+    this.flushSoon();
+    this.metrics.settled(call.name, performance.now() - call.began, outcome);
+    call.reject(why);
+  }
+
+  private forget(number: number, call: Pending): void {
+    this.pending.delete(number);
+    if (call.timer !== undefined) {
+      clearTimeout(call.timer);
+    }
+    if (call.aborted !== undefined) {
+      call.signal?.removeEventListener("abort", call.aborted);
+    }
+    if (this.pending.size === 0) {
+      this.socket.unref();
+      for (const done of this.idle.splice(0)) {
+        done();
+      }
+    }
+  }
+
+  private flushSoon(): void {
+    if (!this.flushing) {
+      this.flushing = true;
+      // After all promises that this turn settles: what they call leaves with it.
+      process.nextTick(() => this.flush());
+    }
+  }
+
+  private flush(): void {
+    this.flushing = false;
+    if (this.copied.length > 0) {
+      const pins = this.copied.splice(0);
+      this.encoder.frame(Ask.release, 0, () => this.encoder.value(pins));
+    }
+    if (this.encoder.size > 0 && this.over === undefined) {
+      this.socket.write(this.encoder.take());
+    }
+  }
+
+  private receive(data: Buffer): void {
+    this.frames.add(data, this.answered);
+    if (this.copied.length > 0) {
+      this.flushSoon();
+    }
+  }
+
+  /** One frame from Python, of this channel's socket or of the one that `callPythonSync` blocks on. */
+  private readonly answered = (kind: number, number: number, data: Buffer, frame: number): void => {
+    const start = frame + HEAD_SIZE;
+    switch (kind) {
+      case Answer.hello:
+        this.greeting = this.decoder.decode(data, start) as Hello;
+        this.surroundings.greeted?.(this.greeting);
+        return;
+      case Answer.released:
+        this.surroundings.memory?.released(this.decoder.decode(data, start) as number[]);
+        return;
+      case Answer.closed:
+        this.closing?.();
+        return;
+    }
+    const call = this.pending.get(number);
+    if (call === undefined) {
+      this.abandoned.delete(number);
+      // Its memory is let go even though nobody waits for it.
+      this.read(data, start);
+      return;
+    }
+    this.forget(number, call);
+    const answer = this.read(data, start);
+    const outcome = kind === Answer.result && !(answer instanceof Error) ? "succeeded" : "failed";
+    this.metrics.settled(call.name, performance.now() - call.began, outcome);
+    if (answer instanceof Error) {
+      call.reject(answer);
+    } else if (kind === Answer.result) {
+      call.resolve(answer);
+    } else {
+      call.reject(new PythonError(answer as RaisedException));
+    }
+  };
+
+  private read(data: Buffer, start: number): unknown {
+    try {
+      return this.decoder.decode(data, start);
+    } catch (error) {
+      return error instanceof Error ? error : new BridgeError("PROTOCOL", String(error));
+    }
+  }
+}

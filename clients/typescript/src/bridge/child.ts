@@ -1,0 +1,32 @@
+/** Python as a child process, on a socket that it inherits: no file, no port, and its end is seen at once on both sides. */
+
+import { spawn } from "node:child_process";
+import type { Socket } from "node:net";
+import type { EngineOptions } from "./embedded.js";
+import { PYTHON_HALF, type Python } from "./python.js";
+
+/** A started child: `ended` is called once, with why, when the process is gone. */
+export interface Child {
+  socket: Socket;
+  pid: number | undefined;
+  kill(): void;
+}
+
+export function startChild(python: Python, options: EngineOptions, ended: (why: string) => void): Child {
+  const code = `import sys; sys.path.append(${JSON.stringify(PYTHON_HALF)}); from everloop_bridge.__main__ import main; main()`;
+  const child = spawn(python.executable, ["-c", code, JSON.stringify(options)], {
+    stdio: ["ignore", "inherit", "inherit", "pipe"],
+  });
+  const socket = child.stdio[3] as Socket;
+  let over = false;
+  const end = (why: string) => {
+    if (!over) {
+      over = true;
+      ended(why);
+    }
+  };
+  child.on("error", (error) => end(`it could not be started: ${error.message}`));
+  child.on("exit", (status, signal) => end(signal === null ? `exit code ${status}` : `signal ${signal}`));
+  child.unref();
+  return { socket, pid: child.pid, kill: () => void child.kill("SIGKILL") };
+}

@@ -1,0 +1,419 @@
+/**
+ * JavaScript values as msgpack, for Python. Written here rather than taken from a library because of what must not happen on
+ * the way: typed arrays arriving corrupted, integers turning into floats, functions and promises vanishing. What Python has
+ * nothing like is refused by its path, and then nothing of the frame is kept.
+ */
+
+import { types } from "node:util";
+import { dtypeCode, dtypeOf, NdArray } from "./arrays.js";
+import { BridgeArgumentError } from "./errors.js";
+import { BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory } from "./wire.js";
+
+const FIRST_SIZE = 16_384;
+const KEPT_SIZE = 1 << 20;
+const DEEPEST = 200;
+const SHORT = 32;
+const SMALLEST_INT64 = -(2n ** 63n);
+const LARGEST_UINT64 = 2n ** 64n;
+
+/** Collects frames until they are taken, in one buffer that is used again. */
+export class Encoder {
+  private bytes = Buffer.allocUnsafeSlow(FIRST_SIZE);
+  private view = new DataView(this.bytes.buffer);
+  private at = 0;
+  private readonly path: (string | number)[] = [];
+
+  constructor(private readonly memory?: SharedMemory) {}
+
+  get size(): number {
+    return this.at;
+  }
+
+  /** Append a frame whose body `write` writes; if it throws, the frame is not there. Returns its size. */
+  frame(kind: number, call: number, write: () => void): number {
+    const start = this.at;
+    this.reserve(HEAD_SIZE);
+    this.at += HEAD_SIZE;
+    try {
+      write();
+    } catch (error) {
+      this.at = start;
+      this.path.length = 0;
+      throw error;
+    }
+    const size = this.at - start;
+    this.view.setUint32(start, size - 4, true);
+    this.bytes[start + 4] = kind;
+    this.view.setUint32(start + 5, call, true);
+    return size;
+  }
+
+  /** The frames so far, as bytes that nobody else writes to. */
+  take(): Buffer {
+    const taken = this.bytes.subarray(0, this.at);
+    const used = this.at;
+    this.at = 0;
+    if (used <= FIRST_SIZE) {
+      return Buffer.from(taken);
+    }
+    this.allocate(Math.min(KEPT_SIZE, this.bytes.length));
+    return taken;
+  }
+
+  /** The body of a call. */
+  call(module: string, fn: string, args: unknown): void {
+    this.reserve(1);
+    this.bytes[this.at++] = 0x93;
+    this.string(module);
+    this.string(fn);
+    this.path.push("args");
+    this.value(args, 0);
+    this.path.pop();
+  }
+
+  value(value: unknown, depth = 0): void {
+    switch (typeof value) {
+      case "string":
+        this.string(value);
+        return;
+      case "number":
+        this.number(value);
+        return;
+      case "boolean":
+        this.byte(value ? 0xc3 : 0xc2);
+        return;
+      case "undefined":
+        this.byte(0xc0);
+        return;
+      case "bigint":
+        this.bigint(value);
+        return;
+      case "object":
+        if (value === null) {
+          this.byte(0xc0);
+        } else {
+          this.object(value, depth);
+        }
+        return;
+      default:
+        this.refuse(`is a ${typeof value}, which Python cannot be given`);
+        return;
+    }
+  }
+
+  private object(value: object, depth: number): void {
+    if (depth > DEEPEST) {
+      this.refuse(`is nested deeper than ${DEEPEST} (does it contain itself?)`);
+    }
+    const prototype = Object.getPrototypeOf(value);
+    if (prototype === Object.prototype || prototype === null) {
+      this.map(value as Record<string, unknown>, depth);
+      return;
+    }
+    if (Array.isArray(value)) {
+      this.array(value, depth);
+      return;
+    }
+    if (ArrayBuffer.isView(value)) {
+      this.bytesOrArray(value);
+      return;
+    }
+    if (value instanceof NdArray) {
+      this.numbers(dtypeCode(value.dtype), value.shape, value.data);
+      return;
+    }
+    this.other(value, depth);
+  }
+
+  private other(value: object, depth: number): void {
+    if (types.isAnyArrayBuffer(value)) {
+      this.binary(new Uint8Array(value));
+      return;
+    }
+    if (types.isDate(value)) {
+      this.date(value);
+      return;
+    }
+    if (types.isMap(value)) {
+      this.head(value.size, 0x80, 0xde);
+      for (const [key, item] of value) {
+        this.path.push(String(key));
+        this.value(key, depth + 1);
+        this.value(item, depth + 1);
+        this.path.pop();
+      }
+      return;
+    }
+    if (types.isSet(value)) {
+      this.array([...value], depth);
+      return;
+    }
+    if (types.isPromise(value)) {
+      this.refuse("is a Promise: await it first");
+    }
+    if (types.isBoxedPrimitive(value)) {
+      this.value(value.valueOf(), depth);
+      return;
+    }
+    if (types.isRegExp(value) || types.isWeakMap(value) || types.isWeakSet(value) || types.isNativeError(value)) {
+      this.refuse(`is a ${value.constructor.name}, which Python cannot be given`);
+    }
+    const asJson = (value as { toJSON?: unknown }).toJSON;
+    if (typeof asJson === "function") {
+      this.value(asJson.call(value, ""), depth + 1);
+      return;
+    }
+    this.map(value as Record<string, unknown>, depth);
+  }
+
+  private map(value: Record<string, unknown>, depth: number): void {
+    const keys = Object.keys(value);
+    const countAt = this.at;
+    let count = keys.length;
+    this.head(count, 0x80, 0xde);
+    const body = this.at;
+    for (const key of keys) {
+      const item = value[key];
+      if (item === undefined) {
+        count -= 1;
+        continue;
+      }
+      this.path.push(key);
+      this.string(key);
+      this.value(item, depth + 1);
+      this.path.pop();
+    }
+    if (count !== keys.length) {
+      // Absent members were counted: the head is written again, in the same size.
+      const size = body - countAt;
+      if (size === 1) {
+        this.bytes[countAt] = 0x80 | count;
+      } else if (size === 3) {
+        this.view.setUint16(countAt + 1, count);
+      } else {
+        this.view.setUint32(countAt + 1, count);
+      }
+    }
+  }
+
+  private array(value: readonly unknown[], depth: number): void {
+    const length = value.length;
+    this.head(length, 0x90, 0xdc);
+    for (let i = 0; i < length; i++) {
+      const item = value[i];
+      if (typeof item === "number") {
+        this.number(item);
+        continue;
+      }
+      this.path.push(i);
+      this.value(item, depth + 1);
+      this.path.pop();
+    }
+  }
+
+  /** The head of a map or array: `fixed` holds up to 15, `wide` is its 16-bit form, and the next code its 32-bit one. */
+  private head(count: number, fixed: number, wide: number): void {
+    this.reserve(5);
+    if (count < 16) {
+      this.bytes[this.at++] = fixed | count;
+    } else if (count < 65_536) {
+      this.bytes[this.at] = wide;
+      this.view.setUint16(this.at + 1, count);
+      this.at += 3;
+    } else {
+      this.bytes[this.at] = wide + 1;
+      this.view.setUint32(this.at + 1, count);
+      this.at += 5;
+    }
+  }
+
+  private byte(byte: number): void {
+    this.reserve(1);
+    this.bytes[this.at++] = byte;
+  }
+
+  private number(value: number): void {
+    this.reserve(9);
+    if (!Number.isSafeInteger(value) || Object.is(value, -0)) {
+      this.bytes[this.at] = 0xcb;
+      this.view.setFloat64(this.at + 1, value);
+      this.at += 9;
+    } else if (value >= 0 && value < 128) {
+      this.bytes[this.at++] = value;
+    } else if (value < 0 && value >= -32) {
+      this.bytes[this.at++] = value + 256;
+    } else if (value >= -2_147_483_648 && value <= 2_147_483_647) {
+      this.bytes[this.at] = 0xd2;
+      this.view.setInt32(this.at + 1, value);
+      this.at += 5;
+    } else {
+      this.bytes[this.at] = 0xd3;
+      this.view.setBigInt64(this.at + 1, BigInt(value));
+      this.at += 9;
+    }
+  }
+
+  private bigint(value: bigint): void {
+    this.reserve(9);
+    if (value >= SMALLEST_INT64 && value < LARGEST_UINT64) {
+      this.bytes[this.at] = value < 0n ? 0xd3 : 0xcf;
+      this.view.setBigUint64(this.at + 1, BigInt.asUintN(64, value));
+      this.at += 9;
+      return;
+    }
+    let digits = (value < 0n ? -value : value).toString(16);
+    digits = digits.length % 2 === 0 ? `00${digits}` : `000${digits}`;
+    const size = digits.length / 2;
+    const twos = BigInt.asUintN(size * 8, value)
+      .toString(16)
+      .padStart(size * 2, "0");
+    this.extension(Extension.bigint, () => {
+      this.reserve(size);
+      this.at += this.bytes.write(twos, this.at, "hex");
+    });
+  }
+
+  private string(value: string): void {
+    const length = value.length;
+    if (length < SHORT) {
+      this.reserve(length + 1);
+      const start = this.at;
+      let at = start + 1;
+      let i = 0;
+      for (; i < length; i++) {
+        const code = value.charCodeAt(i);
+        if (code > 127) {
+          break;
+        }
+        this.bytes[at++] = code;
+      }
+      if (i === length) {
+        this.bytes[start] = 0xa0 | length;
+        this.at = at;
+        return;
+      }
+    }
+    this.reserve(length * 3 + 5);
+    if (length * 3 < 65_536) {
+      const written = this.bytes.write(value, this.at + 3);
+      this.bytes[this.at] = 0xda;
+      this.view.setUint16(this.at + 1, written);
+      this.at += written + 3;
+    } else {
+      const written = this.bytes.write(value, this.at + 5);
+      this.bytes[this.at] = 0xdb;
+      this.view.setUint32(this.at + 1, written);
+      this.at += written + 5;
+    }
+  }
+
+  private date(value: Date): void {
+    const milliseconds = value.getTime();
+    if (Number.isNaN(milliseconds)) {
+      this.refuse("is an invalid Date");
+    }
+    const seconds = Math.floor(milliseconds / 1000);
+    this.reserve(15);
+    this.bytes[this.at] = 0xc7;
+    this.bytes[this.at + 1] = 12;
+    this.bytes[this.at + 2] = 0xff;
+    this.view.setUint32(this.at + 3, (milliseconds - seconds * 1000) * 1_000_000);
+    this.view.setBigInt64(this.at + 7, BigInt(seconds));
+    this.at += 15;
+  }
+
+  private bytesOrArray(value: ArrayBufferView): void {
+    if (Buffer.isBuffer(value) || types.isDataView(value)) {
+      this.binary(new Uint8Array(value.buffer, value.byteOffset, value.byteLength));
+      return;
+    }
+    const array = value as Uint8Array;
+    this.numbers(dtypeOf(array), [array.length], array);
+  }
+
+  private binary(value: Uint8Array): void {
+    if (this.memory !== undefined && value.byteLength >= BY_ADDRESS) {
+      const lent = this.memory.lend(owned(value));
+      this.extension(Extension.bytesAt, () => {
+        this.byte(0x93);
+        this.bigint(lent.address);
+        this.number(value.byteLength);
+        this.number(lent.pin);
+      });
+      return;
+    }
+    this.raw(value);
+  }
+
+  private numbers(dtype: string, shape: readonly number[], data: ArrayBufferView): void {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    const shared = types.isSharedArrayBuffer(data.buffer);
+    if (this.memory !== undefined && bytes.byteLength > 0 && (shared || bytes.byteLength >= BY_ADDRESS)) {
+      const lent = this.memory.lend(shared ? bytes : owned(bytes));
+      this.extension(Extension.arrayAt, () => {
+        this.byte(0x94);
+        this.string(dtype);
+        this.array(shape, 0);
+        this.bigint(lent.address);
+        this.number(lent.pin);
+      });
+      return;
+    }
+    this.extension(Extension.array, () => {
+      this.byte(0x93);
+      this.string(dtype);
+      this.array(shape, 0);
+      this.raw(bytes);
+    });
+  }
+
+  private raw(bytes: Uint8Array): void {
+    this.reserve(bytes.byteLength + 5);
+    this.bytes[this.at] = 0xc6;
+    this.view.setUint32(this.at + 1, bytes.byteLength);
+    this.bytes.set(bytes, this.at + 5);
+    this.at += bytes.byteLength + 5;
+  }
+
+  private extension(type: number, write: () => void): void {
+    this.reserve(6);
+    const start = this.at;
+    this.at += 6;
+    write();
+    this.bytes[start] = 0xc9;
+    this.view.setUint32(start + 1, this.at - start - 6);
+    this.bytes[start + 5] = type;
+  }
+
+  private refuse(why: string): never {
+    const [first = "args", ...rest] = this.path;
+    const path = rest.reduce<string>(
+      (so, step) => (typeof step === "number" ? `${so}[${step}]` : `${so}.${step}`),
+      `${first}`,
+    );
+    throw new BridgeArgumentError(path, why);
+  }
+
+  private reserve(more: number): void {
+    if (this.at + more > this.bytes.length) {
+      const old = this.bytes;
+      this.allocate(Math.max(old.length * 2, this.at + more));
+      this.bytes.set(old.subarray(0, this.at));
+    }
+  }
+
+  private allocate(size: number): void {
+    this.bytes = Buffer.allocUnsafeSlow(size);
+    this.view = new DataView(this.bytes.buffer);
+  }
+}
+
+/**
+ * A copy that the bridge alone has. What the program does with its own array after the call, be it writing to it or giving
+ * its memory to a worker, then cannot reach Python. Memory that is to be shared both ways is a SharedArrayBuffer.
+ */
+function owned(bytes: Uint8Array): Uint8Array {
+  const copy = Buffer.allocUnsafeSlow(bytes.byteLength);
+  copy.set(bytes);
+  return copy;
+}

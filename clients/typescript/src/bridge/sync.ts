@@ -1,0 +1,80 @@
+/**
+ * `callPythonSync`: this thread sleeps until the answer is there. A worker thread has a socket of its own to the same Python
+ * and passes whole frames back and forth; what is in them is written and read here.
+ */
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { performance } from "node:perf_hooks";
+import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
+import { BridgeCrashed } from "./errors.js";
+
+/** What the worker is started with. */
+export interface SyncWorkerData {
+  path: string;
+  port: MessagePort;
+  /** Counted up, and its waiter woken, with each message. */
+  signal: SharedArrayBuffer;
+}
+
+export class SyncChannel {
+  private readonly folder = mkdtempSync(path.join(tmpdir(), "everloop-bridge-"));
+  private readonly signal = new Int32Array(new SharedArrayBuffer(4));
+  private readonly port: MessagePort;
+  private readonly worker: Worker;
+  private tidy = false;
+
+  /** `listen(path)` has Python wait for the worker at a socket that only this user can reach. */
+  constructor(listen: (path: string) => void) {
+    const socket = path.join(this.folder, "socket");
+    listen(socket);
+    const { port1, port2 } = new MessageChannel();
+    this.port = port1;
+    const workerData: SyncWorkerData = { path: socket, port: port2, signal: this.signal.buffer as SharedArrayBuffer };
+    this.worker = new Worker(new URL("./sync_worker.js", import.meta.url), { workerData, transferList: [port2] });
+    this.worker.unref();
+    port1.unref();
+  }
+
+  send(frame: Buffer): void {
+    this.port.postMessage(frame);
+  }
+
+  /** Frames from Python, one at a time, until `take` says that it has what it wants; false if `timeout` passed first. */
+  receive(timeout: number, take: (frame: Buffer) => boolean): boolean {
+    const deadline = timeout > 0 ? performance.now() + timeout : Number.POSITIVE_INFINITY;
+    for (;;) {
+      const seen = Atomics.load(this.signal, 0);
+      for (let got = receiveMessageOnPort(this.port); got !== undefined; got = receiveMessageOnPort(this.port)) {
+        const message = got.message as Uint8Array | string;
+        this.tidyUp();
+        if (typeof message === "string") {
+          throw new BridgeCrashed(`the connection of callPythonSync ended: ${message}`);
+        }
+        if (take(Buffer.from(message.buffer, message.byteOffset, message.byteLength))) {
+          return true;
+        }
+      }
+      const left = deadline - performance.now();
+      if (left <= 0) {
+        return false;
+      }
+      Atomics.wait(this.signal, 0, seen, left);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.port.close();
+    await this.worker.terminate();
+    this.tidyUp();
+  }
+
+  /** The connection is there, and nobody needs its socket's name again. */
+  private tidyUp(): void {
+    if (!this.tidy) {
+      this.tidy = true;
+      rmSync(this.folder, { recursive: true, force: true });
+    }
+  }
+}

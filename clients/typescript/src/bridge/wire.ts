@@ -1,0 +1,38 @@
+/**
+ * Frames as they travel: `<u32 size of the rest> <u8 kind> <u32 call> <msgpack body>`. The Python half of it is
+ * `everloop_bridge/wire.py`, which also tells how memory of one side is lent to the other.
+ */
+
+export const HEAD_SIZE = 9;
+
+/** What Node asks. */
+export const Ask = { call: 0, cancel: 1, warmup: 2, release: 3, listen: 4, close: 5 } as const;
+
+/** What Python answers. */
+export const Answer = { result: 16, failed: 17, cancelled: 18, hello: 19, released: 20, closed: 21 } as const;
+
+/** Extension types: array in the frame, array elsewhere in this process, integer beyond 64 bits, bytes elsewhere. */
+export const Extension = { array: 1, arrayAt: 2, bigint: 3, bytesAt: 4 } as const;
+
+/** From this many bytes on, arrays go by address (within one process). */
+export const BY_ADDRESS = 32_768;
+
+/** What Python says of itself when a connection opens. */
+export interface Hello {
+  version: string;
+  executable: string;
+  prefix: string;
+  pid: number;
+  error?: string;
+  traceback?: string;
+}
+
+/** Memory that both languages see, because they are one process. */
+export interface SharedMemory {
+  /** Keep `view` alive until Python says that it no longer looks at it; returns its address and the pin that Python names. */
+  lend(view: ArrayBufferView): { address: bigint; pin: number };
+  /** Python has no view of these any more. */
+  released(pins: number[]): void;
+  /** A copy of Python's memory. */
+  copy(address: number | bigint, size: number): ArrayBuffer;
+}
