@@ -104,24 +104,21 @@ def test_a_child_is_used_again_and_its_talk_is_not_ours(fitter: Fitter, capfd: p
     assert not child.is_running()
 
 
-@pytest.mark.parametrize(
-    ("act", "told"),
-    [
+def test_a_fit_that_dies_or_raises_is_a_failed_fit(fitter: Fitter) -> None:
+    mine = in_main(PLAIN, "Mine")
+    for act, told in (
         ("os._exit(7)", "exit status 7"),
         ("os.kill(os.getpid(), 9)", "signal 9"),
         ("1 / 0", "ZeroDivisionError"),
         ("print('so long') or os._exit(3)", "so long"),
-    ],
-)
-def test_a_fit_that_dies_or_raises_is_a_failed_fit(fitter: Fitter, act: str, told: str) -> None:
-    mine = in_main(PLAIN, "Mine")
-    fitting = submit(fitter, job(mine(act=act)))
-    assert fitting.wait(60)
-    with pytest.raises(FitFailed, match=told):
-        fitting.result()
-    fitting = submit(fitter, job(mine()))  # and the next one works
-    assert fitting.wait(60)
-    assert fitting.result()[0].promote
+    ):
+        fitting = submit(fitter, job(mine(act=act)))
+        assert fitting.wait(60)
+        with pytest.raises(FitFailed, match=told):
+            fitting.result()
+        fitting = submit(fitter, job(mine()))  # and the next one works
+        assert fitting.wait(60)
+        assert fitting.result()[0].promote
 
 
 def test_a_fit_that_takes_too_long_is_stopped() -> None:
