@@ -4,9 +4,8 @@
     options    `image`: an `ImageOptions`; `threads`
     classes    the labels, in the order of the scores
 
-By its own tensors it takes `image`, BYTES [-1]: a file each (or text: base64), and gives `prediction`, `probabilities`, `labels` (those
-that the probabilities belong to) and `description`. Decoding is part of the run, and takes as long as an image is large: such a
-session never runs on an event loop (`varies`).
+By its own tensors it takes `image`, BYTES [-1]: a file each (or text: base64), and gives `prediction`, `probabilities` and
+`description`. Decoding is part of the run, and takes as long as an image is large: such a session never runs on an event loop (`varies`).
 
 What is recorded of an image is its description, a few numbers (`picture.DESCRIBED`): so labels are joined by request id, and other light
 or another camera is seen as drift, while no pixels are kept. Small files are kept themselves where `recorded_bytes` allows it; only
@@ -44,7 +43,7 @@ from everloop.stores.ports import Manifest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IMAGE, LABELS, DESCRIPTION = "image", "labels", "description"
+IMAGE, DESCRIPTION = "image", "description"
 SCHEMA = Schema((Field(IMAGE, "text", nullable=True), *(Field(name, nullable=True) for name in DESCRIBED)), named=True)
 TARGET = Target("classification", "text")
 RUN_BYTES = 32 << 20
@@ -168,7 +167,6 @@ class ImageTensors:
             (
                 TensorSpec(PREDICTION, "BYTES", (-1,)),
                 TensorSpec(PROBABILITIES, "FP32", (-1, len(classes))),
-                TensorSpec(LABELS, "BYTES", (-1, len(classes))),
                 TensorSpec(DESCRIPTION, "FP64", (-1, len(DESCRIBED))),
             ),
         )
@@ -186,15 +184,13 @@ class ImageTensors:
         files, options = arrays[0], self._options
         images, sizes = [], []
         for i, file in enumerate(files):
-            at = f"inputs.{IMAGE}" if len(files) == 1 else f"inputs.{IMAGE}[{i}]"
+            at = IMAGE if len(files) == 1 else f"{IMAGE}[{i}]"
             pixels, size = decode(_bytes_of(file, at), options.preprocessing, options.most_pixels, at)
             images.append(pixels)
             sizes.append(size)
         found: Tensors = {}
         if DESCRIPTION in outputs:
             found[DESCRIPTION] = np.array([describe(*each) for each in zip(images, sizes, strict=True)], np.float64)
-        if LABELS in outputs:
-            found[LABELS] = np.broadcast_to(self._classes, (len(files), len(self._classes)))
         if PREDICTION in outputs or PROBABILITIES in outputs:
             probabilities = self._network.probabilities(images)
             found[PREDICTION] = self._classes[probabilities.argmax(axis=1)]

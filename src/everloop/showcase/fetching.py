@@ -1,0 +1,283 @@
+"""Fetching an image from a URL that somebody else wrote, without letting them reach what only this machine can reach.
+
+    URL ─► scheme, port, no credentials ─► resolve ─► every address is on the public internet ─► connect to one of *those* ─► read, bounded
+     ▲                                                                                                       │
+     └────────────────────────────── a redirect is such a URL, too ◄──────────────────────────────────────────┘
+
+Theory of operation (OWASP, Server-Side Request Forgery Prevention). A name is resolved once, and the connection goes to an address that was
+looked at, so that no second answer of the name server can lead elsewhere (DNS rebinding). One address of several that is not public
+refuses them all. Proxies of the environment are not used. One deadline stands over everything: a server that sends a byte now and then
+gains no time, since every wait is bounded by what is left. Only resolving cannot be interrupted; it ends by the system's own limit.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import everloop
+from everloop.core.errors import InvalidInput, NotSupported, TooLarge
+from everloop.showcase.config import ShowcaseConfig
+
+FIELD = "image_url"
+PORTS = (80, 443)
+"""No others: what listens elsewhere is no web site, and whether something does is nobody's business."""
+LONGEST_URL = 2048
+_MOST_ADDRESSES = 3
+"""Of a name, that are tried."""
+_CHUNK = 64 << 10
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PUBLIC_6 = ipaddress.ip_network("2000::/3")
+"""Global unicast, as far as any was given away (IANA, IPv6 Global Unicast Address Assignments)."""
+_TUNNELS = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/32", "64:ff9b::/96")))
+"""6to4, Teredo, NAT64: each holds an IPv4 address, which may be any."""
+_FAILED = (OSError, http.client.HTTPException)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str, int], Sequence[str]]
+"""Of a name and a port: addresses. Raises OSError."""
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """As the system does it."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def is_public(address: Address) -> bool:
+    """Whether it belongs to a machine on the internet, and to nothing nearer: not this machine, its network, its link or its cloud's
+    metadata, no carrier's inside (100.64.0.0/10), no group, and no address of version 4 in the clothes of version 6."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None or address not in _PUBLIC_6 or any(address in net for net in _TUNNELS):
+            return False
+    elif address.is_multicast or address.is_reserved or address.is_unspecified:
+        return False
+    return address.is_global and not (address.is_private or address.is_link_local or address.is_loopback)
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The system's certificates, which take tens of milliseconds to read."""
+    return ssl.create_default_context()
+
+
+@dataclass(frozen=True)
+class Way:
+    """To the internet; in tests, to a server on this machine."""
+
+    resolve: Resolve = resolve
+    allowed: Callable[[Address], bool] = is_public
+    ports: Sequence[int] = PORTS
+    context: Callable[[], ssl.SSLContext] = _trusted
+
+
+INTERNET = Way()
+
+
+def fetch(url: str, config: ShowcaseConfig, way: Way = INTERNET) -> bytes:
+    """What is there. Takes as long as `url_timeout_sec`: never call it on an event loop.
+
+    Raises NotSupported (switched off), InvalidInput (no such URL, a private address, an error, too late), TooLarge."""
+    if not config.image_urls:
+        raise NotSupported(
+            f"{FIELD}: this server fetches nothing from URLs: send the file as image, in base64 or in a form; whoever runs the server "
+            "can allow it, showcase.image_urls",
+            field=FIELD,
+        )
+    deadline = monotonic() + config.url_timeout_sec
+    for _ in range(config.url_redirects + 1):
+        try:
+            with _Exchange(url, way, deadline) as exchange:
+                if exchange.redirect is None:
+                    return exchange.read(config.url_max_bytes)
+                url = urljoin(url, exchange.redirect)
+        except TimeoutError as error:
+            raise _wrong(f"it did not come within {config.url_timeout_sec:g} seconds") from error
+        except _FAILED as error:
+            raise _wrong(f"it cannot be fetched: {_told(error)}") from error
+    raise _wrong(f"it leads elsewhere more than {config.url_redirects} times")
+
+
+class _Exchange:
+    """One request, up to the answer's head."""
+
+    def __init__(self, url: str, way: Way, deadline: float) -> None:
+        parts, port = _checked(url, way)
+        host = parts.hostname or ""
+        self._connection = _Connection(host, port, _addresses(host, port, way), deadline)
+        if parts.scheme == "https":
+            self._connection.context = way.context()
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = {"User-Agent": f"everloop/{everloop.__version__}", "Accept": "image/*", "Connection": "close"}
+        try:
+            self._connection.request("GET", _quoted(target), headers=headers)
+            self._answer = self._connection.getresponse()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def redirect(self) -> str | None:
+        return self._answer.getheader("Location") if self._answer.status in _REDIRECTS else None
+
+    def read(self, most: int) -> bytes:
+        """Raises InvalidInput, TooLarge."""
+        answer = self._answer
+        if answer.status != 200:
+            raise _wrong(f"its server answered {answer.status}")
+        if answer.getheader("Content-Encoding", "identity").lower() != "identity":
+            raise _wrong("its server sent it compressed, though nobody asked for that")
+        parts, left = [], most
+        if (answer.length or 0) <= most:
+            while chunk := answer.read(min(_CHUNK, left + 1)):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                parts.append(chunk)
+            else:
+                return b"".join(parts)
+        raise TooLarge(f"{FIELD}: it is larger than {most:,} bytes", field=FIELD)
+
+    def __enter__(self) -> _Exchange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answer.close()
+        self._connection.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """To an address that was looked at, under a deadline."""
+
+    def __init__(self, host: str, port: int, addresses: Sequence[str], deadline: float) -> None:
+        super().__init__(host, port)
+        self.context: ssl.SSLContext | None = None
+        self._addresses = addresses
+        self._deadline = deadline
+
+    def connect(self) -> None:
+        """Raises OSError."""
+        failed: OSError | None = None
+        for address in self._addresses:
+            try:
+                plain = socket.create_connection((address, self.port), timeout=_left(self._deadline))
+            except OSError as error:
+                failed = error
+                continue
+            try:
+                self.sock = _Bounded(plain if self.context is None else self._secured(plain), self._deadline)
+            except BaseException:
+                plain.close()
+                raise
+            return
+        assert failed is not None
+        raise failed
+
+    def _secured(self, plain: socket.socket) -> socket.socket:
+        assert self.context is not None
+        plain.settimeout(_left(self._deadline))
+        return self.context.wrap_socket(plain, server_hostname=self.host)
+
+
+class _Bounded:
+    """What `http.client` needs of a socket; nothing on it waits beyond the deadline."""
+
+    def __init__(self, inner: socket.socket, deadline: float) -> None:
+        self._inner = inner
+        self._deadline = deadline
+
+    def sendall(self, data: Any) -> None:
+        self._inner.settimeout(_left(self._deadline))
+        self._inner.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self._inner, self._deadline))
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, inner: socket.socket, deadline: float) -> None:
+        self._inner = inner
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._inner.settimeout(_left(self._deadline))
+        return self._inner.recv_into(buffer)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+def _checked(url: str, way: Way) -> tuple[SplitResult, int]:
+    """Its parts and its port. Raises InvalidInput."""
+    if len(url) > LONGEST_URL or any(ord(c) <= 32 or ord(c) == 127 or c == "\\" for c in url):
+        raise _wrong(f"expected a URL of at most {LONGEST_URL} characters, without spaces")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise _wrong(f"it is no URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise _wrong("expected http://… or https://…")
+    if parts.username is not None or parts.password is not None:
+        raise _wrong("credentials in a URL are not used")
+    if way.ports and port not in way.ports:
+        raise _wrong(f"expected port {' or '.join(map(str, way.ports))}, got {port}")
+    return parts, port
+
+
+def _addresses(host: str, port: int, way: Way) -> list[str]:
+    """All of them allowed. Raises InvalidInput."""
+    try:
+        name = host if ":" in host else host.encode("idna").decode()
+        found = way.resolve(name, port)
+    except (OSError, UnicodeError) as error:
+        raise _wrong(f"there is no host {host[:100]!r}") from error
+    for each in found:
+        if not way.allowed(ipaddress.ip_address(each.partition("%")[0])):
+            raise _wrong(f"{host[:100]!r} is no host on the public internet")
+    if not found:
+        raise _wrong(f"there is no host {host[:100]!r}")
+    return list(found)[:_MOST_ADDRESSES]
+
+
+def _left(deadline: float) -> float:
+    """Raises TimeoutError."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError("too late")
+    return left
+
+
+def _quoted(target: str) -> str:
+    from urllib.parse import quote
+
+    return quote(target, safe="/%:@!$&'()*+,;=?~-._")
+
+
+def _told(error: BaseException) -> str:
+    """Without what the other side may have written."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__
+
+
+def _wrong(what: str) -> InvalidInput:
+    return InvalidInput(f"{FIELD}: {what}", field=FIELD)
