@@ -41,14 +41,16 @@ class FactorParameters(msgspec.Struct, frozen=True):
     """Numbers that describe an item."""
     iterations: int = 12
     """Rounds of alternating least squares."""
-    unobserved: float = 0.05
+    unobserved: float = 0.3
     """α: the weight of a pair that nobody touched, beside 1 for one that somebody did."""
     regularization: float = 0.02
     """λ: how strongly vectors are held near zero, an interaction."""
     dislike_below: float = 0.0
     """A label of at most that says that the item was not liked."""
-    popular_for: int = 20_000
+    popular_for: int = 5_000
     """Interactions after which one counts half for what is popular."""
+    popular_weight: float = 0.1
+    """How much of a score is how popular the item is now, beside 1 for taste."""
     most_past: int = 200
     """Interactions that are kept of a user, the newest."""
     most_users: int = 100_000
@@ -67,6 +69,8 @@ class FactorParameters(msgspec.Struct, frozen=True):
         for name in ("unobserved", "regularization"):
             if not 0.0 < getattr(self, name) < 1e6:
                 raise InvalidInput(f"{name}: expected above 0, got {getattr(self, name)}", field=name)
+        if not 0.0 <= self.popular_weight <= 10.0:
+            raise InvalidInput(f"popular_weight: expected 0 to 10, got {self.popular_weight}", field="popular_weight")
         if not abs(self.dislike_below) < 1e300:
             raise InvalidInput(f"dislike_below: expected a number, got {self.dislike_below}", field="dislike_below")
 
@@ -177,7 +181,8 @@ class FactorModel:
         Y = self.factors[places]
         strength, liked = strengths(labels, self.labels.typical, self.parameters.dislike_below)
         system = normal_equations(self.gram, len(self.catalogue), len(places), self.parameters)
-        parts: Floats = np.linalg.solve(system + (Y.T * strength) @ Y, Y.T * (strength * liked))
+        system += (Y.T * strength) @ Y
+        parts: Floats = np.asarray(np.linalg.solve(system, Y.T * (strength * liked)), np.float64)
         return parts
 
     def expected(self, users: Sequence[str], items: Sequence[str]) -> Floats:

@@ -46,6 +46,7 @@ FORMATS: dict[str, Format] = {
     "onnx": Format("everloop.runtime.onnx", "an ONNX model"),
     "image": Format("everloop.runtime.image", "an image classifier", library="PIL", extra="images"),
     "factors": Format("everloop.runtime.factors", "a recommender"),
+    "text": Format("everloop.runtime.text", "a linear classifier of texts"),
     "torch": Format("everloop.runtime.torch", "a PyTorch model", library="torch", extra="torch", code=True),
     "xgboost": Format("everloop.runtime.xgboost", "an XGBoost model", "xgboost", "boost"),
     "lightgbm": Format("everloop.runtime.lightgbm", "a LightGBM model", "lightgbm", "boost"),

@@ -115,7 +115,7 @@ def recommend(model: FactorModel, query: Query) -> list[Recommended]:
     if parts is None or vector is None or not vector.any():
         scores, parts = _popularity(model), None
     else:
-        scores = model.factors @ vector
+        scores = model.factors @ vector + model.parameters.popular_weight * _popularity(model)
     best = _best(scores, allowed, query.limit)
     reasons = [_popular(query)] * len(best) if parts is None else _because(model, query, (places, parts), best)
     return _told(model, query.user, best, scores, reasons)
