@@ -1,0 +1,267 @@
+"""Linear text classifiers as data: a compact, safe artifact format, and what is computed with it.
+
+    logits[class] = Σ weights of the text's features + Σ weights of its words' pieces + numbers · their weights
+
+Features and numbers are those of `text_reading`. Pieces are the character n-grams of a word, its ends marked: what is known of words that
+nobody has seen. They depend on the word only, so a word's row is its own and its pieces' added up, and is remembered. Sums are exact
+(`math.fsum`): a text has the same logits to the last bit wherever and beside whatever it is asked.
+
+Format: the eight bytes `EVERTEXT`, then one msgpack map of lists of strings and little-endian numbers. There is nothing in it that could
+run, and reading believes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from operator import mul
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from everloop.core.errors import ArtifactCorrupt
+from everloop.runtime.text_reading import NUMBERS, Reader, Text
+
+Floats = npt.NDArray[np.float64]
+Weights: TypeAlias = tuple[float, ...]
+"""One a class."""
+
+MAGIC = b"EVERTEXT"
+FORMAT = 1
+_SEPARATOR = "\n"  # no token has one
+_PRECISIONS = {"half": "<f2", "single": "<f4"}
+_SHORTEST = 4
+"""Shorter words have no pieces: they are known, or they say nothing."""
+_LONGEST = 40
+_MOST_WORDS = 100_000
+"""Rows of words that are remembered."""
+
+
+class _File(msgspec.Struct, frozen=True):
+    format: int
+    classes: int
+    precision: str
+    features: str
+    """Separated by line feeds."""
+    weights: bytes
+    """(features, classes)"""
+    curvatures: bytes
+    """(features,)"""
+    pieces: str
+    piece_weights: bytes
+    piece_sizes: tuple[int, int]
+    numbers: list[str]
+    number_weights: bytes
+    """(numbers, classes)"""
+    number_curvatures: bytes
+    lexicon: str
+    valences: bytes
+
+
+class Tables(NamedTuple):
+    """A model's weights as they are trained, and kept."""
+
+    features: dict[str, Weights]
+    curvatures: dict[str, float]
+    """Of the loss along each feature's weight: the more, the more it has seen (`learning.learners.text`)."""
+    pieces: dict[str, Weights]
+    piece_sizes: tuple[int, int]
+    numbers: list[Weights]
+    """One a number of `text_reading.NUMBERS`."""
+    number_curvatures: list[float]
+    lexicon: Mapping[str, float]
+
+
+class TextModel:
+    """Whoever owns its tables may change weights of features and numbers, and calls `changed` then."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.classes = len(tables.numbers[0])
+        self.reader = Reader(tables.lexicon)
+        self._columns: list[Weights] = []
+        self._rows: dict[str, Weights | None] = {}
+        self._sizes = range(tables.piece_sizes[0], tables.piece_sizes[1] + 1)
+        self.changed(())
+
+    def changed(self, features: Iterable[str]) -> None:
+        """The weights of these features, or of numbers, are others now."""
+        self._columns = list(zip(*self.tables.numbers, strict=True))
+        for feature in features:
+            self._rows.pop(feature, None)
+
+    def logits(self, text: str) -> list[float]:
+        return self.logits_of(self.reader.read(text))
+
+    def logits_of(self, read: Text) -> list[float]:
+        numbers = read.numbers()
+        sums = [math.fsum(map(mul, numbers, column)) for column in self._columns]
+        rows = list(filter(None, map(self._row_of, dict.fromkeys(read.features()))))
+        if not rows:
+            return sums
+        return [total + math.fsum(column) for total, column in zip(sums, zip(*rows, strict=True), strict=True)]
+
+    def probabilities(self, text: str) -> list[float]:
+        return softmax(self.logits(text))
+
+    def explain(self, text: str, toward: int, against: int | None, most: int) -> list[tuple[str, float]]:
+        """The words that matter most, and how far each moves the logit of class `toward` from that of `against`; None: from the mean of
+        the others. A pair of words counts half for each, a negated word is shown with its negation, and what a lexicon makes of
+        a word counts as what the numbers would be without it."""
+        read = self.reader.read(text)
+        side = [-1.0 / (self.classes - 1)] * self.classes if against is None else [0.0] * self.classes
+        side[toward] = 1.0
+        if against is not None:
+            side[against] = -1.0
+        told: dict[str, float] = {}
+        seen: set[str] = set()
+        tokens, negated = read.tokens, set(read.negated)
+        shown = [f"not {token}" if i in negated else token for i, token in enumerate(tokens)]
+
+        def add(i: int, feature: str, share: float = 1.0) -> None:
+            row = None if feature in seen else self._row_of(feature)
+            if row is not None:
+                told[shown[i]] = told.get(shown[i], 0.0) + share * math.fsum(map(mul, side, row))
+
+        for i, token in enumerate(tokens):
+            add(i, token)
+            if i in negated:
+                add(i, f"¬{token}")
+            before, after = tokens[i - 1] if i else "<s>", tokens[i + 1] if i + 1 < len(tokens) else "</s>"
+            add(i, f"{before} {token}", 0.5 if i else 1.0)
+            add(i, f"{token} {after}", 0.5 if i + 1 < len(tokens) else 1.0)
+            seen.update((token, f"¬{token}"))
+        whole = read.numbers()
+        for place, i in enumerate(read.valued[:_MOST_VALUED]):
+            moved = [a - b for a, b in zip(whole, read.numbers(without=place), strict=True)]
+            effect = math.fsum(
+                s * math.fsum(map(mul, moved, column)) for s, column in zip(side, self._columns, strict=True)
+            )
+            told[shown[i]] = told.get(shown[i], 0.0) + effect
+        best = sorted(told.items(), key=lambda each: (-abs(each[1]), each[0]))
+        return [(word, round(weight, 4)) for word, weight in best[:most] if abs(weight) >= _LEAST_WEIGHT]
+
+    def _row_of(self, feature: str) -> Weights | None:
+        """Of a feature; of a word, its pieces' in it."""
+        if " " in feature or feature[0] == "¬" or not feature[0].isalpha():
+            return self.tables.features.get(feature)
+        if feature in self._rows:
+            return self._rows[feature]
+        row = self._word(feature)
+        if len(feature) <= _LONGEST:
+            if len(self._rows) >= _MOST_WORDS:
+                self._rows.clear()
+            self._rows[feature] = row
+        return row
+
+    def _word(self, word: str) -> Weights | None:
+        own = self.tables.features.get(word)
+        pieces = [row for piece in pieces_of(word, self._sizes) if (row := self.tables.pieces.get(piece)) is not None]
+        if not pieces:
+            return own
+        if own is not None:
+            pieces.append(own)
+        return tuple(map(math.fsum, zip(*pieces, strict=True)))
+
+
+_MOST_VALUED = 1000
+_LEAST_WEIGHT = 0.01
+
+
+def pieces_of(word: str, sizes: Sequence[int]) -> list[str]:
+    """The distinct character n-grams of a word of these sizes."""
+    if len(word) < _SHORTEST or len(word) > _LONGEST:
+        return []
+    marked = f"<{word}>"
+    return list(dict.fromkeys(marked[i : i + n] for n in sizes for i in range(len(marked) - n + 1)))
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    greatest = max(logits)
+    each = [math.exp(logit - greatest) for logit in logits]
+    total = math.fsum(each)
+    return [value / total for value in each]
+
+
+def pack_text(tables: Tables, *, precision: str = "single") -> bytes:
+    """`precision`: of weights that were trained, `half` is enough; of such as learn on, `single`."""
+    form = _PRECISIONS[precision]
+
+    def numbers(values: Any) -> bytes:
+        return np.asarray(values, np.float64).astype(form).tobytes()
+
+    features = list(tables.features)
+    return MAGIC + msgspec.msgpack.encode(
+        _File(
+            FORMAT,
+            len(tables.numbers[0]),
+            precision,
+            _SEPARATOR.join(features),
+            numbers(list(tables.features.values())),
+            numbers([tables.curvatures[feature] for feature in features]),
+            _SEPARATOR.join(tables.pieces),
+            numbers(list(tables.pieces.values())),
+            tables.piece_sizes,
+            list(NUMBERS),
+            np.asarray(tables.numbers, "<f4").tobytes(),
+            np.asarray(tables.number_curvatures, "<f4").tobytes(),
+            _SEPARATOR.join(tables.lexicon),
+            np.asarray(list(tables.lexicon.values()), "<f4").tobytes(),
+        )
+    )
+
+
+def unpack_text(payload: bytes) -> Tables:
+    """Raises ArtifactCorrupt."""
+    if not payload.startswith(MAGIC):
+        raise ArtifactCorrupt("not a text model: the bytes do not begin as everloop's text format does")
+    try:
+        file = msgspec.msgpack.decode(memoryview(payload)[len(MAGIC) :], type=_File)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise ArtifactCorrupt(f"a text model that cannot be read: {error}") from error
+    if file.format != FORMAT:
+        raise ArtifactCorrupt(f"a text model of format {file.format}; this everloop reads format {FORMAT}")
+    if file.precision not in _PRECISIONS or file.classes < 2 or tuple(file.numbers) != NUMBERS:
+        raise ArtifactCorrupt("a text model that was made by other rules than these")
+    smallest, largest = file.piece_sizes
+    if not 1 <= smallest <= largest <= _LONGEST:
+        raise ArtifactCorrupt(f"a text model with pieces of {smallest} to {largest} characters")
+    form = _PRECISIONS[file.precision]
+    features, pieces, lexicon = _listed(file.features), _listed(file.pieces), _listed(file.lexicon)
+    curvatures = _numbers(file.curvatures, form, len(features), 1)[:, 0].tolist()
+    number_curvatures = _numbers(file.number_curvatures, "<f4", len(NUMBERS), 1)[:, 0].tolist()
+    if min(curvatures, default=1.0) <= 0.0 or min(number_curvatures) <= 0.0:
+        raise ArtifactCorrupt("a text model with curvatures that are not above 0")
+    return Tables(
+        dict(zip(features, _rows(file.weights, form, len(features), file.classes), strict=True)),
+        dict(zip(features, curvatures, strict=True)),
+        dict(zip(pieces, _rows(file.piece_weights, form, len(pieces), file.classes), strict=True)),
+        (smallest, largest),
+        _rows(file.number_weights, "<f4", len(NUMBERS), file.classes),
+        number_curvatures,
+        dict(zip(lexicon, _numbers(file.valences, "<f4", len(lexicon), 1)[:, 0].tolist(), strict=True)),
+    )
+
+
+def _listed(text: str) -> list[str]:
+    """Raises ArtifactCorrupt for one that is there twice, or empty."""
+    names = text.split(_SEPARATOR) if text else []
+    if not all(names) or len(set(names)) != len(names):
+        raise ArtifactCorrupt("a text model that names something twice, or nothing")
+    return names
+
+
+def _rows(data: bytes, form: str, rows: int, columns: int) -> list[Weights]:
+    return list(map(tuple, _numbers(data, form, rows, columns).tolist()))
+
+
+def _numbers(data: bytes, form: str, rows: int, columns: int) -> Floats:
+    """(rows, columns). Raises ArtifactCorrupt."""
+    if len(data) != rows * columns * np.dtype(form).itemsize:
+        raise ArtifactCorrupt(f"a text model of {rows} × {columns} numbers in {len(data)} bytes")
+    numbers = np.frombuffer(data, form).astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ArtifactCorrupt("a text model whose numbers are not finite")
+    return numbers.reshape(rows, columns)
