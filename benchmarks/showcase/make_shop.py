@@ -28,7 +28,7 @@ import numpy as np
 from everloop.runtime.factors_model import Catalogue, by_value
 from everloop.runtime.packaged import write_artifact
 from everloop.showcase.interactions import Interaction
-from everloop.showcase.recommender import Recall, later_items, recall_at, train
+from everloop.showcase.training import Recall, later_items, recall_at, train
 
 HERE = Path(__file__).parent
 ARTIFACT = HERE.parents[1] / "src/everloop/showcase/data/shop.artifact"

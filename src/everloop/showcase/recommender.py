@@ -9,25 +9,19 @@ recall_at          how many of the items that users went on to take are among th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from everloop.core.errors import InvalidInput
-from everloop.learning.learners.factors import FactorsLearner, base_of, start
-from everloop.runtime.factors import SCHEMA, TARGET
-from everloop.runtime.factors_model import Catalogue, FactorModel, FactorParameters
-from everloop.runtime.recommending import MOST, Query, check_query, recommend
+from everloop.learning.learners.factors import start
+from everloop.runtime.factors import TARGET
+from everloop.runtime.recommending import Query, check_query, recommend
 from everloop.showcase.answers import RecommendAnswer, Recommendation
 from everloop.showcase.builtin import builtin_path
-from everloop.showcase.interactions import Interaction
 
 RUNTIME = "factors"
-Recommend = Callable[[str, int], list[str]]
-"""For a user, so many items."""
 
 
 class Recommender:
@@ -119,78 +113,3 @@ class Recommender:
             found = recommend(self._learner.model, query)
         items = [Recommendation(each.item_id, each.score, each.reason) for each in found]
         return RecommendAnswer(items, round((perf_counter() - began) * 1000, 3), self.name)
-
-
-class Recall(NamedTuple):
-    """Mean over the users, of the share of what they went on to take that was among the first `k`; 95 % of the error's spread around it."""
-
-    recall: float
-    popular: float
-    """Of the same users, when all are recommended what most took."""
-    spread: float
-    """Of the difference of the two."""
-    users: int
-    k: int
-
-    @property
-    def ratio(self) -> float:
-        return self.recall / self.popular if self.popular else float("inf")
-
-
-def train(
-    given: Sequence[Interaction], items: Catalogue | None = None, parameters: FactorParameters | None = None
-) -> FactorsLearner:
-    """Fitted to interactions in order of time. Raises FitFailed."""
-    parameters = parameters or FactorParameters()
-    learner = FactorsLearner(parameters, None if items is None else base_of(parameters, items))
-    learner.fit(SCHEMA, TARGET, [[each.user, each.item] for each in given], [each.label for each in given])
-    return learner
-
-
-def later_items(
-    train: Sequence[Interaction], later: Sequence[Interaction], dislike_below: float = 0.0
-) -> dict[str, set[str]]:
-    """User -> the items that he liked later and had not touched before."""
-    before = {(each.user, each.item) for each in train}
-    wanted: dict[str, set[str]] = {}
-    for each in later:
-        if (each.user, each.item) not in before and each.label > dislike_below:
-            wanted.setdefault(each.user, set()).add(each.item)
-    return wanted
-
-
-def recall_at(model: FactorModel, train: Sequence[Interaction], wanted: Mapping[str, set[str]], k: int = 10) -> Recall:
-    """Hits among the first k over min(k, items wanted), against recommending what is most taken, in `train` as a whole or of late,
-    whichever is better. Both leave out what the user has touched."""
-    popular = [_popular(train, part) for part in (train, train[-max(1, len(train) // 5) :])]
-    touched: dict[str, set[str]] = {}
-    for each in train:
-        touched.setdefault(each.user, set()).add(each.item)
-    own: list[float] = []
-    baselines: list[list[float]] = [[], []]
-    for user, items in wanted.items():
-        own.append(_recall([each.item_id for each in recommend(model, Query(user=user, limit=min(k, MOST)))], items, k))
-        known = touched.get(user, set())
-        for ranking, found in zip(popular, baselines, strict=True):
-            first = [item for item in ranking[: k + len(known)] if item not in known][:k]
-            found.append(_recall(first, items, k))
-    if not own:
-        raise InvalidInput(
-            "nobody took anything new in the later part: there is nothing to be held against", field="path"
-        )
-    best = max(baselines, key=lambda each: float(np.mean(each)))
-    differences = np.array(own) - np.array(best)
-    spread = 1.96 * float(differences.std()) / float(np.sqrt(len(differences)))
-    return Recall(float(np.mean(own)), float(np.mean(best)), spread, len(own), k)
-
-
-def _recall(first: Sequence[str], wanted: set[str], k: int) -> float:
-    return sum(item in wanted for item in first) / min(k, len(wanted))
-
-
-def _popular(given: Sequence[Interaction], part: Sequence[Interaction]) -> list[str]:
-    """Items, those that most took in `part` first."""
-    counts: dict[str, int] = dict.fromkeys((each.item for each in given), 0)
-    for each in part:
-        counts[each.item] += 1
-    return sorted(counts, key=lambda item: -counts[item])

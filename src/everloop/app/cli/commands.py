@@ -15,6 +15,7 @@ from everloop.app.cli.keys import keys
 from everloop.app.cli.models import models
 from everloop.app.cli.optimize import OPTIMIZE, optimize
 from everloop.app.cli.options import Database, Json, Model, TrustCode, TrustPickle, TrustType, Url
+from everloop.app.cli.recommend import recommend
 from everloop.app.cli.rollout import rollout
 
 HELP = """The model server that keeps learning.
@@ -45,6 +46,7 @@ app.add_typer(models, name="models")
 app.add_typer(rollout, name="rollout")
 app.add_typer(keys, name="keys")
 app.add_typer(cache, name="cache")
+app.add_typer(recommend, name="recommend")
 
 
 def _print_version(wanted: bool) -> None:
