@@ -132,7 +132,7 @@ def test_a_text_is_answered_as_in_the_seed(client: Any, shown: Shown) -> None:
 
 def test_details_are_given_to_those_who_ask(client: Any, shown: Shown) -> None:
     status, answer = post(client, "sentiment", {"text": "good", "options": {"detailed": True}})
-    assert (status, answer["words"]) == (200, [["good", 0.5]])
+    assert (status, answer["words"]) == (200, [{"word": "good", "weight": 0.5}])
     assert answer["scores"] == pytest.approx({"negative": 0, "neutral": 1 / 3, "positive": 2 / 3}, abs=1e-6)
 
 

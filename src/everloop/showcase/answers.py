@@ -9,6 +9,12 @@ from __future__ import annotations
 import msgspec
 
 
+class WordWeight(msgspec.Struct):
+    word: str
+    weight: float
+    """How much it spoke for the answer; below 0: against it."""
+
+
 class SentimentAnswer(msgspec.Struct, omit_defaults=True):
     sentiment: str
     """`positive`, `negative` or `neutral`; of a model of one's own, its label."""
@@ -23,8 +29,8 @@ class SentimentAnswer(msgspec.Struct, omit_defaults=True):
     request_id: str = ""
     scores: dict[str, float] | None = None
     """By label; where `detailed` was asked for."""
-    words: list[tuple[str, float]] | None = None
-    """What mattered, the weightiest first, and how much it spoke for the answer (or, below 0, against it); as above."""
+    words: list[WordWeight] | None = None
+    """What mattered, the weightiest first; as above."""
 
 
 class SentimentsAnswer(msgspec.Struct, omit_defaults=True):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from everloop.core.tensors import Tensors
-from everloop.showcase.answers import LabelConfidence, Recommendation, SentimentAnswer
+from everloop.showcase.answers import LabelConfidence, Recommendation, SentimentAnswer, WordWeight
 
 PREDICTION, PROBABILITIES, EXPLANATION, ITEMS = "prediction", "probabilities", "explanation", "items"
 
@@ -32,7 +32,7 @@ def sentiments(found: Tensors, classes: Sequence[Any], *, detailed: bool = False
         if detailed:
             answer.scores = {label: round(row[place], 6) for label, place in places.items()}
             if explained is not None:
-                answer.words = _words.decode(explained[i])
+                answer.words = [WordWeight(*each) for each in _words.decode(explained[i])]
         answers.append(answer)
     return answers
 

@@ -238,18 +238,23 @@ def announce(engine: Engine, address: Address) -> None:
         lines.append("  keys      every caller needs one, as `Authorization: Bearer KEY`; `everloop keys list`")
     if address.admin is not None:
         lines.append(f"  admin     {admin_url}")
-    lines.append(f"  try       {example(records, url, admin_url, key=closed)}")
+    asked = engine.settings.showcase.sentiment
+    lines.append(f"  try       {example(records, url, admin_url, key=closed, texts=asked)}")
     lines.append(f"  docs      {url}/docs")
     lines.append("Ctrl-C ends it.")
     for line in lines:
         say(line)
 
 
-def example(records: list[ModelRecord], url: str, admin_url: str, *, key: bool) -> str:
-    """A line to paste: a prediction by the first model that can answer, or how to make one."""
+def example(records: list[ModelRecord], url: str, admin_url: str, *, key: bool, texts: str = "") -> str:
+    """A line to paste: what the model of texts says, a prediction by the first model that can answer, or how to make one."""
     who = '-H "Authorization: Bearer $EVERLOOP_KEY" ' if key else ""
     for record in records:
-        if record.live_version is not None and record.schema is not None:
+        schema = record.schema if record.live_version is not None else None
+        if record.name == texts and schema is not None and schema.names == ("text",):
+            return f"curl -s {who}{url}/api/predict/sentiment -d '{json.dumps({'text': 'This is amazing!'})}'"
+    for record in records:
+        if record.live_version is not None and record.schema is not None and record.schema.fields:
             body = json.dumps({"features": sample(record.schema)})
             return f"curl -s {who}{url}/v1/models/{record.name}/predict -d '{body}'"
     body = json.dumps({"name": "first", "kind": "linear"})
