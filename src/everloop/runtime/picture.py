@@ -33,6 +33,8 @@ MOST_PIXELS = 36_000_000
 """Of one image: more than a frame of 8K film, and at most 144 MB while it is decoded."""
 LARGEST_SIDE = 4096
 """Of a network's input."""
+MOST_TRIMMED = 1024
+"""Pixels of the side of an image whose ink is looked for: a larger one is made smaller before."""
 DESCRIBED = ("width", "height", "red", "green", "blue", "brightness", "contrast", "saturation", "sharpness")
 """What `describe` tells, in this order."""
 _EXIF_ORIENTATION = 0x0112
@@ -215,6 +217,7 @@ def _trimmed(image: Image, wanted: Preprocessing) -> Image:
         return image
     import PIL.Image
 
+    image = image.reduce(max(1, max(image.size) // MOST_TRIMMED))
     grey, ground = np.asarray(image.convert("L"), np.int16), _ground(image)
     ink = np.abs(grey - ground) > 255 * wanted.trim
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))

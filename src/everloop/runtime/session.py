@@ -54,8 +54,9 @@ class Session(Protocol):
     def close(self) -> None:
         """Free what the session holds. Idempotent.
 
-        A session may have two more attributes: `scored`, whether `scores` gives any (as classifiers do where it is not there), and
-        `tensors`, how it answers inputs and outputs of its own (`runtime.tensors`)."""
+        A session may have three more attributes: `scored`, whether `scores` gives any (as classifiers do where it is not there); `tensors`,
+        how it answers inputs and outputs of its own (`runtime.tensors`); and `varies`, whether what a run takes depends on its input so
+        much that it must not run on an event loop (as those do not where it is not there)."""
 
 
 class CompiledSession(Session, Protocol):

@@ -56,10 +56,7 @@ class BatchPredictor:
             raise InvalidInput(f"max_queue: expected a whole number from 1 on, got {max_queue!r}", field="max_queue")
         self._name = type(predictor).__name__
         self._predict = predict
-        # It never runs on the event loop, however fast it is.
-        self._rules = BatchRules(
-            batch_size, max(max_queue, batch_size), inline_seconds=-1.0, window_seconds=window_ms / 1e3
-        )
+        self._rules = BatchRules(batch_size, max(max_queue, batch_size), window_seconds=window_ms / 1e3)
         self._batcher: Batcher | None = None
         self._past = Counters()
         self._pending: set[asyncio.Future[Any]] = set()

@@ -75,6 +75,7 @@ class Batcher(Queueing):
         super().__init__(work, loop, key, recording, beside, costs=costs, admission=admission)
         self.cache: Flights | None = None
         self._stalls = Stalls()
+        self._varies = work.varies
         self._ripe = REPLAN
         """Batches until the next plan."""
         self._lag = 0.0
@@ -230,7 +231,7 @@ class Batcher(Queueing):
         batch = self._queue.take(self._most())
         if self.admission is not None:
             self._left_queue(batch)
-        if guard is not None or self._stalls.many or runs_on_thread(self.costs, batch.rows, self.rules):
+        if guard is not None or self._varies or self._stalls.many or runs_on_thread(self.costs, batch.rows, self.rules):
             self._send(batch, why, guard)
             return
         outcome, seconds = batch.run(self.work)

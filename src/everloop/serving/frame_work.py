@@ -40,6 +40,8 @@ class Answered(NamedTuple):
 class FrameWork:
     """A `serving.work.Work`. `predict` is called on the batcher's thread; what it has to await runs on `loop`."""
 
+    varies = True
+
     def __init__(
         self, name: str, predict: Callable[[Any], Any], rules: BatchRules, loop: asyncio.AbstractEventLoop
     ) -> None:

@@ -98,6 +98,10 @@ class Runner:
 
     # -- as a `serving.work.Work` of rows --
 
+    @property
+    def varies(self) -> bool:
+        return getattr(self.session, "varies", False)
+
     def gather(self, payloads: Sequence[Any], counts: Sequence[int] | None) -> Matrix:
         if counts is None:
             return self.matrix(payloads)

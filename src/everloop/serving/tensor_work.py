@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from everloop.serving.guard import Guard
 
 
+OBJECT_BYTES = 64
+"""What a value in an array of objects takes beside its own bytes, about."""
+
+
 class TensorsAsked(NamedTuple):
     """One request's payload: arrays as `TensorModel.take` gave them, and the outputs that are wanted."""
 
@@ -76,6 +80,10 @@ class TensorWork:
     @property
     def rules(self) -> BatchRules:
         return self.runner.rules
+
+    @property
+    def varies(self) -> bool:
+        return self.runner.varies
 
     @property
     def guard(self) -> Guard | None:
@@ -144,7 +152,7 @@ class TensorWork:
 
     def weight(self, payload: TensorsAsked, count: int) -> int:  # noqa: ARG002  the arrays tell
         arrays = payload.arrays
-        return int(arrays[0].nbytes) if len(arrays) == 1 else sum(array.nbytes for array in arrays)
+        return _bytes_of(arrays[0]) if len(arrays) == 1 else sum(map(_bytes_of, arrays))
 
     def blame(self, payload: TensorsAsked, count: int) -> EverloopError | None:
         try:
@@ -178,7 +186,7 @@ class TensorWork:
         for array in payload.arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             if array.dtype == object:
-                digest.update(repr(array.tolist()).encode("utf-8", "surrogatepass"))
+                _update_by_objects(digest, array)
             else:
                 digest.update(array.tobytes())
         return b"t" + digest.digest()
@@ -216,6 +224,21 @@ class TensorWork:
             raise self.runner.failed(f"its output {wrong!r} has shape {shape} for {group.rows} rows", "shape")
         self._alone = True
         return found
+
+
+def _bytes_of(array: Array) -> int:
+    """What it holds; of texts and files, which are objects elsewhere, these."""
+    if array.dtype != object:
+        return int(array.nbytes)
+    return sum(len(value) + OBJECT_BYTES if isinstance(value, (str, bytes)) else OBJECT_BYTES for value in array.flat)
+
+
+def _update_by_objects(digest: hashlib.blake2b, array: Array) -> None:
+    """Each value behind its kind and length, so that no two arrays are alike to it."""
+    for value in array.flat:
+        told = value if type(value) is bytes else repr(value).encode("utf-8", "surrogatepass")
+        digest.update(f"{type(value).__name__}{len(told)}:".encode())
+        digest.update(told)
 
 
 def _joined(group: list[TensorsAsked]) -> list[Array]:

@@ -31,6 +31,10 @@ class Work(Protocol):
     @property
     def guard(self) -> Guard | None: ...
 
+    @property
+    def varies(self) -> bool:
+        """Whether what a run takes depends on its input so much that no measurement foretells it: it never runs on an event loop."""
+
     def gather(self, payloads: Sequence[Any], counts: Sequence[int] | None) -> Any:
         """The inputs of one run out of many requests, in order; `counts` None: all are single rows. Raises EverloopError."""
 
