@@ -188,35 +188,39 @@ class FactorModel:
     def expected(self, users: Sequence[str], items: Sequence[str]) -> Floats:
         """(n,): the label to expect of each pair. What is not known of user or item counts as the mean."""
         found = np.full(len(users), self.labels.mean)
-        if self.labels.least == self.labels.most:
-            return found
-        vectors: dict[str, tuple[Floats, float] | None] = {}
-        for i, (user, item) in enumerate(zip(users, items, strict=True)):
-            if user not in vectors:
-                vectors[user] = self._vector(user)
-            known, place = vectors[user], self.catalogue.place_of.get(item)
-            if place is not None:
-                found[i] += self.offsets[place]
-            if known is not None:
-                found[i] += known[1]
-            if known is not None and place is not None and self.counts[place]:
-                found[i] += self.labels.slope * (float(known[0] @ self.factors[place]) - self.labels.centre)
-        clipped: Floats = np.clip(found, self.labels.least, self.labels.most)
-        return clipped
+        rows_of: dict[str, list[int]] = {}
+        for row, user in enumerate(users):
+            rows_of.setdefault(user, []).append(row)
+        place_of = self.catalogue.place_of
+        for user, rows in rows_of.items():
+            past = self.users.get(user)
+            vector = None if past is None else self.taste(*past).sum(axis=1)
+            places = np.array([place_of.get(items[row], -1) for row in rows], np.int64)
+            found[rows] = self.labels_for(past, vector, places)
+        return found
 
-    def _vector(self, user: str) -> tuple[Floats, float] | None:
-        past = self.users.get(user)
-        if past is None:
-            return None
-        above = past.labels - self.labels.mean - self.offsets[past.places]
-        return self.taste(past.places, past.labels).sum(axis=1), float(above.sum()) / (len(above) + OFFSET_SHRINK)
+    def labels_for(self, past: Past | None, vector: Floats | None, places: Places) -> Floats:
+        """(n,): as `expected`, of one user with this past and vector; the place -1 is an item that is not known."""
+        told = self.labels
+        expected = np.full(len(places), told.mean)
+        if past is not None:
+            above = past.labels - told.mean - self.offsets[past.places]
+            expected += float(above.sum()) / (len(above) + OFFSET_SHRINK)
+        known = places >= 0
+        expected[known] += self.offsets[places[known]]
+        if vector is not None and told.slope:
+            touched = known & (self.counts[places] > 0)
+            expected[touched] += told.slope * (self.factors[places[touched]] @ vector - told.centre)
+        clipped: Floats = np.minimum(np.maximum(expected, told.least), told.most)
+        return clipped
 
 
 def strengths(labels: Floats, typical: float, dislike_below: float) -> tuple[Floats, Floats]:
     """How much each label says, and 1 where it tells of liking, 0 otherwise."""
     liked = labels > dislike_below
-    told = np.clip(labels / typical, LEAST_STRENGTH, MOST_STRENGTH) if typical > 0 else np.ones(len(labels))
-    weights: Floats = np.where(liked, told, 1.0)
+    if typical <= 0:
+        return np.ones(len(labels)), liked.astype(np.float64)
+    weights: Floats = np.where(liked, np.minimum(np.maximum(labels / typical, LEAST_STRENGTH), MOST_STRENGTH), 1.0)
     return weights, liked.astype(np.float64)
 
 

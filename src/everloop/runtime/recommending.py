@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from everloop.core.errors import InvalidInput, Malformed
+from everloop.runtime.factors_model import Past
 
 if TYPE_CHECKING:
     from everloop.runtime.factors_model import Catalogue, FactorModel, Floats, Places
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 MOST = 1000
 """Items of one answer, and that one question may name."""
@@ -107,21 +111,28 @@ def recommend(model: FactorModel, query: Query) -> list[Recommended]:
     allowed = _allowed(model, query)
     if query.item:
         return _similar(model, query, allowed)
-    places, labels = _past(model, query)
-    if len(places) and not query.seen:
-        allowed[places] = False
-    parts = model.taste(places, labels) if len(places) else None
-    vector = None if parts is None else parts.sum(axis=1)
-    if parts is None or vector is None or not vector.any():
-        scores, parts = _popularity(model), None
-    else:
-        scores = model.factors @ vector + model.parameters.popular_weight * _popularity(model)
+    past = _past(model, query)
+    if past is None:
+        return _most_popular(model, query, allowed)
+    if not query.seen:
+        allowed[past.places] = False
+    parts = model.taste(*past)
+    vector = parts.sum(axis=1)
+    if not vector.any():  # he liked nothing, or only what nobody else has touched
+        return _most_popular(model, query, allowed)
+    scores = model.factors @ vector + model.parameters.popular_weight * _popularity(model)
     best = _best(scores, allowed, query.limit)
-    reasons = [_popular(query)] * len(best) if parts is None else _because(model, query, (places, parts), best)
-    return _told(model, query.user, best, scores, reasons)
+    reasons = _because(model, query, (past.places, parts), best)
+    return _told(model, best, scores, reasons, model.labels_for(past, vector, best))
 
 
-def _allowed(model: FactorModel, query: Query) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _most_popular(model: FactorModel, query: Query, allowed: Mask) -> list[Recommended]:
+    scores = _popularity(model)
+    best = _best(scores, allowed, query.limit)
+    return _told(model, best, scores, [_popular(query)] * len(best), model.labels_for(None, None, best))
+
+
+def _allowed(model: FactorModel, query: Query) -> Mask:
     catalogue = model.catalogue
     allowed = np.ones(len(catalogue), np.bool_)
     for name, value in query.context.items():
@@ -136,15 +147,15 @@ def _allowed(model: FactorModel, query: Query) -> np.ndarray[tuple[int], np.dtyp
     return allowed
 
 
-def _past(model: FactorModel, query: Query) -> tuple[Places, Floats]:
+def _past(model: FactorModel, query: Query) -> Past | None:
     past = model.users.get(query.user) if query.user else None
-    places = past.places if past is not None else np.empty(0, np.int64)
-    labels = past.labels if past is not None else np.empty(0, np.float64)
     just_now = [place for item in query.history if (place := model.catalogue.place_of.get(item)) is not None]
-    if just_now:
-        places = np.concatenate([places, np.array(just_now, np.int64)])
-        labels = np.concatenate([labels, np.full(len(just_now), model.labels.typical)])
-    return places, labels
+    if not just_now:
+        return past
+    places, labels = np.array(just_now, np.int64), np.full(len(just_now), model.labels.typical)
+    if past is None:
+        return Past(places, labels)
+    return Past(np.concatenate([past.places, places]), np.concatenate([past.labels, labels]))
 
 
 def _popularity(model: FactorModel) -> Floats:
@@ -153,7 +164,7 @@ def _popularity(model: FactorModel) -> Floats:
     return popularity
 
 
-def _best(scores: Floats, allowed: np.ndarray[tuple[int], np.dtype[np.bool_]], limit: int) -> Places:
+def _best(scores: Floats, allowed: Mask, limit: int) -> Places:
     """Places, best first; of equal ones the first in the catalogue."""
     among = np.flatnonzero(allowed)
     if len(among) > limit:
@@ -175,22 +186,17 @@ def _because(model: FactorModel, query: Query, taste: tuple[Places, Floats], bes
     ]
 
 
-def _similar(
-    model: FactorModel, query: Query, allowed: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> list[Recommended]:
+def _similar(model: FactorModel, query: Query, allowed: Mask) -> list[Recommended]:
     place = model.catalogue.place_of[query.item]
     allowed[place] = False
     own = model.factors[place]
-    lengths = np.sqrt(np.einsum("ij,ij->i", model.factors, model.factors)) * np.sqrt(own @ own)
     if not own.any():  # nobody has touched it yet
-        scores, reason = _popularity(model), _popular(query)
-    else:
-        scores, reason = (
-            model.factors @ own / np.maximum(lengths, 1e-300),
-            f"liked by those who like {model.catalogue.title(place)}",
-        )
+        return _most_popular(model, query, allowed)
+    lengths = np.sqrt(np.einsum("ij,ij->i", model.factors, model.factors)) * np.sqrt(own @ own)
+    scores = model.factors @ own / np.maximum(lengths, 1e-300)
     best = _best(scores, allowed, query.limit)
-    return _told(model, "", best, scores, [reason] * len(best))
+    reasons = [f"liked by those who like {model.catalogue.title(place)}"] * len(best)
+    return _told(model, best, scores, reasons, model.labels_for(None, None, best))
 
 
 def _popular(query: Query) -> str:
@@ -198,12 +204,13 @@ def _popular(query: Query) -> str:
     return f"popular in {', '.join(values)}" if values else "popular"
 
 
-def _told(model: FactorModel, user: str, best: Places, scores: Floats, reasons: list[str]) -> list[Recommended]:
-    items = [model.catalogue.ids[place] for place in best.tolist()]
-    expected = model.expected([user] * len(items), items)
+def _told(model: FactorModel, best: Places, scores: Floats, reasons: list[str], expected: Floats) -> list[Recommended]:
+    ids = model.catalogue.ids
     return [
-        Recommended(item, round(min(max(score, 0.0), 1.0), 4), reason, round(label, 4))
-        for item, score, reason, label in zip(items, scores[best].tolist(), reasons, expected.tolist(), strict=True)
+        Recommended(ids[place], round(min(max(score, 0.0), 1.0), 4), reason, round(label, 4))
+        for place, score, reason, label in zip(
+            best.tolist(), scores[best].tolist(), reasons, expected.tolist(), strict=True
+        )
     ]
 
 
