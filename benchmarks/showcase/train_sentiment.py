@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import string
 from collections import Counter
@@ -30,12 +29,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, read_snippets, read_valences
 from scipy.optimize import minimize
 from scipy.stats import norm
 from sklearn.metrics import f1_score
 
 import everloop
-from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, read_snippets, read_valences
 from everloop.runtime.artifact import library_versions
 from everloop.runtime.packaged import write_artifact
 from everloop.runtime.text import manifest_of
@@ -81,11 +80,20 @@ def texts_of(snippets: Sequence[Snippet], settings: Settings) -> tuple[list[str]
 def nonsense(count: int) -> list[str]:
     """Letters, digits, marks and other scripts without a meaning."""
     rng = random.Random(SEED)
-    alphabets = [string.ascii_lowercase, string.ascii_lowercase, "абвгдежзиклмнопрст", "あいうえおかきくけこ", "αβγδεζηθικλμν"]
+    alphabets = [
+        string.ascii_lowercase,
+        string.ascii_lowercase,
+        "абвгдежзиклмнопрст",
+        "あいうえおかきくけこ",
+        "αβγδεζηθικλμν",
+    ]
     found = []
     for i in range(count):
         if i % 5 == 4:
-            found.append(rng.choice(["…", ".", "-", "12345", "3.14 2 7", "# # #", "0", "///", "a", "??", "x y z"]) * rng.randint(1, 3))
+            found.append(
+                rng.choice(["…", ".", "-", "12345", "3.14 2 7", "# # #", "0", "///", "a", "??", "x y z"])
+                * rng.randint(1, 3)
+            )
             continue
         letters = rng.choice(alphabets)
         words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(rng.randint(1, 8))]
@@ -99,7 +107,8 @@ def design(texts: Sequence[str], reader: Reader, settings: Settings, known: Desi
     read = [reader.read(text) for text in texts]
     features = [list(dict.fromkeys(each.features())) for each in read]
     pieces = [
-        Counter(piece for feature in row if _is_word(feature) for piece in pieces_of(feature, sizes)) for row in features
+        Counter(piece for feature in row if _is_word(feature) for piece in pieces_of(feature, sizes))
+        for row in features
     ]
     if known is None:
         columns = _columns(features, settings.least), _columns(pieces, settings.least)
@@ -170,11 +179,15 @@ def _widths(X: sp.csr_matrix, targets: np.ndarray, settings: Settings) -> np.nda
     return widths
 
 
-def tables_of(made: Design, weights: np.ndarray, curvatures: np.ndarray, settings: Settings, lexicon: dict[str, float]) -> Tables:
+def tables_of(
+    made: Design, weights: np.ndarray, curvatures: np.ndarray, settings: Settings, lexicon: dict[str, float]
+) -> Tables:
     """What is shipped: features and pieces that say nothing left out."""
     words, width = len(made.features), len(made.features) + len(made.pieces)
     scaled = weights[words:width] * settings.piece
-    features = {name: tuple(weights[i].tolist()) for name, i in made.features.items() if np.abs(weights[i]).max() >= 0.02}
+    features = {
+        name: tuple(weights[i].tolist()) for name, i in made.features.items() if np.abs(weights[i]).max() >= 0.02
+    }
     return Tables(
         features,
         {name: float(curvatures[made.features[name]]) for name in features},
@@ -243,7 +256,9 @@ def judge(model: TextModel, snippets: Sequence[Snippet]) -> dict[str, Any]:
     spread = np.array(drawn)
     sure = probabilities.max(axis=1)
     bins = np.minimum((sure * 10).astype(int), 9)
-    error = sum(abs((ours == truth)[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist()))
+    error = sum(
+        abs((ours == truth)[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())
+    )
     return {
         "held_out": len(held),
         "held_out_groups": len(members),
@@ -252,13 +267,19 @@ def judge(model: TextModel, snippets: Sequence[Snippet]) -> dict[str, Any]:
         "vader_macro_f1": round(macro_f1(truth, theirs), 4),
         "difference": round(macro_f1(truth, ours) - macro_f1(truth, theirs), 4),
         "difference_95": [round(v, 4) for v in np.quantile(spread[:, 0] - spread[:, 1], [0.025, 0.975])],
-        "f1": {label: round(v, 4) for label, v in zip(LABELS, f1_score(truth, ours, average=None).tolist(), strict=True)},
+        "f1": {
+            label: round(v, 4) for label, v in zip(LABELS, f1_score(truth, ours, average=None).tolist(), strict=True)
+        },
         "accuracy": round(float((ours == truth).mean()), 4),
         "vader_accuracy": round(float((theirs == truth).mean()), 4),
         "log_loss": round(float(-np.log(probabilities[np.arange(len(truth)), truth]).mean()), 4),
         "calibration_error": round(float(error), 4),
         "by_source": {
-            name: {"rows": len(rows), "macro_f1": round(macro_f1(truth[rows], ours[rows]), 4), "vader": round(macro_f1(truth[rows], theirs[rows]), 4)}
+            name: {
+                "rows": len(rows),
+                "macro_f1": round(macro_f1(truth[rows], ours[rows]), 4),
+                "vader": round(macro_f1(truth[rows], theirs[rows]), 4),
+            }
             for name in dict.fromkeys(s.source for s in held)
             if (rows := np.array([i for i, s in enumerate(held) if s.source == name])).size
         },
@@ -290,11 +311,20 @@ def main() -> None:
         found = judge(TextModel(tables), snippets)
         manifest = manifest_of(LABELS, axis=("negative", "positive"))
         metrics = {"macro_f1": found["macro_f1"], "accuracy": found["accuracy"]}
-        lineage = {"data": "Hutto & Gilbert 2014, ground-truth sets of vaderSentiment 3.3.2 (MIT)", "rows": len(train), "seed": SEED}
+        lineage = {
+            "data": "Hutto & Gilbert 2014, ground-truth sets of vaderSentiment 3.3.2 (MIT)",
+            "rows": len(train),
+            "seed": SEED,
+        }
         manifest = everloop_manifest(manifest, metrics, lineage)
         write_artifact(ARTIFACT, manifest, payload)
         report |= {"settings": settings._asdict(), "trained_on": len(train), "made_up": settings.made_up}
-        report |= {"features": len(tables.features), "pieces": len(tables.pieces), "bytes": ARTIFACT.stat().st_size, **found}
+        report |= {
+            "features": len(tables.features),
+            "pieces": len(tables.pieces),
+            "bytes": ARTIFACT.stat().st_size,
+            **found,
+        }
         print(json.dumps(found, indent=1))
     REPORT.write_text(json.dumps(report, indent=1) + "\n")
 
@@ -302,7 +332,9 @@ def main() -> None:
 def everloop_manifest(manifest: Any, metrics: dict[str, float], lineage: dict[str, Any]) -> Any:
     import msgspec
 
-    return msgspec.structs.replace(manifest, metrics=metrics, lineage=lineage, libraries=library_versions("numpy", "scipy"))
+    return msgspec.structs.replace(
+        manifest, metrics=metrics, lineage=lineage, libraries=library_versions("numpy", "scipy")
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     logits[class] = Σ weights of the text's features + Σ weights of its words' pieces + numbers · their weights
 
 Features and numbers are those of `text_reading`. Pieces are the character n-grams of a word, its ends marked: what is known of words that
-nobody has seen. They depend on the word only, so a word's row is its own and its pieces' added up, and is remembered. Sums are exact
-(`math.fsum`): a text has the same logits to the last bit wherever and beside whatever it is asked.
+nobody has seen. They depend on the word only, so a word's row is its own and its pieces' added up, and is remembered. A text is added up
+in the order of its features, alone: it has the same logits to the last bit beside whatever it is asked.
 
 Format: the eight bytes `EVERTEXT`, then one msgpack map of lists of strings and little-endian numbers. There is nothing in it that could
 run, and reading believes nothing.
@@ -74,6 +74,34 @@ class Tables(NamedTuple):
     lexicon: Mapping[str, float]
 
 
+class _Words(dict[str, Weights | None]):
+    """Token -> its row, a word's pieces in it; None where nothing is known of it. Looked up once, then remembered."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__()
+        self._features, self._pieces = tables.features, tables.pieces
+        self._sizes = range(tables.piece_sizes[0], tables.piece_sizes[1] + 1)
+
+    def __missing__(self, token: str) -> Weights | None:
+        row = self._look_up(token)
+        if len(token) <= _LONGEST:
+            if len(self) >= _MOST_WORDS:
+                self.clear()
+            self[token] = row
+        return row
+
+    def _look_up(self, token: str) -> Weights | None:
+        own = self._features.get(token)
+        if not token[0].isalpha():
+            return own
+        rows = [row for piece in pieces_of(token, self._sizes) if (row := self._pieces.get(piece)) is not None]
+        if not rows:
+            return own
+        if own is not None:
+            rows.append(own)
+        return tuple(map(sum, zip(*rows, strict=True)))
+
+
 class TextModel:
     """Whoever owns its tables may change weights of features and numbers, and calls `changed` then."""
 
@@ -81,27 +109,26 @@ class TextModel:
         self.tables = tables
         self.classes = len(tables.numbers[0])
         self.reader = Reader(tables.lexicon)
-        self._columns: list[Weights] = []
-        self._rows: dict[str, Weights | None] = {}
-        self._sizes = range(tables.piece_sizes[0], tables.piece_sizes[1] + 1)
-        self.changed(())
+        self._words = _Words(tables)
+        self._columns = list(zip(*tables.numbers, strict=True))
 
     def changed(self, features: Iterable[str]) -> None:
         """The weights of these features, or of numbers, are others now."""
         self._columns = list(zip(*self.tables.numbers, strict=True))
         for feature in features:
-            self._rows.pop(feature, None)
+            self._words.pop(feature, None)
 
     def logits(self, text: str) -> list[float]:
         return self.logits_of(self.reader.read(text))
 
     def logits_of(self, read: Text) -> list[float]:
         numbers = read.numbers()
-        sums = [math.fsum(map(mul, numbers, column)) for column in self._columns]
-        rows = list(filter(None, map(self._row_of, dict.fromkeys(read.features()))))
+        rows = list(filter(None, map(self._words.__getitem__, dict.fromkeys(read.tokens))))
+        rows += filter(None, map(self.tables.features.get, dict.fromkeys(read.others())))
         if not rows:
-            return sums
-        return [total + math.fsum(column) for total, column in zip(sums, zip(*rows, strict=True), strict=True)]
+            return [sum(map(mul, numbers, column)) for column in self._columns]
+        columns = zip(*rows, strict=True)
+        return [sum(mine) + sum(map(mul, numbers, column)) for mine, column in zip(columns, self._columns, strict=True)]
 
     def probabilities(self, text: str) -> list[float]:
         return softmax(self.logits(text))
@@ -123,7 +150,7 @@ class TextModel:
         def add(i: int, feature: str, share: float = 1.0) -> None:
             row = None if feature in seen else self._row_of(feature)
             if row is not None:
-                told[shown[i]] = told.get(shown[i], 0.0) + share * math.fsum(map(mul, side, row))
+                told[shown[i]] = told.get(shown[i], 0.0) + share * sum(map(mul, side, row))
 
         for i, token in enumerate(tokens):
             add(i, token)
@@ -136,34 +163,15 @@ class TextModel:
         whole = read.numbers()
         for place, i in enumerate(read.valued[:_MOST_VALUED]):
             moved = [a - b for a, b in zip(whole, read.numbers(without=place), strict=True)]
-            effect = math.fsum(
-                s * math.fsum(map(mul, moved, column)) for s, column in zip(side, self._columns, strict=True)
-            )
+            effect = sum(s * sum(map(mul, moved, column)) for s, column in zip(side, self._columns, strict=True))
             told[shown[i]] = told.get(shown[i], 0.0) + effect
         best = sorted(told.items(), key=lambda each: (-abs(each[1]), each[0]))
         return [(word, round(weight, 4)) for word, weight in best[:most] if abs(weight) >= _LEAST_WEIGHT]
 
     def _row_of(self, feature: str) -> Weights | None:
-        """Of a feature; of a word, its pieces' in it."""
-        if " " in feature or feature[0] == "¬" or not feature[0].isalpha():
-            return self.tables.features.get(feature)
-        if feature in self._rows:
-            return self._rows[feature]
-        row = self._word(feature)
-        if len(feature) <= _LONGEST:
-            if len(self._rows) >= _MOST_WORDS:
-                self._rows.clear()
-            self._rows[feature] = row
-        return row
-
-    def _word(self, word: str) -> Weights | None:
-        own = self.tables.features.get(word)
-        pieces = [row for piece in pieces_of(word, self._sizes) if (row := self.tables.pieces.get(piece)) is not None]
-        if not pieces:
-            return own
-        if own is not None:
-            pieces.append(own)
-        return tuple(map(math.fsum, zip(*pieces, strict=True)))
+        """Of any feature."""
+        several = " " in feature or (feature[0] == "¬" and len(feature) > 1)
+        return self.tables.features.get(feature) if several else self._words[feature]
 
 
 _MOST_VALUED = 1000
@@ -181,7 +189,7 @@ def pieces_of(word: str, sizes: Sequence[int]) -> list[str]:
 def softmax(logits: Sequence[float]) -> list[float]:
     greatest = max(logits)
     each = [math.exp(logit - greatest) for logit in logits]
-    total = math.fsum(each)
+    total = sum(each)
     return [value / total for value in each]
 
 

@@ -60,15 +60,26 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 
-_NEGATORS = frozenset(
-    ["not", "no", "never", "neither", "nor", "none", "nobody", "nothing", "nowhere", "hardly", "scarcely", "barely", "rarely", "seldom", "without", "cannot", "cant", "wont", "dont", "doesnt", "didnt", "isnt", "arent", "wasnt", "werent", "havent", "hasnt", "hadnt", "couldnt", "shouldnt", "wouldnt", "aint", "lacks", "lacking", "lack", "nope"]
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_NEGATORS = _set(
+    "not no never neither nor none nobody nothing nowhere hardly scarcely barely rarely seldom without cannot cant "
+    "wont dont doesnt didnt isnt arent wasnt werent havent hasnt hadnt couldnt shouldnt wouldnt aint lacks lacking "
+    "lack nope"
 )
 _CONTRASTS = frozenset(("but", "however", "although", "though", "yet", "except", "despite"))
-_MORE = frozenset(
-    ["absolutely", "amazingly", "awfully", "completely", "considerably", "decidedly", "deeply", "enormously", "entirely", "especially", "exceptionally", "extremely", "fabulously", "fucking", "fricking", "friggin", "fully", "fuckin", "greatly", "highly", "hugely", "incredibly", "intensely", "majorly", "more", "most", "particularly", "purely", "quite", "really", "remarkably", "so", "substantially", "thoroughly", "totally", "tremendously", "unbelievably", "unusually", "utterly", "very", "super", "such", "freaking", "truly", "damn", "hella"]
+_MORE = _set(
+    "absolutely amazingly awfully completely considerably decidedly deeply enormously entirely especially "
+    "exceptionally extremely fabulously fucking fricking friggin fully fuckin greatly highly hugely incredibly "
+    "intensely majorly more most particularly purely quite really remarkably so substantially thoroughly totally "
+    "tremendously unbelievably unusually utterly very super such freaking truly damn hella"
 )
-_LESS = frozenset(
-    ["almost", "kinda", "kindof", "less", "little", "marginally", "occasionally", "partly", "slightly", "somewhat", "sorta", "sortof", "fairly", "hardly", "barely", "scarcely"]
+_LESS = _set(
+    "almost kinda kindof less little marginally occasionally partly slightly somewhat sorta sortof fairly hardly "
+    "barely scarcely"
 )
 _EMPHASIS, _CAPITALS, _NEGATED, _NORM = 0.293, 0.733, -0.74, 15.0
 _SCOPE = 4
@@ -108,9 +119,13 @@ class Text(NamedTuple):
 
     def features(self) -> list[str]:
         """In order, with repetitions."""
+        return self.tokens + self.others()
+
+    def others(self) -> list[str]:
+        """Those that are no single tokens: neighbours, and negated words."""
         tokens = self.tokens
         pairs = [f"{a} {b}" for a, b in zip(["<s>", *tokens], [*tokens, "</s>"], strict=True)]
-        return tokens + pairs + [f"¬{tokens[i]}" for i in self.negated]
+        return pairs + [f"¬{tokens[i]}" for i in self.negated] if self.negated else pairs
 
     def numbers(self, without: int = -1) -> list[float]:
         """`NUMBERS`; `without` one of its valences."""
@@ -220,13 +235,13 @@ class Reader:
         if first.isdigit() and raw not in self.lexicon:
             return Token("0", _MARK, 0.0, 0.0, False)
         valence = self._valence(raw)
-        token = low
+        text = low
         if first in "!?":
-            token = "!?" if "!" in raw and "?" in raw else raw[:3]
+            text = "!?" if "!" in raw and "?" in raw else raw[:3]
         elif raw.startswith(".."):
-            token = "..."
+            text = "..."
         stops = first in ".,;:!?" and not valence
-        return Token(token, _STOP if stops else _MARK, valence, 0.0, False)
+        return Token(text, _STOP if stops else _MARK, valence, 0.0, False)
 
     def _word(self, raw: str, low: str) -> Token:
         capitals = len(raw) > 1 and raw.isupper()
