@@ -48,13 +48,9 @@ class Target:
         self.keywords = frozenset(p.name for p in named)
         self.required = frozenset(p.name for p in [*named, *only_positional] if p.default is p.empty)
         self.open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        must = [p for p in [*only_positional, *named] if p.default is p.empty]
-        takes_position = [
-            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        self.whole = bool(takes_position) and len(must) <= 1 and not any(p.kind is p.KEYWORD_ONLY for p in must)
-        if len(must) == 0 and len(takes_position) > 1:
-            self.whole = False
+        by_position = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+        only_by_name = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        self.whole = len(by_position) == 1 and not only_by_name
 
     def call(self, args: Any) -> Any:
         """A list is the positional arguments; an object the keyword arguments where the function takes these names, and

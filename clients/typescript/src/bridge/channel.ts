@@ -55,7 +55,7 @@ export class Channel {
   private over: Error | undefined;
   private readonly idle: (() => void)[] = [];
   private sync: SyncChannel | undefined;
-  private closing: (() => void) | undefined;
+  private closing = false;
 
   constructor(
     private readonly socket: Socket,
@@ -70,7 +70,7 @@ export class Channel {
     // An error is always followed by "close".
     socket.on("error", () => undefined);
     socket.on("close", () => {
-      if (this.over === undefined && this.closing === undefined) {
+      if (this.over === undefined && !this.closing) {
         surroundings.broken();
       }
     });
@@ -156,20 +156,21 @@ export class Channel {
     });
   }
 
-  /** Python runs its exit hooks and closes its end; resolves when it has, or after `milliseconds`. */
+  /** Give up what is under way; Python runs its exit hooks and closes its end, within `milliseconds` or without us. */
   async close(milliseconds: number, why: Error): Promise<void> {
     await this.sync?.close();
     if (this.over === undefined) {
+      this.rejectAll(why);
       await new Promise<void>((resolve) => {
-        this.closing = resolve;
+        this.closing = true;
         const timer = setTimeout(resolve, milliseconds);
         this.socket.once("close", () => {
           clearTimeout(timer);
           resolve();
         });
-        this.socket.ref();
         this.encoder.frame(Ask.close, 0, () => undefined);
         this.flush();
+        this.socket.ref();
       });
     }
     this.end(why);
@@ -177,14 +178,18 @@ export class Channel {
 
   /** Reject everything with `why` and let the socket go. */
   end(why: Error): void {
+    this.rejectAll(why);
+    this.abandoned.clear();
+    this.socket.destroy();
+  }
+
+  private rejectAll(why: Error): void {
     this.over ??= why;
     for (const [number, call] of [...this.pending]) {
       this.forget(number, call);
       this.metrics.settled(call.name, performance.now() - call.began, "failed");
       call.reject(why);
     }
-    this.abandoned.clear();
-    this.socket.destroy();
   }
 
   private ask(kind: number, name: string, options: BridgeCallOptions, write: () => void): Promise<unknown> {
@@ -275,7 +280,7 @@ export class Channel {
       const pins = this.copied.splice(0);
       this.encoder.frame(Ask.release, 0, () => this.encoder.value(pins));
     }
-    if (this.encoder.size > 0 && this.over === undefined) {
+    if (this.encoder.size > 0 && !this.socket.destroyed) {
       this.socket.write(this.encoder.take());
     }
   }
@@ -299,8 +304,7 @@ export class Channel {
         this.surroundings.memory?.released(this.decoder.decode(data, start) as number[]);
         return;
       case Answer.closed:
-        this.closing?.();
-        return;
+        return; // Its socket closes next.
     }
     const call = this.pending.get(number);
     if (call === undefined) {
@@ -317,6 +321,8 @@ export class Channel {
       call.reject(answer);
     } else if (kind === Answer.result) {
       call.resolve(answer);
+    } else if (kind === Answer.cancelled) {
+      call.reject(new BridgeError("CANCELLED", `Python gave up ${call.name}`));
     } else {
       call.reject(new PythonError(answer as RaisedException));
     }

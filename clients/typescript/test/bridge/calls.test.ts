@@ -2,7 +2,14 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BridgeArgumentError, BridgeClosed, BridgeOverloaded, BridgeTimeout, PolyglotBridge, PythonError } from "everloop/bridge";
+import {
+  BridgeArgumentError,
+  BridgeClosed,
+  BridgeOverloaded,
+  BridgeTimeout,
+  PolyglotBridge,
+  PythonError,
+} from "everloop/bridge";
 import { here, OPTIONS, opened, TRANSPORTS } from "./opened.js";
 
 function raised(type: string, message: RegExp): (error: unknown) => boolean {
@@ -25,8 +32,14 @@ test("functions are found in modules, files and the object of the module's own n
   await assert.rejects(bridge.callPython("no_such_module", "x"), raised("ModuleNotFoundError", /no_such_module/));
   await assert.rejects(bridge.callPython(here("absent.py"), "x"), raised("ModuleNotFoundError", /absent\.py/));
   await assert.rejects(bridge.callPython("broken", "x"), raised("RuntimeError", /this module is broken/));
-  await assert.rejects(bridge.callPython("things", "absent"), raised("AttributeError", /no function 'absent'; it has .*add/));
-  await assert.rejects(bridge.callPython("things", "kept"), raised("TypeError", /things\.kept is a list, not a function/));
+  await assert.rejects(
+    bridge.callPython("things", "absent"),
+    raised("AttributeError", /no function 'absent'; it has .*add/),
+  );
+  await assert.rejects(
+    bridge.callPython("things", "kept"),
+    raised("TypeError", /things\.kept is a list, not a function/),
+  );
 });
 
 test("arguments go by name, by position or whole", async (t) => {
@@ -83,7 +96,10 @@ for (const transport of TRANSPORTS) {
     });
     await assert.rejects(bridge.callPython("things", "fail_awaited"), raised("KeyError", /later/));
     await assert.rejects(bridge.callPython("things", "leave"), raised("SystemExit", /3/));
-    await assert.rejects(bridge.callPython("json", "loads", ["{"]), raised("json.decoder.JSONDecodeError", /Expecting/));
+    await assert.rejects(
+      bridge.callPython("json", "loads", ["{"]),
+      raised("json.decoder.JSONDecodeError", /Expecting/),
+    );
   });
 
   test(`${transport}: a call that is given up rejects at once, and its coroutine is cancelled`, async (t) => {
@@ -96,6 +112,7 @@ for (const transport of TRANSPORTS) {
     });
     const controller = new AbortController();
     const aborted = bridge.callPython("things", "sleep", [61], { signal: controller.signal });
+    await bridge.callPython("things", "sleep", [0]); // The one before it has begun then.
     controller.abort(new Error("changed my mind"));
     await assert.rejects(aborted, /changed my mind/);
     await assert.rejects(bridge.callPython("things", "sleep", [1], { signal: controller.signal }), /changed my mind/);
@@ -128,7 +145,9 @@ for (const transport of TRANSPORTS) {
     const large = new Float64Array(100_000).fill(0.5);
     assert.deepEqual(bridge.callPythonSync("things", "same_in_pool", [large]), large);
     // Answers that Node does not read meanwhile must not hold up the thread that it waits for.
-    const waiting = Array.from({ length: 40 }, () => bridge.callPython("things", "same_in_pool", ["x".repeat(300_000)]));
+    const waiting = Array.from({ length: 40 }, () =>
+      bridge.callPython("things", "same_in_pool", ["x".repeat(300_000)]),
+    );
     await Promise.resolve();
     assert.equal(bridge.callPythonSync("things", "same_in_pool", [1]), 1);
     assert.equal((await Promise.all(waiting)).length, 40);
@@ -137,7 +156,10 @@ for (const transport of TRANSPORTS) {
 
 test("more calls than may wait are refused, and counted until Python has done with them", async (t) => {
   const bridge = opened(t, { maxPending: 2, poolSize: 1 });
-  const both = [bridge.callPython("things", "block", [0.05]), bridge.callPython("things", "block", [0], { timeout: 5 })];
+  const both = [
+    bridge.callPython("things", "block", [0.05]),
+    bridge.callPython("things", "block", [0], { timeout: 5 }),
+  ];
   await assert.rejects(bridge.callPython("things", "nothing"), BridgeOverloaded);
   await assert.rejects(both[1] as Promise<unknown>, BridgeTimeout);
   await assert.rejects(bridge.callPython("things", "nothing"), BridgeOverloaded);

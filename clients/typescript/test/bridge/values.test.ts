@@ -41,14 +41,32 @@ function drawn(random: () => number, depth = 0): unknown {
     case 10:
       return Array.from({ length: count }, () => drawn(random, depth + 1));
     default:
-      return Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}${"é".repeat(i % 3)}`, drawn(random, depth + 1)]));
+      return Object.fromEntries(
+        Array.from({ length: count }, (_, i) => [`k${i}${"é".repeat(i % 3)}`, drawn(random, depth + 1)]),
+      );
   }
 }
 
 for (const transport of TRANSPORTS) {
   test(`${transport}: values go to Python and come back the same`, async (t) => {
     const bridge = opened(t, { transport });
-    const numbers = [0, 1, -1, 127, 128, -32, -33, 255, 256, 2 ** 31 - 1, 2 ** 31, -(2 ** 31) - 1, 2 ** 53 - 1, -(2 ** 53), 1e300];
+    const numbers = [
+      0,
+      1,
+      -1,
+      127,
+      128,
+      -32,
+      -33,
+      255,
+      256,
+      2 ** 31 - 1,
+      2 ** 31,
+      -(2 ** 31) - 1,
+      2 ** 53 - 1,
+      -(2 ** 53),
+      1e300,
+    ];
     const one = { ...Object.fromEntries(numbers.map((n) => [`n${n}`, n])), nested: [[], {}, [[null]]], "": true };
     assert.deepEqual(await bridge.callPython("things", "same", [one]), one);
     const odd = (await bridge.callPython("things", "same", [[Number.NaN, Infinity, -Infinity, -0]])) as number[];
@@ -98,7 +116,10 @@ for (const transport of TRANSPORTS) {
       ["complex", /complex128 cannot be sent/],
       ["function", /builtin_function_or_method cannot be sent/],
     ] as const) {
-      await assert.rejects(given(what), (error) => error instanceof PythonError && error.type === "TypeError" && named.test(error.message));
+      await assert.rejects(
+        given(what),
+        (error) => error instanceof PythonError && error.type === "TypeError" && named.test(error.message),
+      );
     }
   });
 
@@ -125,13 +146,19 @@ for (const transport of TRANSPORTS) {
       assert.deepEqual(await bridge.callPython("things", "same", [array]), array);
       assert.equal(await bridge.callPython("things", "kind", [array]), "numpy.ndarray");
     }
-    const cube = new NdArray(Float32Array.from({ length: 24 }, (_, i) => i), [2, 3, 4]);
+    const cube = new NdArray(
+      Float32Array.from({ length: 24 }, (_, i) => i),
+      [2, 3, 4],
+    );
     assert.deepEqual(await bridge.callPython("things", "same", [cube]), cube);
     assert.equal(await bridge.callPython("things", "kind", [Buffer.from("x")]), "builtins.bytes");
     assert.equal(await bridge.callPython("things", "kind", [new Map([[1, 2]])]), "builtins.dict");
     assert.equal(await bridge.callPython("things", "kind", [new Set([1])]), "builtins.list");
     assert.match((await bridge.callPython("things", "text", [new Date(0)])) as string, /datetime.*1970.*utc/i);
-    assert.equal(await bridge.callPython("things", "text", [{ a: undefined, b: [undefined], c: new URL("http://a.b/") }]), "{'b': [None], 'c': 'http://a.b/'}");
+    assert.equal(
+      await bridge.callPython("things", "text", [{ a: undefined, b: [undefined], c: new URL("http://a.b/") }]),
+      "{'b': [None], 'c': 'http://a.b/'}",
+    );
   });
 
   test(`${transport}: a large array is what it was when the call was made, and Python may keep it`, async (t) => {
