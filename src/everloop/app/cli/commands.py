@@ -11,6 +11,7 @@ from everloop.app.cli import quality, transfer, versions  # noqa: F401  they add
 from everloop.app.cli.bulk import SCORE, TUNE, score, tune
 from everloop.app.cli.cache import cache
 from everloop.app.cli.group import Group
+from everloop.app.cli.image import image
 from everloop.app.cli.keys import keys
 from everloop.app.cli.models import models
 from everloop.app.cli.optimize import OPTIMIZE, optimize
@@ -47,6 +48,7 @@ app.add_typer(rollout, name="rollout")
 app.add_typer(keys, name="keys")
 app.add_typer(cache, name="cache")
 app.add_typer(recommend, name="recommend")
+app.add_typer(image, name="image")
 
 
 def _print_version(wanted: bool) -> None:
