@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from everloop.api import verbs
 from everloop.api.http.events import EventHub, EventStream
 from everloop.api.http.threads import Threads
 from everloop.api.services import Services
@@ -45,11 +46,16 @@ async def ids(lines: AsyncIterator[bytes], count: int) -> list[int]:
     return found
 
 
+def newest(services: Services) -> int:
+    """Where a reader who has seen no event yet comes back to."""
+    return verbs.newest_event(services)
+
+
 def test_an_event_is_one_block_with_its_id(services: Services) -> None:
     async def test(hub: EventHub) -> None:
         stream = await hub.open(None, None)
         lines = stream.lines()
-        assert await anext(lines) == b"retry: 2000\n\n"
+        assert await anext(lines) == b"retry: 2000\nid: %d\n\n" % newest(services)
         happen(services, 1)
         block = await asyncio.wait_for(anext(lines), WITHIN)
         head, kind, data, *rest = block.decode().split("\n")

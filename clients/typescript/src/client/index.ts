@@ -1,3 +1,19 @@
 /** A typed client of the everloop model server. */
 
-export {};
+export type { Call } from "./calls.js";
+export { type ClientOptions, EverloopClient } from "./client.js";
+export { EverloopError } from "./errors.js";
+export type { EventOptions } from "./events.js";
+export {
+  type FeedbackOptions,
+  Model,
+  type PredictOptions,
+  type PublishOptions,
+  type TimelineOptions,
+} from "./model.js";
+export type { Backoff, Clock } from "./retries.js";
+export { type ChangeOptions, Rollouts, type WatchOptions } from "./rollouts.js";
+export type { components, operations, paths } from "./schema.js";
+export type { Answered, Refused, ScoreOptions } from "./score.js";
+export type { CallOptions } from "./transport.js";
+export type * from "./types.js";

@@ -159,7 +159,8 @@ class EventStream:
 
     async def lines(self) -> AsyncIterator[bytes]:
         client = self._client
-        yield b"retry: %d\n\n" % RETRY_MILLISECONDS
+        # The id goes out before there is an event, so that a reader whose connection breaks early misses nothing either.
+        yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, self._cursor)
         while self._cursor < self._seam and not client.closed:
             events = await self._hub.read(self._cursor)
             if not events:  # pruned
