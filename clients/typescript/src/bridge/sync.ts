@@ -32,7 +32,11 @@ export class SyncChannel {
     const { port1, port2 } = new MessageChannel();
     this.port = port1;
     const workerData: SyncWorkerData = { path: socket, port: port2, signal: this.signal.buffer as SharedArrayBuffer };
-    this.worker = new Worker(new URL("./sync_worker.js", import.meta.url), { workerData, transferList: [port2] });
+    this.worker = new Worker(new URL("./sync_worker.js", import.meta.url), {
+      workerData,
+      transferList: [port2],
+      execArgv: [], // Not the program's own: `--input-type` and loaders are not for this file.
+    });
     this.worker.unref();
     port1.unref();
   }
