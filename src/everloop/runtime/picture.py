@@ -41,7 +41,8 @@ _EXIF_ORIENTATION = 0x0112
 _DRAFT = 3
 """A JPEG is decoded at no less than so many times the size that is wanted: the rest of the way is a proper filter's."""
 _URL_SAFE = str.maketrans("-_", "+/")
-_UNDECODABLE = (
+_UNDECODABLE: tuple[type[BaseException], ...] = (
+    UserWarning,  # where warnings are errors
     OSError,
     SyntaxError,
     ValueError,
