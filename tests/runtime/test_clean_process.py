@@ -173,6 +173,8 @@ def test_an_artifact_opens_by_its_digest(runtime: str, tmp_path: Path) -> None:
     assert [first, all_at_once, again] == [*here, here[1]]
     if runtime in LIGHT:
         assert not {"sklearn", "scipy", "torch", "pandas"} & set(modules)
+    if runtime in {"sklearn", "pipeline"}:
+        assert "torch" not in modules, "which skops would import, by way of scikit-learn"
 
 
 def test_what_is_python_is_told() -> None:

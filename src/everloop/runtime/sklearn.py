@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
@@ -55,6 +56,8 @@ KNOWN_TYPES = (
     "sklearn.gaussian_process.kernels.WhiteKernel",
 )
 _SIDE_NOTE = "everloop.json"
+_BRIDGES = tuple(f"sklearn.externals.array_api_compat.{library}" for library in ("torch", "dask", "cupy"))
+"""Modules of scikit-learn that import the library they are named for."""
 
 log = logging.getLogger(__name__)
 
@@ -115,18 +118,31 @@ def load(manifest: Manifest, payload: bytes, trust: Trust) -> Session:
     return BySizeSession(manifest.schema, [1, compiled.best_below], [compiled, session])
 
 
+def skops_io() -> Any:
+    """`skops.io`. It walks through all of scikit-learn when it is imported, `_BRIDGES` too, and would so load whichever of those libraries
+    is installed: of PyTorch, seconds and a hundred megabytes for nothing. Until it has passed, they are modules that cannot be had."""
+    aside = [] if "skops.io" in sys.modules else [name for name in _BRIDGES if name not in sys.modules]
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(aside))
+    try:
+        import skops.io
+    finally:
+        for name in aside:
+            modules.pop(name, None)
+    return skops.io
+
+
 def load_estimator(payload: bytes, trust: Trust) -> Any:
     """A private copy. Raises Untrusted (a pickle, unknown types), ArtifactCorrupt (trees that point outside themselves)."""
     if not payload.startswith(b"PK"):
         return unpickle(payload, trust, "scikit-learn")
-    import skops.io
-
     from everloop.runtime.trees import check_trees
 
-    unknown = skops.io.get_untrusted_types(data=payload)
+    skops = skops_io()
+    unknown = skops.get_untrusted_types(data=payload)
     if not trust.pickle:
         _refuse([name for name in unknown if name not in KNOWN_TYPES and name not in trust.types])
-    estimator = skops.io.loads(payload, trusted=unknown)
+    estimator = skops.loads(payload, trusted=unknown)
     check_trees(estimator)
     return estimator
 
@@ -135,11 +151,10 @@ def dump_estimator(estimator: Any, trust: Trust) -> bytes:
     """A skops file where that is possible, so that it can go to places that trust less; a pickle where it is not and pickles are trusted.
 
     Raises Untrusted where the estimator has parts that only a pickle could hold, or types that nobody allowed."""
-    import skops.io
-
+    skops = skops_io()
     try:
-        payload: bytes = skops.io.dumps(estimator)
-        found = skops.io.get_untrusted_types(data=payload)
+        payload: bytes = skops.dumps(estimator)
+        found = skops.get_untrusted_types(data=payload)
         _refuse_nameless(found)
         unknown = [name for name in found if name not in KNOWN_TYPES and name not in trust.types]
         trouble = f"it contains the types {', '.join(unknown)}" if unknown else ""
@@ -231,13 +246,12 @@ def save_model(model: Any, path: Path, feature_names: Sequence[str] | None) -> P
             f"model: expected a fitted scikit-learn estimator, got {type(model).__name__}", field="model"
         )
     manifest_of(model, feature_names)
-    import skops.io
-
+    skops = skops_io()
     if not path.suffix:
         path = path.with_suffix(".skops")
     try:
-        payload: bytes = skops.io.dumps(model)
-        _refuse_nameless(skops.io.get_untrusted_types(data=payload))
+        payload: bytes = skops.dumps(model)
+        _refuse_nameless(skops.get_untrusted_types(data=payload))
     except Exception as error:
         raise Untrusted(f"{type(model).__name__} cannot be kept in a safe format: {error}", field="model") from error
     if feature_names is not None:
