@@ -127,7 +127,7 @@ def until(there: Callable[[], Any], what: str) -> Any:
     pause = threading.Event()
     while not (found := there()):
         assert time.monotonic() < end, f"waited for {what} in vain"
-        pause.wait(0.05)
+        pause.wait(0.2)
     return found
 
 

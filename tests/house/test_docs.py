@@ -20,6 +20,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -133,6 +134,7 @@ class Reader:
             log_text = (self.folder / "serve.log").read_text()
             assert server.poll() is None, f"`{command}` ended with {server.returncode}:\n{log_text}"
             assert time.monotonic() < until, f"`{command}` was not ready in a minute:\n{log_text}"
+            threading.Event().wait(0.1)
 
     def ready(self) -> bool:
         try:
