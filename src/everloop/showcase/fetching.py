@@ -144,6 +144,8 @@ class _Exchange:
                     break
                 parts.append(chunk)
             else:
+                if answer.length:
+                    raise _wrong("it was cut short")
                 return b"".join(parts)
         raise TooLarge(f"{FIELD}: it is larger than {most:,} bytes", field=FIELD)
 
