@@ -4,7 +4,7 @@ import path from "node:path";
 import { performance } from "node:perf_hooks";
 import { type BridgeCallOptions, Channel } from "./channel.js";
 import { startChild } from "./child.js";
-import { type EngineOptions, startEmbedded, whyNotEmbedded } from "./embedded.js";
+import { type EngineOptions, type Memory, startEmbedded, whyNotEmbedded } from "./embedded.js";
 import { BridgeClosed, BridgeCrashed, BridgeStartError } from "./errors.js";
 import { type BridgeMetrics, Metrics } from "./metrics.js";
 import { findPython, type Python } from "./python.js";
@@ -40,6 +40,8 @@ export interface BridgeInfo {
   modulePath: readonly string[];
   timeout: number;
   maxPending: number;
+  /** Arrays that Python still has views of, and that are therefore kept. */
+  lent: number;
 }
 
 const CLOSE_TIMEOUT_MS = 5000;
@@ -53,6 +55,7 @@ export class PolyglotBridge {
   private readonly reason: string | undefined;
   private readonly metrics = new Metrics();
   private channel: Channel | undefined;
+  private memory: Memory | undefined;
   private pid: number | undefined;
   private startsFailed = 0;
   private closed: Promise<void> | undefined;
@@ -124,6 +127,7 @@ export class PolyglotBridge {
       modulePath: this.engine.modulePath,
       timeout: this.options.timeout,
       maxPending: this.options.maxPending,
+      lent: this.memory?.lentNow ?? 0,
     };
   }
 
@@ -159,6 +163,7 @@ export class PolyglotBridge {
   private open(): Channel {
     if (this.transport === "in-process") {
       const { socket, hello, memory } = startEmbedded(this.python, this.engine);
+      this.memory = memory;
       this.greeted(hello);
       const channel = new Channel(socket, this.metrics, this.options.maxPending, {
         memory,
