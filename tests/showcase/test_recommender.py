@@ -144,6 +144,9 @@ def test_served_it_learns_like_any_model() -> None:
     """Rows, versions, feedback: a newcomer who tells what he likes gets his own recommendations with the next version."""
     with everloop.Continuum() as models:
         models.register_model("recommender", builtin_path("shop"))
+        assert models.engine.services.registry.get("recommender").learning == {"rule": "fresh"}
+        models.register_model("careful", builtin_path("shop"), learning={"rule": "better"})
+        assert models.engine.services.registry.get("careful").learning == {"rule": "better"}
         first = models.predict("recommender", {"user": "user123", "item": "item45"})
         assert 1.0 <= first.prediction <= 5.0
         assert first.model_version == 1

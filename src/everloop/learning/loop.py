@@ -221,6 +221,7 @@ class LearningLoop:
         could hold the learner."""
         from everloop.learning.learners.make import describe
 
+        learning = {**getattr(learner, "prefers", {}), **learning}
         effective(self._workshop.config, learning)
         kind, parameters, template = describe(learner) if learner is not None else ("artifact", {}, None)
         made = self._registry.register(

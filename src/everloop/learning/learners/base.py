@@ -1,6 +1,7 @@
 """The contract of a learner: it learns from examples and freezes into an artifact.
 
-A learner belongs to one thread at a time. It is mutable and private; what serves is only ever what it froze.
+A learner belongs to one thread at a time. It is mutable and private; what serves is only ever what it froze. It may have an attribute
+`prefers`: fields of `LearningConfig` that suit it, unless whoever registers it says otherwise.
 `everloop.testing.check_learner` runs the contract over any learner.
 """
 

@@ -10,7 +10,7 @@ bounded (`FactorParameters.most_…`). Items keep the titles and attributes that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -101,6 +101,9 @@ class FactorsLearner:
     task: Task | None = "regression"
     incremental = True
     weight: Weight = "unknown"
+    prefers: Mapping[str, Any] = {"rule": "fresh"}
+    """What a new user did changes what he is recommended, and hardly the error of ratings: a version that is only no worse there shall
+    serve."""
 
     def __init__(self, parameters: FactorParameters | None = None, base: bytes | None = None) -> None:
         """`base`: an artifact's bytes, whose parameters, interactions and items every fit starts from. Raises ArtifactCorrupt."""
