@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from tests.api.test_fastlane import Plain, Server, put_lane, put_split
 
+from everloop.api.files import accept
 from everloop.api.keys import KeySpec, keyring_of
 from everloop.api.services import Services
 from everloop.core.errors import InvalidInput
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.tensors import Signature, TensorSpec
+from everloop.runtime.artifact import Trust
 from everloop.runtime.own_tensors import OwnTensors, TensorSession
+from everloop.runtime.packaged import read_artifact
+from everloop.showcase.builtin import builtin_path
 from everloop.showcase.config import ShowcaseConfig
 
 LABELS = ["negative", "neutral", "positive"]
@@ -292,6 +296,22 @@ def test_other_names_and_limits_are_options(client: Any, shown: Shown) -> None:
     assert post(client, "sentiment", {"text": "good"})[1]["model"] == "moods-v1"
     assert post(client, "sentiment", {"text": "good good"})[0] == 413
     assert post(client, "batch", {"texts": ["good", "bad"]})[0] == 413
+
+
+def test_nobody_chooses_a_version_without_a_key(client: Any, shown: Shown) -> None:
+    status, problem = post(client, "sentiment", {"text": "good"}, headers={"Everloop-Version": "1"})
+    assert (status, problem["code"]) == (403, "forbidden")
+
+
+def test_equal_questions_are_answered_from_memory(client: Any, services: Services) -> None:
+    manifest, payload = read_artifact(builtin_path("sentiment").read_bytes())
+    accept(services, "sentiment", manifest, payload, trust=Trust(), live=True, by="test")
+    client.patch("/v1/models/sentiment", json={"serving": {"cache": True}})
+    services.reconciler.step()
+    told = [post(client, "sentiment", {"text": "What a lovely day"})[1] for _ in range(3)]
+    assert len({each["request_id"] for each in told}) == 3
+    assert len({each["confidence"] for each in told}) == 1
+    assert client.get("/v1/cache").json()["models"][0]["hits"] == 2
 
 
 @pytest.fixture

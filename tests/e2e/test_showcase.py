@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 EVERLOOP = [sys.executable, "-c", "from everloop.app.cli import main; main()"]
+KEY = "a key for those who test"
 PRAISE = "This is amazing! Elide makes polyglot programming so easy!"
 CURL = """
 curl http://localhost:3000/health
@@ -92,7 +93,8 @@ class Serving:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    made = Serving(tmp_path_factory.mktemp("shown"), "--showcase", "--set", "server.notice=0")
+    options = "--set", "server.notice=0", "--set", f"server.override_keys={KEY}"
+    made = Serving(tmp_path_factory.mktemp("shown"), "--showcase", *options)
     yield made
     if made.process.poll() is None:
         made.end(signal.SIGKILL)
@@ -212,6 +214,8 @@ def test_a_next_version_goes_out_by_canary(server: Serving) -> None:
     status, _ = server.ask("/v1/models/sentiment/rollback", {}, method="POST")
     assert status == 200
     assert server.answer("/api/predict/sentiment", {"text": PRAISE})["model"] == "sentiment-v1"
+    chosen = {"everloop-version": "1", "everloop-key": KEY}
+    assert server.ask("/api/predict/sentiment", {"text": PRAISE}, headers=chosen)[1]["model"] == "sentiment-v1"
     server.answer("/v1/models/sentiment/rollout", {"version": 2, "strategy": "canary", "steps": "50%"})
     met: set[str] = set()
     until = time.monotonic() + 40
@@ -221,6 +225,8 @@ def test_a_next_version_goes_out_by_canary(server: Serving) -> None:
             _, told = server.ask("/api/predict/sentiment", {"text": "Fine."}, headers={"everloop-unit": f"user {unit}"})
             met.add(told["model"])
     assert met == {"sentiment-v1", "sentiment-v2"}
+    chosen["everloop-version"] = "2"
+    assert server.ask("/api/predict/sentiment", {"text": PRAISE}, headers=chosen)[1]["model"] == "sentiment-v2"
 
 
 def test_without_one_of_the_models_the_others_answer(server: Serving) -> None:

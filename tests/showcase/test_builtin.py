@@ -11,7 +11,7 @@ import everloop
 from everloop.app.build import build_engine
 from everloop.app.cli import serve
 from everloop.app.cli.group import UsageError
-from everloop.app.scoring.models import named_model
+from everloop.app.scoring.models import FittedModel, find_model
 from everloop.app.settings import EngineSettings, load_settings
 from everloop.core.errors import InvalidInput, MissingExtra
 from everloop.runtime.artifact import Trust, read_payload
@@ -50,7 +50,8 @@ def test_a_program_a_file_and_bulk_scoring_take_the_name(tmp_path: Path) -> None
     found = load_settings(environ={}, cwd=tmp_path)
     assert located(found.models["moods"]) == BUILTIN["sentiment"]
     assert found.engine.showcase.sentiment == "moods"
-    with named_model("builtin:shop", Trust()) as model:
+    with find_model("builtin:shop", storage=tmp_path, trust=Trust(), batch=False) as model:
+        assert isinstance(model, FittedModel)
         assert model.manifest.runtime == "factors"
 
 

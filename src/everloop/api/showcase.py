@@ -13,7 +13,7 @@ import msgspec
 
 from everloop.api import verbs
 from everloop.api.door import ANYBODY, Caller
-from everloop.api.oip_infer import Chosen, Run, choose, run_of, version_of
+from everloop.api.oip_infer import Chosen, Run, choose, run_of
 from everloop.api.questions import Question, Told
 from everloop.api.services import Services
 from everloop.api.wire import ModelStatus
@@ -57,29 +57,26 @@ class ShownModels(msgspec.Struct):
 async def ask(
     services: Services,
     question: Question,
-    caller: Caller = ANYBODY,
     *,
     run: Run,
-    version: str = "",
-    key: str | None = None,
+    version: int | None = None,
     unit: str | None = None,
     deadline: float | None = None,
     began: float | None = None,
 ) -> msgspec.Struct:
-    """The answer, for a protocol to write. `version`, `key`: as `api.oip_infer.infer`; `began`: when it came, by `time.perf_counter`.
+    """The answer, for a protocol to write. `version`: for those who may choose one; `run` calls a function on some thread; `began`: when it
+    came, by `time.perf_counter`.
 
-    Raises ModelNotFound, VersionNotFound, ModelUntrained, Starting, Conflict, Forbidden, NotSupported (that model answers no such
-    questions), InvalidInput, TooLarge, Overloaded, DeadlineExceeded, ModelFailed."""
-    name, number = question.model, None
-    if version:
-        number = await version_of(services, name, version, run=run, caller=caller, key=key)
-    elif name not in services.table.current.lanes:
+    Raises ModelNotFound, ModelUntrained, Starting, Conflict, NotSupported (that model answers no such questions), InvalidInput, TooLarge,
+    Overloaded, DeadlineExceeded, ModelFailed."""
+    name = question.model
+    if version is None and name not in services.table.current.lanes:
         raise await run(absent, services, name)
-    lane = services.predictor.lane(name) if number is None else services.predictor.lane_of(name, number)
+    lane = services.predictor.lane(name) if version is None else services.predictor.lane_of(name, version)
     asked = question.asked(lane)
     if unit is not None:
         asked.parameters = {"unit": unit}
-    chosen = choose(services, asked, number)
+    chosen = choose(services, asked, version)
     answered = await run_of(chosen, deadline)
     classes = classes_of(services, chosen, answered.model_version)
     told = Told(name, answered.model_version, classes, answered.lane_key, answered.number, began or perf_counter())

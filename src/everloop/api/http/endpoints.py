@@ -50,7 +50,7 @@ async def predict(api: Api, request: Request) -> Response:
         raise await api.threads.run(verbs.missing, services, name)
     header = request.headers.get(codec.UNIT_HEADER)
     unit = codec.unit_of(asked, None if header is None else header.encode("latin-1"))
-    version = await _chosen_version(api, request, name)
+    version = await chosen_version(api, request, name)
     deadline = deadline_of(request.headers.get(TIMEOUT_HEADER))
     if asked.instances is not None:
         answers = await verbs.predict_batch(services, name, asked.instances, unit, version=version, deadline=deadline)
@@ -60,7 +60,7 @@ async def predict(api: Api, request: Request) -> Response:
     return json_bytes(codec.encode_answer(answer))
 
 
-async def _chosen_version(api: Api, request: Request, name: str) -> int | None:
+async def chosen_version(api: Api, request: Request, name: str) -> int | None:
     """The version that a caller with one of the override keys, or with a key for `admin`, asks for; None for whoever the routing gives. Raises Forbidden, VersionNotFound, Conflict
     (it is not open here)."""
     asked = request.headers.get(VERSION_HEADER)

@@ -13,10 +13,10 @@ from everloop.api.http.bodies import decode, read_json
 from everloop.api.http.codec import UNIT_HEADER, text_of_unit
 from everloop.api.http.deadlines import TIMEOUT_HEADER, deadline_of
 from everloop.api.http.endpoint import MOST_ID, Api, json, whole
+from everloop.api.http.endpoints import chosen_version
 from everloop.api.http.entrance import caller_of
 from everloop.api.http.forms import is_form, read_form
 from everloop.api.http.showcase_codec import decode_question
-from everloop.api.override import KEY_HEADER, VERSION_HEADER
 from everloop.core.errors import InvalidInput
 
 _image = msgspec.json.Decoder(questions.ImageAsked)
@@ -61,17 +61,15 @@ async def _plain(api: Api, request: Request, operation: str) -> Response:
 
 
 async def _answer(api: Api, request: Request, question: questions.Question, began: float) -> Response:
-    services, caller, headers = api.services, caller_of(request), request.headers
+    services, headers = api.services, request.headers
     if question.model != request.path_params["model"]:  # the body names another one than the door has looked at
-        services.door.allow(caller, "predict", question.model, counted=False)
+        services.door.allow(caller_of(request), "predict", question.model, counted=False)
     unit = headers.get(UNIT_HEADER)
     answer = await showcase.ask(
         services,
         question,
-        caller,
         run=api.threads.run,
-        version=headers.get(VERSION_HEADER, ""),
-        key=headers.get(KEY_HEADER),
+        version=await chosen_version(api, request, question.model),
         unit=None if unit is None else text_of_unit(unit.encode("latin-1")),
         deadline=deadline_of(headers.get(TIMEOUT_HEADER)),
         began=began,

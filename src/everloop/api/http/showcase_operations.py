@@ -37,7 +37,7 @@ _HEADERS = (
         VERSION_HEADER,
         "header",
         {"type": "string", "maxLength": 128},
-        "For tests: the version that shall answer. Another than the champion takes a key for it.",
+        "For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout.",
     ),
     Parameter(KEY_HEADER, "header", {"type": "string"}, "One of the server's `override_keys`."),
 )

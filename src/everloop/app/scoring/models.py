@@ -139,6 +139,7 @@ class FunctionModel:
 def find_model(text: str, *, storage: Path | str, trust: Trust, batch: bool) -> Iterator[FittedModel | FunctionModel]:
     """For as long as the block lasts: a model from a database is a file until then. `storage`: a data folder, or a database's URL. Raises
     InvalidInput, ModelNotFound, VersionNotFound, ModelUntrained, StoreUnavailable, and what reading a model file raises."""
+    text = str(located(text))
     path = Path(text).expanduser()
     if not path.exists() and _FUNCTION.match(text) and not is_file(text):
         found = import_object(text)
@@ -164,7 +165,6 @@ def find_model(text: str, *, storage: Path | str, trust: Trust, batch: bool) -> 
 @contextmanager
 def named_model(text: str, trust: Trust) -> Iterator[FittedModel]:
     """What names a model (`runtime.source`). Where its artifact is no file yet, it is one until the block ends."""
-    text = str(located(text))
     trust = trust_in(text, trust)
     manifest, payload = read_source(text, trust=trust)
     digest, path = artifact_digest(payload), Path(text).expanduser()
