@@ -1,7 +1,9 @@
 # everloop: the few commands of this house. Each builds .venv by itself, once, and again when the pins change.
 #
 #   make demo    a live server, real streams, drift, retraining and swaps in your terminal
-#   make test    lint, types, layers, and every test
+#   make test    lint, types, layers, and every test; of the npm package, too, where there is Node
+#   make node    lint, types and tests of the npm package alone
+#   make schema  the types of the npm package again, after the server's operations have changed
 #   make coverage  the same tests, and which lines they reach
 #   make bench   every benchmark, a table of every bar, and the pictures of the README
 #   make lint    ruff, mypy, import-linter
@@ -19,6 +21,9 @@ BENCH ?=
 # A run with an end; `make demo DEMO=` goes on until Ctrl-C.
 DEMO ?= --once
 PYTEST ?=
+NODE ?= node
+NPM ?= npm
+NPM_PACKAGE := clients/typescript
 # Test files at a time: many wait for disks and other processes, so one more than there are cores.
 JOBS ?= 3
 # In the order of tests/conftest.py, the longest first.
@@ -28,7 +33,7 @@ SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test coverage lint bench docs format clean
+.PHONY: help venv demo test node schema coverage lint bench docs format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -61,8 +66,19 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-test: lint
+test: lint node
 	$(BIN)/pytest $(SPREAD) $(PYTEST)
+
+# Its tests start servers of this environment. What cannot be tested is told; under CI=true it is an error.
+node: $(STAMP)
+	@v=$$($(NODE) --version 2>/dev/null || true); case "$$v" in \
+	  v2[0-9].*|v[3-9][0-9].*) cd $(NPM_PACKAGE) && { test node_modules/.package-lock.json -nt package-lock.json || $(NPM) ci --silent; } && $(NPM) run --silent check ;; \
+	  *) echo "NOTHING OF THE NPM PACKAGE WAS TESTED: it takes Node 20.18 or newer, here is $${v:-none} (NODE=/path/to/node)" >&2; \
+	    test "$$CI" != true ;; esac
+
+schema: $(STAMP)
+	$(BIN)/python -c 'import json; from everloop.api.http.openapi import document; print(json.dumps(document(), indent=1))' > $(NPM_PACKAGE)/openapi.json
+	cd $(NPM_PACKAGE) && $(NPM) run --silent generate
 
 # Half as long again: every line is watched, in the servers and fits that tests start, too.
 # The data of this run only: stale files of children that were killed would count into it.
@@ -77,4 +93,5 @@ docs: $(STAMP)
 	$(BIN)/pytest -q tests/house/test_docs.py
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/results dist build
+	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/results dist build \
+	  $(NPM_PACKAGE)/node_modules $(NPM_PACKAGE)/dist $(NPM_PACKAGE)/dist-test $(NPM_PACKAGE)/dist-bench

@@ -10,13 +10,12 @@ export type Path<M extends Method> = {
 }[keyof paths];
 type Operation<M extends Method, P extends Path<M>> = paths[P][Lowercase<M> & keyof paths[P]];
 
-interface Media {
-  "application/octet-stream": Uint8Array;
-  "application/json": unknown;
-}
-type Content<C> = {
-  [T in keyof C]: T extends "application/octet-stream" ? Media[T] : T extends "application/json" ? C[T] : string;
-}[keyof C];
+/** What is sent and answered of a content: JSON where it can be, else bytes, else text. */
+type Content<C> = "application/json" extends keyof C
+  ? C["application/json"]
+  : "application/octet-stream" extends keyof C
+    ? Uint8Array
+    : string;
 
 /** What an operation is given: `path`, `query` and `header` parameters, and a `body`. */
 export type Given<O> = Parameters<O> & Body<O>;

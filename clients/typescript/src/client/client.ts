@@ -1,11 +1,13 @@
 /** The client of one server. */
 
 import type { Dispatcher } from "undici";
+import type { PredictOptions } from "./asking.js";
 import { type Call, calls } from "./calls.js";
 import { type EventOptions, follow } from "./events.js";
-import { type FeedbackOptions, Model, type PredictOptions } from "./model.js";
+import { type FeedbackOptions, Model } from "./model.js";
 import { type Backoff, type Clock, systemClock } from "./retries.js";
 import type { ScoreOptions } from "./score.js";
+import { Showcase } from "./showcase.js";
 import { type CallOptions, Transport } from "./transport.js";
 import type { EverloopEvent, Example, Features, ModelInfo, ModelSpec, ModelSummary, Scalar, Schemas } from "./types.js";
 
@@ -31,6 +33,8 @@ export interface ClientOptions {
 export class EverloopClient {
   /** Any operation of the server, typed by its OpenAPI document. */
   readonly call: Call;
+  /** Texts, images and recommendations, where the server has models behind those routes. */
+  readonly showcase: Showcase;
   readonly #transport: Transport;
   readonly #prefix: string;
 
@@ -62,6 +66,7 @@ export class EverloopClient {
     this.#transport = new Transport(options);
     this.#prefix = at.pathname.replace(/\/+$/, "");
     this.call = calls(this.#transport, this.#prefix);
+    this.showcase = new Showcase(this.call);
   }
 
   /** One model, with the types of its rows and labels: `client.model<{ size: number }, number>("price")`. Asks nobody. */

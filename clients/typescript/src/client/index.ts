@@ -1,5 +1,6 @@
 /** A typed client of the everloop model server. */
 
+export type { PredictOptions } from "./asking.js";
 export type { Call } from "./calls.js";
 export { type ClientOptions, EverloopClient } from "./client.js";
 export { EverloopError } from "./errors.js";
@@ -7,7 +8,6 @@ export type { EventOptions } from "./events.js";
 export {
   type FeedbackOptions,
   Model,
-  type PredictOptions,
   type PublishOptions,
   type TimelineOptions,
 } from "./model.js";
@@ -15,5 +15,6 @@ export type { Backoff, Clock } from "./retries.js";
 export { type ChangeOptions, Rollouts, type WatchOptions } from "./rollouts.js";
 export type { components, operations, paths } from "./schema.js";
 export type { Answered, Refused, ScoreOptions } from "./score.js";
+export { type AnalyzeBatchOptions, type AnalyzeOptions, type ClassifyOptions, Showcase } from "./showcase.js";
 export type { CallOptions } from "./transport.js";
 export type * from "./types.js";

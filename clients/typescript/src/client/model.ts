@@ -1,6 +1,7 @@
 /** One model of the server, with the types of its rows and labels as its user knows them. */
 
 import { randomUUID } from "node:crypto";
+import { asking, type PredictOptions } from "./asking.js";
 import type { Call } from "./calls.js";
 import { Rollouts } from "./rollouts.js";
 import { type Answered, type Refused, type ScoreOptions, scoreAll } from "./score.js";
@@ -17,17 +18,6 @@ import type {
   VersionInfo,
   VersionRef,
 } from "./types.js";
-
-export interface PredictOptions extends CallOptions {
-  /** A user or a session, who meets the same version each time while several are live. */
-  unit?: string | undefined;
-  /** Milliseconds within which the answer is of use: told to the server, too, which does not run what comes too late. */
-  deadline?: number | undefined;
-  /** For tests: the version that shall answer, by number, name or alias; takes `overrideKey`. */
-  version?: VersionRef | undefined;
-  /** One of the server's `override_keys`. */
-  overrideKey?: string | undefined;
-}
 
 export interface FeedbackOptions extends CallOptions {
   /** The same key with the same examples counts once, however often it is sent. A new one a call where it is left out. */
@@ -163,21 +153,12 @@ export class Model<Row extends object = Features, Label extends NonNullable<Scal
     return (await this.#call("GET", "/v1/models/{model}/timeline", { path: this.#path, query, ...options })).events;
   }
 
-  #predict(
-    body: { features: Features } | { instances: Features[] },
-    { unit, deadline, version, overrideKey, timeout, ...options }: PredictOptions,
-  ) {
+  /** The body's `unit` may be any text, a header's may not; so it goes there. */
+  #predict(body: { features: Features } | { instances: Features[] }, { unit, ...options }: PredictOptions) {
     return this.#call("POST", "/v1/models/{model}/predict", {
       path: this.#path,
-      header: {
-        "Everloop-Timeout": deadline === undefined ? undefined : deadline / 1000,
-        "Everloop-Version": version === undefined ? undefined : String(version),
-        "Everloop-Key": overrideKey,
-      },
       body: unit === undefined ? body : { ...body, unit },
-      harmless: true,
-      timeout: timeout ?? deadline,
-      ...options,
+      ...asking(options),
     });
   }
 }

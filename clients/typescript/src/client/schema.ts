@@ -21,6 +21,91 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The models, whether they answer, and which of these routes ask them. */
+        get: operations["shown_models"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/predict/batch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The same of several texts together, answered in their order by one version. */
+        post: operations["predict_batch"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/predict/image": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What an image shows: a file in base64 or as an upload, or a URL where the server fetches those. */
+        post: operations["predict_image"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/predict/recommend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What a user may like, or what is like an item, with the reason. */
+        post: operations["predict_recommend"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/predict/sentiment": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether a text is positive, negative or neutral, and how sure that is. */
+        post: operations["predict_sentiment"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/docs": {
         parameters: {
             query?: never;
@@ -1074,6 +1159,18 @@ export interface components {
             requests: number;
             version: number | null;
         };
+        /** BatchAsked */
+        BatchAsked: {
+            /**
+             * @description Which model of texts to ask; the one behind `/api/predict/sentiment` unless it is said.
+             * @default null
+             */
+            model?: string | null;
+            /** @default null */
+            options?: components["schemas"]["SentimentOptions"] | null;
+            /** @description 1 to `showcase.max_texts` of them. */
+            texts: string[];
+        };
         /** CachedModel */
         CachedModel: {
             /** @description Requests that this process answered from memory, since it started. */
@@ -1341,6 +1438,36 @@ export interface components {
             /** @description Milliseconds. */
             uptime: number;
         };
+        /** ImageAnswer */
+        ImageAnswer: {
+            latency_ms: number;
+            model: string;
+            /** @description The likeliest first. */
+            predictions: components["schemas"]["LabelConfidence"][];
+            /** @default  */
+            request_id?: string;
+        };
+        /**
+         * ImageAsked
+         * @description Either an image or where it is.
+         */
+        ImageAsked: {
+            /**
+             * @description The file, in base64, with or without `data:image/png;base64,` before it.
+             * @default null
+             */
+            image?: string | null;
+            /**
+             * @description Where the server shall fetch it, if it does that (`showcase.image_urls`).
+             * @default null
+             */
+            image_url?: string | null;
+            /**
+             * @description How many labels to tell, the likeliest first; fewer where the model has fewer.
+             * @default 5
+             */
+            top_k?: number;
+        };
         /**
          * IndexEntry
          * @description One version that answers here, or a model of which none does.
@@ -1518,6 +1645,11 @@ export interface components {
             rate?: number | null;
             /** @description Some of `predict`, `feedback` and `admin`; `admin` includes the others. */
             scopes?: string[];
+        };
+        /** LabelConfidence */
+        LabelConfidence: {
+            confidence: number;
+            label: string;
         };
         /** LabelledExample */
         LabelledExample: {
@@ -1949,6 +2081,58 @@ export interface components {
             /** @default  */
             note?: string;
         };
+        /** RecommendAnswer */
+        RecommendAnswer: {
+            latency_ms: number;
+            model: string;
+            /** @description The best first. */
+            recommendations: components["schemas"]["Recommendation"][];
+            /** @default  */
+            request_id?: string;
+        };
+        /**
+         * RecommendAsked
+         * @description Either for a user, or what is like an item.
+         */
+        RecommendAsked: {
+            /**
+             * @description Only items of which this holds, like `{"category": "tech"}`; of several values any one.
+             * @default null
+             */
+            context?: {
+                [key: string]: string | number | boolean | (string | number | boolean)[];
+            } | null;
+            /**
+             * @description Items to leave out.
+             * @default []
+             */
+            exclude?: (string | number)[];
+            /**
+             * @description Items that the user liked just now, beside those that the model knows of.
+             * @default []
+             */
+            history?: (string | number)[];
+            /**
+             * @description What is like this item, instead of what is for a user.
+             * @default null
+             */
+            item_id?: string | number | null;
+            /** @default 10 */
+            limit?: number;
+            /**
+             * @description Whether items that the user knows already may come again.
+             * @default false
+             */
+            seen?: boolean;
+            /** @default null */
+            user_id?: string | number | null;
+        };
+        /** Recommendation */
+        Recommendation: {
+            item_id: string;
+            reason: string;
+            score: number;
+        };
         /** RejectedLabel */
         RejectedLabel: {
             code: string;
@@ -2093,6 +2277,67 @@ export interface components {
             /** @description Whether features may be given as an object by name. */
             named: boolean;
         };
+        /** SentimentAnswer */
+        SentimentAnswer: {
+            /** @description The probability of that. */
+            confidence: number;
+            /**
+             * @description None for one text of several, whose answer tells it once.
+             * @default null
+             */
+            latency_ms?: number | null;
+            /**
+             * @description The model's name and version, `sentiment-v1`; empty as above.
+             * @default
+             */
+            model?: string;
+            /** @default  */
+            request_id?: string;
+            /** @description P(positive) - P(negative), from -1 to 1. */
+            score: number;
+            /**
+             * @description By label; where `detailed` was asked for.
+             * @default null
+             */
+            scores?: {
+                [key: string]: number;
+            } | null;
+            /** @description `positive`, `negative` or `neutral`; of a model of one's own, its label. */
+            sentiment: string;
+            /**
+             * @description What mattered, the weightiest first; as above.
+             * @default null
+             */
+            words?: components["schemas"]["WordWeight"][] | null;
+        };
+        /** SentimentAsked */
+        SentimentAsked: {
+            /** @default null */
+            options?: components["schemas"]["SentimentOptions"] | null;
+            /** @description 1 to `showcase.max_text` characters. */
+            text: string;
+        };
+        /** SentimentOptions */
+        SentimentOptions: {
+            /**
+             * @description Also the probability of every label, and the words that mattered.
+             * @default false
+             */
+            detailed?: boolean;
+        };
+        /** SentimentsAnswer */
+        SentimentsAnswer: {
+            count: number;
+            latency_ms: number;
+            model: string;
+            /**
+             * @description With the place of a text as `index`, what feedback refers to.
+             * @default
+             */
+            request_id?: string;
+            /** @description In the order of the texts. */
+            results: components["schemas"]["SentimentAnswer"][];
+        };
         /** ServerLive */
         ServerLive: {
             live: boolean;
@@ -2124,6 +2369,27 @@ export interface components {
             skipped: number;
             /** @description What it cannot do now; empty if all is well. */
             trouble: string;
+        };
+        /** ShownModel */
+        ShownModel: {
+            /** @description Of a classifier, in the order of its probabilities. */
+            labels: unknown[] | null;
+            /** @description What answers call it: `sentiment-v1`. */
+            model: string | null;
+            name: string;
+            /** @description What asks this model by itself; by its name it is asked at `/v1/models/{model}/predict` and `/v2/models/{model}/infer`. */
+            routes: string[];
+            /** @description What answers: `text`, `image`, `factors`, `onnx` … */
+            runtime: string | null;
+            /** @enum {unknown} */
+            status: "failed" | "loading" | "ready" | "unloaded" | "untrained";
+            task: string | null;
+            /** @description The version that answers in this process; null while none does. */
+            version: number | null;
+        };
+        /** ShownModels */
+        ShownModels: {
+            models: components["schemas"]["ShownModel"][];
         };
         /**
          * SlowRequest
@@ -2415,6 +2681,12 @@ export interface components {
             /** @description The same of its newest 1,000 labels. */
             window: Record<string, unknown>;
         };
+        /** WordWeight */
+        WordWeight: {
+            /** @description How much it spoke for the answer; below 0: against it. */
+            weight: number;
+            word: string;
+        };
     };
     responses: never;
     parameters: never;
@@ -2439,6 +2711,685 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+        };
+    };
+    shown_models: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShownModels"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `quota_exceeded` */
+            429: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    predict_batch: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description One of the server's `override_keys`. */
+                "Everloop-Key"?: string;
+                /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
+                "Everloop-Timeout"?: number;
+                /** @description A user or session, who meets the same version each time while several are live. */
+                "Everloop-Unit"?: string;
+                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                "Everloop-Version"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "texts": [
+                 *         "Great product!",
+                 *         "Terrible service"
+                 *       ],
+                 *       "model": "sentiment"
+                 *     }
+                 */
+                "application/json": components["schemas"]["BatchAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SentimentsAnswer"];
+                };
+            };
+            /** @description `malformed` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_not_found`, `version_not_found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_untrained`, `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_input`, `not_supported` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `quota_exceeded` */
+            429: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_failed` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `starting`, `overloaded`, `store_unavailable` */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `deadline_exceeded` */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    predict_image: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description One of the server's `override_keys`. */
+                "Everloop-Key"?: string;
+                /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
+                "Everloop-Timeout"?: number;
+                /** @description A user or session, who meets the same version each time while several are live. */
+                "Everloop-Unit"?: string;
+                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                "Everloop-Version"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "image_url": "https://example.com/cat.jpg",
+                 *       "top_k": 5
+                 *     }
+                 */
+                "application/json": components["schemas"]["ImageAsked"];
+                "multipart/form-data": {
+                    /** @description The file. */
+                    image: string;
+                    /**
+                     * @description How many labels to tell.
+                     * @default 5
+                     */
+                    top_k?: number;
+                };
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImageAnswer"];
+                };
+            };
+            /** @description `malformed` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_not_found`, `version_not_found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_untrained`, `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_input`, `not_supported` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `quota_exceeded` */
+            429: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_failed` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `missing_extra` */
+            501: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `starting`, `overloaded`, `store_unavailable` */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `deadline_exceeded` */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    predict_recommend: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description One of the server's `override_keys`. */
+                "Everloop-Key"?: string;
+                /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
+                "Everloop-Timeout"?: number;
+                /** @description A user or session, who meets the same version each time while several are live. */
+                "Everloop-Unit"?: string;
+                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                "Everloop-Version"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "user_id": "user123",
+                 *       "context": {
+                 *         "category": "tech"
+                 *       },
+                 *       "limit": 10
+                 *     }
+                 */
+                "application/json": components["schemas"]["RecommendAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecommendAnswer"];
+                };
+            };
+            /** @description `malformed` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_not_found`, `version_not_found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_untrained`, `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_input`, `not_supported` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `quota_exceeded` */
+            429: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_failed` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `starting`, `overloaded`, `store_unavailable` */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `deadline_exceeded` */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    predict_sentiment: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description One of the server's `override_keys`. */
+                "Everloop-Key"?: string;
+                /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
+                "Everloop-Timeout"?: number;
+                /** @description A user or session, who meets the same version each time while several are live. */
+                "Everloop-Unit"?: string;
+                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                "Everloop-Version"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "text": "This is amazing!",
+                 *       "options": {
+                 *         "detailed": false
+                 *       }
+                 *     }
+                 */
+                "application/json": components["schemas"]["SentimentAsked"];
+            };
+        };
+        responses: {
+            /** @description Done. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SentimentAnswer"];
+                };
+            };
+            /** @description `malformed` */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unauthenticated` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_not_found`, `version_not_found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_untrained`, `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `too_large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `unsupported_media_type` */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `invalid_input`, `not_supported` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `quota_exceeded` */
+            429: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `model_failed` */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `starting`, `overloaded`, `store_unavailable` */
+            503: {
+                headers: {
+                    /** @description Seconds. */
+                    "Retry-After"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description `deadline_exceeded` */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
             };
         };
     };
