@@ -6,7 +6,8 @@
 
 What a user can rerun without this repository is in `everloop.app.bench` (`everloop bench`); here it is joined by what is too
 long for them: drift on a hundred streams, recovery on some, crashes of the journal and of the registry alone, how well the
-parallel engine knows how sure it may be, the peers of the Open Inference Protocol, and ten thousand requests on both ways. Exit code 1 if a bar was missed.
+parallel engine knows how sure it may be, the peers of the Open Inference Protocol, what the built-in models are worth on rows that they
+never saw, and ten thousand requests on both ways. Exit code 1 if a bar was missed.
 """
 
 from __future__ import annotations
@@ -69,7 +70,16 @@ def journal_crash(context: Context, folder: Path) -> Result:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = ("journal_crash", "registry_crash", "drift", "recovery", "parallel_calibration", "oip_peers", "identity")
+    here = (
+        "journal_crash",
+        "registry_crash",
+        "drift",
+        "recovery",
+        "parallel_calibration",
+        "oip_peers",
+        "identity",
+        "bridge",
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join((*SUBJECTS, *here))}")
     parser.add_argument(
         "--quick", action="store_true", help="seconds instead of minutes; noisy, and the README's pictures stay"
@@ -87,6 +97,8 @@ def main() -> int:
         "parallel_calibration": of_rows("parallel_calibration", figure=curve),
         "oip_peers": of_rows("oip_peers"),
         "identity": of_rows("identity"),
+        "showcase_quality": of_rows("showcase_quality"),
+        "bridge": of_rows("bridge"),
     }
     report = run_bench(
         arguments.names,

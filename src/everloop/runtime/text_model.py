@@ -12,8 +12,10 @@ run, and reading believes nothing.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
@@ -236,6 +238,11 @@ def unpack_text(payload: bytes) -> Tables:
     smallest, largest = file.piece_sizes
     if not 1 <= smallest <= largest <= _LONGEST:
         raise ArtifactCorrupt(f"a text model with pieces of {smallest} to {largest} characters")
+    with _uncollected():
+        return _tables(file, smallest, largest)
+
+
+def _tables(file: _File, smallest: int, largest: int) -> Tables:
     form = _PRECISIONS[file.precision]
     features, pieces, lexicon = _listed(file.features), _listed(file.pieces), _listed(file.lexicon)
     curvatures = _numbers(file.curvatures, form, len(features), 1)[:, 0].tolist()
@@ -262,7 +269,20 @@ def _listed(text: str) -> list[str]:
 
 
 def _rows(data: bytes, form: str, rows: int, columns: int) -> list[Weights]:
-    return list(map(tuple, _numbers(data, form, rows, columns).tolist()))
+    return list(zip(*_numbers(data, form, rows, columns).T.tolist(), strict=True))
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Tens of thousands of small tuples would have the collector look at all of them, several times: more than half of the time that
+    loading takes. It goes on right after."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _numbers(data: bytes, form: str, rows: int, columns: int) -> Floats:

@@ -10,7 +10,7 @@ import asyncio
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,23 +43,36 @@ def need_wrk() -> str:
 def wrk(
     port: int,
     path: str,
-    body: bytes,
+    body: bytes | Sequence[bytes],
     *,
     connections: int,
     seconds: float,
     folder: Path,
     headers: Mapping[str, str] = JSON,
 ) -> WrkRun:
-    """POST `body` from one thread for so long. Raises Skip where wrk is missing."""
+    """POST `body` from one thread for so long; several, without line feeds, take turns. Raises Skip where wrk is missing."""
     script, content = folder / "post.lua", folder / "post.body"
-    content.write_bytes(body)
+    content.write_bytes(body if isinstance(body, bytes) else b"\n".join(body))
     said = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in headers.items())
-    script.write_text(f'wrk.method = "POST"\nwrk.body = io.open("{content}", "rb"):read("*a")\n{said}')
+    sent = f'wrk.body = io.open("{content}", "rb"):read("*a")\n' if isinstance(body, bytes) else _IN_TURNS % content
+    script.write_text(f'wrk.method = "POST"\n{said}{sent}')
     command = [need_wrk(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "10s"]
     command += ["-s", str(script), f"http://127.0.0.1:{port}{path}"]
     with on_core(load_core()):
         ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
     return parse_wrk(ran.stdout)
+
+
+_IN_TURNS = """
+local requests, turn = {}, 0
+init = function()
+  for body in io.lines("%s") do requests[#requests + 1] = wrk.format(nil, nil, nil, body) end
+end
+request = function()
+  turn = turn %% #requests + 1
+  return requests[turn]
+end
+"""
 
 
 def parse_wrk(text: str) -> WrkRun:

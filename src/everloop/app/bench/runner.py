@@ -52,6 +52,7 @@ SUBJECTS: dict[str, Subject] = {
     "int8": _in("int8"),
     "variants": _in("variants"),
     "runtimes": _in("runtimes"),
+    "showcase": _in("showcase"),
     "parallel": _in("parallel"),
     "parallel_small": _in("parallel_small"),
     "parallel_memory": _in("parallel_long", "memory"),
