@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed
+from everloop.core.errors import EverloopError, Failure, InvalidInput, ModelFailed, TooLarge
 
 if TYPE_CHECKING:
     from everloop.policy.batching import BatchRules
@@ -67,6 +67,6 @@ class Work(Protocol):
 
 
 def told(work: Work, error: EverloopError) -> EverloopError:
-    """What a request is told of an error that its run raised. A session may refuse an input that only it can judge (InvalidInput); whatever
-    else it raises is its own failure."""
-    return error if isinstance(error, (ModelFailed, InvalidInput)) else work.failed(error.message)
+    """What a request is told of an error that its run raised. A session may refuse an input that only it can judge (InvalidInput, TooLarge);
+    whatever else it raises is its own failure."""
+    return error if isinstance(error, (ModelFailed, InvalidInput, TooLarge)) else work.failed(error.message)
