@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import everloop
+from everloop.app.bench.shop import generate
 from everloop.app.cli.commands import app
 from everloop.core.errors import InvalidInput
 from everloop.runtime.factors_model import FactorParameters
@@ -96,11 +96,6 @@ def test_the_shop_is_what_its_report_says(interactions: list[Interaction]) -> No
 
 
 def test_the_artifact_is_of_the_data_and_the_data_of_the_generator(interactions: list[Interaction]) -> None:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        from make_shop import generate
-    finally:
-        sys.path.remove(str(BENCHMARKS))
     made, items = generate(1, events=400)
     assert len(made) == 400
     shop = Recommender()
