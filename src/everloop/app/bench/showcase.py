@@ -18,6 +18,7 @@ import msgspec
 
 from everloop.app.bench.load import WrkRun, wrk
 from everloop.app.bench.processes import everloop_server
+from everloop.app.bench.recommending import measure as measure_recommender
 from everloop.app.bench.rows import Context, Result, Row, against, counted, spread
 
 TEXTS = 1000
@@ -38,7 +39,8 @@ print(json.dumps([took, "sklearn" in sys.modules]))
 
 def run(context: Context, folder: Path) -> Result:
     rows, data = _sentiment(context, folder)
-    return Result(rows, {"sentiment": data})
+    more, recommending = measure_recommender(context, folder)
+    return Result([*rows, *more], {"sentiment": data, "recommender": recommending})
 
 
 def _sentiment(context: Context, folder: Path) -> tuple[list[Row], dict[str, object]]:
