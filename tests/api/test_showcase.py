@@ -314,6 +314,18 @@ def test_equal_questions_are_answered_from_memory(client: Any, services: Service
     assert client.get("/v1/cache").json()["models"][0]["hits"] == 2
 
 
+class Broken(Explaining):
+    """Answers something else than what its signature says."""
+
+    def _call(self, arrays: list[Any], outputs: Any) -> list[Any]:
+        made = dict(zip(outputs, super()._call(arrays, outputs), strict=True))
+        if arrays[0][0].startswith("words"):
+            made["explanation"] = np.array([b"not json"] * len(arrays[0]), object)
+        elif "probabilities" in made:
+            made["probabilities"] = made["probabilities"] * np.nan
+        return [made[name] for name in outputs]
+
+
 @pytest.fixture
 def ways(shown: Shown) -> Iterator[tuple[Server, Server]]:
     with Server(shown.services) as fast, Server(shown.services, fast=False) as ordinary:
@@ -381,3 +393,27 @@ def test_a_unit_meets_the_same_version(ways: tuple[Server, Server], shown: Shown
                 assert bodies[0]["model"] == bodies[1]["model"]
                 met[unit] = bodies[0]["model"]
             assert set(met.values()) == {"sentiment-v1", "sentiment-v2"}
+
+
+def test_a_model_that_answers_nonsense_has_failed_and_its_neighbours_have_not(
+    ways: tuple[Server, Server], shown: Shown
+) -> None:
+    put_lane(shown.services, "sentiment", Broken())
+    for server in ways:
+        with server.connect() as client:
+            for body in ({"text": "nan"}, {"text": "words", "options": {"detailed": True}}):
+                status, _, raw = client.ask(body, "/api/predict/sentiment")
+                assert (status, json.loads(raw)["code"]) == (500, "model_failed")
+            assert client.ask({"user_id": 1}, "/api/predict/recommend")[0] == 200
+
+
+@pytest.mark.parametrize("text", ["\x00", "\U0001f600", "asdf qwer", "一二三", "\u202e", "..."])
+def test_whatever_is_text_is_answered(client: Any, shown: Shown, text: str) -> None:
+    assert post(client, "sentiment", {"text": text})[0] == 200
+
+
+def test_half_a_character_is_no_text(client: Any, shown: Shown) -> None:
+    answer = client.post(
+        "/api/predict/sentiment", content=b'{"text": "a\\ud83d"}', headers={"content-type": "application/json"}
+    )
+    assert answer.status_code in (400, 422)

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 
 from everloop.api.inference import InferAsked, OutputAsked
-from everloop.core.errors import InvalidInput, NotSupported, TooLarge
+from everloop.core.errors import InvalidInput, ModelFailed, NotSupported, TooLarge
 from everloop.core.tensors import Tensor, Tensors
 from everloop.core.types import request_id
 from everloop.showcase import shaping
@@ -116,7 +116,8 @@ class Question(Protocol):
     def asked(self, lane: Lane) -> InferAsked:
         """In the tensors of that model. Raises NotSupported (it does not answer such questions), InvalidInput, TooLarge."""
 
-    def answer(self, found: Tensors, told: Told) -> msgspec.Struct: ...
+    def answer(self, found: Tensors, told: Told) -> msgspec.Struct:
+        """What that model gave, in words. May raise anything where it is not what it should be; see `answer` below."""
 
 
 class Sentiment:
@@ -163,6 +164,8 @@ class Image:
 
     def asked(self, lane: Lane) -> InferAsked:
         _takes(lane, "image", "images")
+        if shaping.PROBABILITIES not in lane.tensor_work.outputs or not lane.classes:
+            raise NotSupported(f"{_named(lane)} does not tell how likely each of its labels is")
         return _asked(self.model, "image", [self._image], (shaping.PROBABILITIES,))
 
     def answer(self, found: Tensors, told: Told) -> ImageAnswer:
@@ -179,11 +182,24 @@ class Recommend:
 
     def asked(self, lane: Lane) -> InferAsked:
         _takes(lane, "query", "users and items")
+        if shaping.ITEMS not in lane.tensor_work.outputs:
+            raise NotSupported(f"{_named(lane)} does not answer with items")
         return _asked(self.model, "query", [self._query], (shaping.ITEMS,))
 
     def answer(self, found: Tensors, told: Told) -> RecommendAnswer:
         (items,) = shaping.recommendations(found)
         return RecommendAnswer(items, told.milliseconds, told.by, told.request_id)
+
+
+def answer(question: Question, found: Tensors, told: Told) -> msgspec.Struct:
+    """Raises ModelFailed: who answered gave no probabilities of these labels, no list of items."""
+    try:
+        return question.answer(found, told)
+    except (ArithmeticError, LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise ModelFailed(
+            f"version {told.version} of model {told.model!r} did not answer as models behind this route do: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def sentiment_question(body: SentimentAsked, config: ShowcaseConfig) -> Sentiment:

@@ -14,7 +14,7 @@ import msgspec
 from everloop.api import verbs
 from everloop.api.door import ANYBODY, Caller
 from everloop.api.oip_infer import Chosen, Run, choose, run_of
-from everloop.api.questions import Question, Told
+from everloop.api.questions import Question, Told, answer
 from everloop.api.services import Services
 from everloop.api.wire import ModelStatus
 from everloop.core.errors import EverloopError, ModelNotFound
@@ -80,7 +80,7 @@ async def ask(
     answered = await run_of(chosen, deadline)
     classes = classes_of(services, chosen, answered.model_version)
     told = Told(name, answered.model_version, classes, answered.lane_key, answered.number, began or perf_counter())
-    return question.answer(cast("Tensors", answered.predictions), told)
+    return answer(question, cast("Tensors", answered.predictions), told)
 
 
 def classes_of(services: Services, chosen: Chosen, version: int) -> Sequence[Any]:

@@ -1,4 +1,5 @@
 """From a model's tensors to the answers that people read: pure functions, for the routes of the server and for programs without one.
+What is no such answer (other labels, a probability that is no number) raises ValueError or KeyError.
 
 found     name -> array, one row a question, as a model of `showcase` gives them
 classes   the model's labels, in the order of its probabilities
@@ -7,6 +8,7 @@ classes   the model's labels, in the order of its probabilities
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -28,6 +30,7 @@ def sentiments(found: Tensors, classes: Sequence[Any], *, detailed: bool = False
     answers = []
     for i, (label, row) in enumerate(zip(found[PREDICTION].tolist(), found[PROBABILITIES].tolist(), strict=True)):
         name = text_of(label)
+        _check_finite(row)
         answer = SentimentAnswer(name, round(row[places[name]], 6), round(row[positive] - row[negative], 6))
         if detailed:
             answer.scores = {label: round(row[place], 6) for label, place in places.items()}
@@ -42,6 +45,7 @@ def likeliest(found: Tensors, classes: Sequence[Any], most: int) -> list[list[La
     names = [str(label) for label in classes]
     answers = []
     for row in found[PROBABILITIES].tolist():
+        _check_finite(row)
         best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:most]
         answers.append([LabelConfidence(names[place], round(row[place], 6)) for place in best])
     return answers
@@ -50,6 +54,11 @@ def likeliest(found: Tensors, classes: Sequence[Any], most: int) -> list[list[La
 def recommendations(found: Tensors) -> list[list[Recommendation]]:
     """For each query its items, the best first."""
     return [_items.decode(each) for each in found[ITEMS].tolist()]
+
+
+def _check_finite(row: list[float]) -> None:
+    if not isfinite(sum(row)):
+        raise ValueError("a probability is no finite number")
 
 
 def text_of(label: Any) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.api.http import codec, oip_codec
 from everloop.api.oip_infer import Chosen, answer_of
-from everloop.api.questions import Told
+from everloop.api.questions import Told, answer
 from everloop.api.showcase import classes_of
 from everloop.core.errors import EverloopError
 from everloop.core.tensors import Tensors
@@ -95,4 +95,4 @@ class QuestionTicket(_Waiting):
     def _written(self, found: Tensors, batcher: Batcher, number: int) -> tuple[bytes, int | None]:
         classes = classes_of(self._connection.services, self._chosen, batcher.version)
         told = Told(self._question.model, batcher.version, classes, batcher.key, number, self._began)
-        return codec.encode(self._question.answer(found, told)), None
+        return codec.encode(answer(self._question, found, told)), None

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from everloop.api import questions, showcase
 from everloop.api.http.bodies import decode, read_json
 from everloop.api.http.codec import UNIT_HEADER, text_of_unit
-from everloop.api.http.deadlines import TIMEOUT_HEADER, deadline_of
+from everloop.api.http.deadlines import TIMEOUT_HEADER, seconds_of
 from everloop.api.http.endpoint import MOST_ID, Api, json, whole
 from everloop.api.http.endpoints import chosen_version
 from everloop.api.http.entrance import caller_of
@@ -64,14 +64,14 @@ async def _answer(api: Api, request: Request, question: questions.Question, bega
     services, headers = api.services, request.headers
     if question.model != request.path_params["model"]:  # the body names another one than the door has looked at
         services.door.allow(caller_of(request), "predict", question.model, counted=False)
-    unit = headers.get(UNIT_HEADER)
+    unit, seconds = headers.get(UNIT_HEADER), seconds_of(headers.get(TIMEOUT_HEADER))
     answer = await showcase.ask(
         services,
         question,
         run=api.threads.run,
         version=await chosen_version(api, request, question.model),
         unit=None if unit is None else text_of_unit(unit.encode("latin-1")),
-        deadline=deadline_of(headers.get(TIMEOUT_HEADER)),
+        deadline=None if seconds is None else began + seconds,
         began=began,
     )
     return json(answer)
