@@ -4,7 +4,7 @@
 
 Data: `sklearn.datasets.load_digits`, 1,797 digits of 43 people, 8 x 8 pixels of 0 to 16, light on dark (E. Alpaydin and C. Kaynak, Optical
 Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49; scikit-learn ships its test part).
-A fifth of it, the same share of each digit, is held out by `SPLIT_SEED` and looked at once, at the end; what was chosen (the net, its
+A fifth of it, the same share of each digit, is held out (`everloop.app.bench.digits.split`) and looked at once, at the end; what was chosen (the net, its
 training) was chosen by the last fifth of the remaining rows. The set does not tell who wrote a digit, so both parts have digits of the same people.
 
 Both training and measuring see an image as the server does: encoded, decoded, cut to its ink, brought to 8 x 8. Training turns, shifts and
@@ -14,7 +14,6 @@ stretches it a little (`_moved`), since people do so. Needs the extras `torch` a
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from everloop.app.bench.digits import SPLIT_SEED, png_of, split
 from everloop.core.hashing import artifact_digest
 from everloop.core.tensors import Tensor
 from everloop.runtime.artifact import Trust, load_session
@@ -32,32 +32,13 @@ from everloop.runtime.picture import Preprocessing, decode, tensor_of
 HERE = Path(__file__).parent
 ARTIFACT = HERE.parents[1] / "src/everloop/showcase/data/digits.artifact"
 REPORT = HERE / "digits.json"
-SPLIT_SEED, TORCH_SEED = 20, 7
+TORCH_SEED = 7
 EPOCHS, BATCH, RATE = 60, 64, 4e-3
 RECORDED_BYTES = 4096
 """An image of a digit is recorded itself: it is small, and shadows can then be shown it."""
 WANTED = Preprocessing(
     size=(8, 8), mode="L", fit="stretch", resample="box", invert="light_ground", trim=0.12, scale=1 / 255
 )
-
-
-def png_of(image: np.ndarray) -> bytes:
-    """8 x 8 values of 0 to 16 as the file that a person would send."""
-    import PIL.Image
-
-    out = io.BytesIO()
-    PIL.Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).save(out, "PNG")
-    return out.getvalue()
-
-
-def split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of all rows, and the places of the training rows and of those held out."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    target = load_digits().target
-    train, held_out = train_test_split(np.arange(len(target)), test_size=0.2, random_state=SPLIT_SEED, stratify=target)
-    return target, train, held_out
 
 
 def net() -> Any:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from benchmarks.showcase.train_digits import png_of, split
 from tests.runtime.image_nets import COLOURS, colour_net, encoded, plain
 from tests.showcase.test_fetching import ALLOWED, answer, here, site
 from typer.testing import CliRunner
 
+from everloop.app.bench.digits import png_of, split
 from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.hashing import artifact_digest
 from everloop.runtime.image_saving import save_image_model

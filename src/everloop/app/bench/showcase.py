@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from everloop.app.bench.digits import measure as measure_digits
 from everloop.app.bench.load import WrkRun, wrk
 from everloop.app.bench.processes import everloop_server
 from everloop.app.bench.recommending import measure as measure_recommender
@@ -39,8 +40,9 @@ print(json.dumps([took, "sklearn" in sys.modules]))
 
 def run(context: Context, folder: Path) -> Result:
     rows, data = _sentiment(context, folder)
+    seen, digits = measure_digits(context)
     more, recommending = measure_recommender(context, folder)
-    return Result([*rows, *more], {"sentiment": data, "recommender": recommending})
+    return Result([*rows, *seen, *more], {"sentiment": data, "digits": digits, "recommender": recommending})
 
 
 def _sentiment(context: Context, folder: Path) -> tuple[list[Row], dict[str, object]]:
