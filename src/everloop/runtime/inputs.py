@@ -164,10 +164,13 @@ def _learned(estimator: Any, what: str) -> Any:
 
 
 def _takes_texts(estimator: Any) -> bool:
+    first = _first_step(estimator)
+    if not hasattr(first, "__sklearn_tags__"):  # and scikit-learn, which takes a second to import, need not be asked
+        return False
     from sklearn.utils import get_tags
 
     try:
-        tags = get_tags(_first_step(estimator)).input_tags
+        tags = get_tags(first).input_tags
     except (AttributeError, TypeError, ValueError):  # duck-typed
         return False
     return bool(tags.string and not tags.two_d_array and not tags.categorical)
