@@ -2773,7 +2773,7 @@ export interface operations {
                 "Everloop-Timeout"?: number;
                 /** @description A user or session, who meets the same version each time while several are live. */
                 "Everloop-Unit"?: string;
-                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
             };
             path?: never;
@@ -2927,7 +2927,7 @@ export interface operations {
                 "Everloop-Timeout"?: number;
                 /** @description A user or session, who meets the same version each time while several are live. */
                 "Everloop-Unit"?: string;
-                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
             };
             path?: never;
@@ -3096,7 +3096,7 @@ export interface operations {
                 "Everloop-Timeout"?: number;
                 /** @description A user or session, who meets the same version each time while several are live. */
                 "Everloop-Unit"?: string;
-                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
             };
             path?: never;
@@ -3250,7 +3250,7 @@ export interface operations {
                 "Everloop-Timeout"?: number;
                 /** @description A user or session, who meets the same version each time while several are live. */
                 "Everloop-Unit"?: string;
-                /** @description For tests: the version that shall answer. Another than the champion takes a key for it. */
+                /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
             };
             path?: never;
