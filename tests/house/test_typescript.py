@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from everloop.api.http.openapi import document
@@ -22,7 +23,13 @@ def test_package_and_server_have_one_version() -> None:
     assert json.loads((PACKAGE / "package.json").read_text())["version"] == __version__
 
 
-def test_the_lock_names_no_registry() -> None:
-    for lock in PACKAGE.parents[1].rglob("package-lock.json"):
-        if "node_modules" not in lock.parts:
-            assert '"resolved": "http' not in lock.read_text(), lock
+def test_no_lock_names_a_registry() -> None:
+    root = PACKAGE.parents[1]
+    locks = [*root.glob("clients/*/package-lock.json"), *root.glob("examples/*/package-lock.json")]
+    assert locks
+    assert [lock for lock in locks if '"resolved": "http' in lock.read_text()] == []
+
+
+def test_the_readme_stands_alone() -> None:
+    """What npm shows has no repository around it."""
+    assert re.findall(r"\]\((\.[^)]*)\)", (PACKAGE / "README.md").read_text()) == []
