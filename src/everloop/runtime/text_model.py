@@ -163,7 +163,8 @@ class TextModel:
             add(i, f"{token} {after}", 0.5 if i + 1 < len(tokens) else 1.0)
             seen.update((token, f"¬{token}"))
         whole = read.numbers()
-        for place, i in enumerate(read.valued[:_MOST_VALUED]):
+        most_valued = max(_LEAST_VALUED, _MOST_NUMBERS // (len(read.valued) + 1))
+        for place, i in enumerate(read.valued[:most_valued]):
             moved = [a - b for a, b in zip(whole, read.numbers(without=place), strict=True)]
             effect = sum(s * sum(map(mul, moved, column)) for s, column in zip(side, self._columns, strict=True))
             told[shown[i]] = told.get(shown[i], 0.0) + effect
@@ -176,7 +177,10 @@ class TextModel:
         return self.tables.features.get(feature) if several else self._words[feature]
 
 
-_MOST_VALUED = 1000
+_MOST_NUMBERS = 100_000
+"""Values that are summed for one explanation: each word that a lexicon knows is left out once, and all others are summed again. Beyond some
+300 of them, only the first ones are tried."""
+_LEAST_VALUED = 20
 _LEAST_WEIGHT = 0.01
 
 
