@@ -22,7 +22,7 @@ const JSON_HEADERS = { "content-type": "application/json" };
 const FLOATS = Array.from({ length: 1000 }, (_, i) => i / 7);
 
 function httpCall(port: number): { call(): Promise<unknown>; close(): Promise<void> } {
-  const agent = new Agent({ connections: 1, pipelining: 1 });
+  const agent = new Agent({ connections: 64, pipelining: 1 });
   const request = { origin: `http://127.0.0.1:${port}`, path: "/", method: "POST" as const, headers: JSON_HEADERS };
   return {
     call: async () => (await agent.request({ ...request, body: JSON.stringify(SMALL) })).body.json(),

@@ -56,8 +56,8 @@ class Engine:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self, call: Call) -> bool:
-        """Run `call`, or have it run; False if it has been answered already (it was inline)."""
+    def start(self, call: Call) -> None:
+        """Run `call` here and now if it is declared fast; otherwise have it run."""
         target = self._targets.get((call.module, call.function))
         if target is None:
             # An import may take seconds: it must not hold up the calls behind it.
@@ -66,10 +66,8 @@ class Engine:
             self._on_loop(call, target)
         elif target.inline:
             self._run(call, target)
-            return False
         else:
             self._submit(lambda: self._run(call, target))
-        return True
 
     def warm_up(self, asker: Asker, number: int, modules: Sequence[str]) -> None:
         """Import each, call its `warmup` if it has one, and answer the milliseconds that each took."""

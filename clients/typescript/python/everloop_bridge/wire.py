@@ -25,6 +25,8 @@ RESULT, FAILED, CANCELLED, HELLO, RELEASED, CLOSED = range(16, 22)
 ARRAY, ARRAY_AT, BIGINT, BYTES_AT = 1, 2, 3, 4
 """Extension types: an array in the frame, an array elsewhere in this process, an integer beyond 64 bits, bytes elsewhere."""
 
+LARGEST_BODY = 2**32 - 16
+
 BY_ADDRESS = 32_768
 """From this many bytes on, arrays go by address (within one process): below it a copy is cheaper than the pinning."""
 
@@ -66,11 +68,14 @@ class Codec:
         return self._decoder.decode(body)
 
     def encode(self, value: Any) -> bytes:
-        """Raises TypeError, naming the type, for what JavaScript has nothing like."""
+        """Raises TypeError, naming the type, for what JavaScript has nothing like, and ValueError beyond 4 GB."""
         try:
-            return self._encoder.encode(value)
+            body = self._encoder.encode(value)
         except OverflowError:
-            return self._encoder.encode(_widened(value))
+            body = self._encoder.encode(_widened(value))
+        if len(body) > LARGEST_BODY:
+            raise ValueError("the answer is larger than 4 GB")
+        return body
 
     def _extension(self, code: int, data: memoryview) -> Any:
         if code == ARRAY:

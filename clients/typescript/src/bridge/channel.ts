@@ -31,7 +31,12 @@ interface Pending {
   reject(error: unknown): void;
   timer: NodeJS.Timeout | undefined;
   signal: AbortSignal | undefined;
-  aborted: (() => void) | undefined;
+}
+
+/** The calls that one signal ends: a signal that many calls share has one listener, not one for each. */
+interface Followed {
+  numbers: Set<number>;
+  aborted(): void;
 }
 
 /** What a channel tells, and where it is: `broken` is called if the socket ends unasked. */
@@ -49,6 +54,7 @@ export class Channel {
   private readonly pending = new Map<number, Pending>();
   private readonly abandoned = new Set<number>();
   private readonly copied: number[] = [];
+  private readonly signals = new Map<AbortSignal, Followed>();
   private number = 0;
   private flushing = false;
   private readonly frames = new Frames();
@@ -206,21 +212,12 @@ export class Channel {
       const number = this.nextNumber();
       // Before it is noted: arguments that cannot be sent leave nothing behind.
       this.encoder.frame(kind, number, write);
-      const call: Pending = {
-        name,
-        began: performance.now(),
-        resolve,
-        reject,
-        timer: undefined,
-        signal,
-        aborted: undefined,
-      };
+      const call: Pending = { name, began: performance.now(), resolve, reject, timer: undefined, signal };
       if (timeout > 0) {
         call.timer = setTimeout(() => this.giveUp(number, "timedOut", new BridgeTimeout(name, timeout)), timeout);
       }
       if (signal !== undefined) {
-        call.aborted = () => this.giveUp(number, "cancelled", signal.reason);
-        signal.addEventListener("abort", call.aborted, { once: true });
+        this.follow(signal, number);
       }
       if (this.pending.size === 0) {
         this.socket.ref();
@@ -255,14 +252,39 @@ export class Channel {
     if (call.timer !== undefined) {
       clearTimeout(call.timer);
     }
-    if (call.aborted !== undefined) {
-      call.signal?.removeEventListener("abort", call.aborted);
+    if (call.signal !== undefined) {
+      this.unfollow(call.signal, number);
     }
     if (this.pending.size === 0) {
       this.socket.unref();
       for (const done of this.idle.splice(0)) {
         done();
       }
+    }
+  }
+
+  private follow(signal: AbortSignal, number: number): void {
+    let followed = this.signals.get(signal);
+    if (followed === undefined) {
+      const numbers = new Set<number>();
+      const aborted = () => {
+        for (const each of [...numbers]) {
+          this.giveUp(each, "cancelled", signal.reason);
+        }
+      };
+      followed = { numbers, aborted };
+      this.signals.set(signal, followed);
+      signal.addEventListener("abort", aborted, { once: true });
+    }
+    followed.numbers.add(number);
+  }
+
+  private unfollow(signal: AbortSignal, number: number): void {
+    const followed = this.signals.get(signal);
+    followed?.numbers.delete(number);
+    if (followed?.numbers.size === 0) {
+      signal.removeEventListener("abort", followed.aborted);
+      this.signals.delete(signal);
     }
   }
 

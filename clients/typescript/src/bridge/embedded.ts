@@ -100,6 +100,12 @@ export function startEmbedded(
     closeSync(ours);
     throw new BridgeStartError(`Python could not start the bridge: ${hello.error}\n${hello.traceback}`);
   }
+  if (hello.prefix !== python.prefix) {
+    closeSync(ours);
+    throw new BridgeStartError(
+      `this process runs the Python of ${hello.prefix}, not that of ${python.prefix}: use {transport: "process"}`,
+    );
+  }
   const socket = new Socket({ fd: ours, readable: true, writable: true });
   return { socket, hello, memory: new Memory(c) };
 }
@@ -121,7 +127,7 @@ function load(library: string): Functions {
     try {
       setProgramName = lib.func("void Py_SetProgramName(void *name)");
     } catch {
-      setProgramName = undefined; // Gone from Python 3.15 on: `home` is then found by the executable on the PATH.
+      setProgramName = undefined; // Deprecated since Python 3.11: without it a virtual environment is refused below.
     }
     const they: Functions = {
       address: koffi.address,

@@ -13,6 +13,7 @@ const FIRST_SIZE = 16_384;
 const KEPT_SIZE = 1 << 20;
 const DEEPEST = 200;
 const SHORT = 32;
+const LARGEST_FRAME = 2 ** 32;
 const SMALLEST_INT64 = -(2n ** 63n);
 const LARGEST_UINT64 = 2n ** 64n;
 
@@ -36,6 +37,9 @@ export class Encoder {
     this.at += HEAD_SIZE;
     try {
       write();
+      if (this.at - start > LARGEST_FRAME) {
+        throw new BridgeArgumentError("args", "are larger than 4 GB");
+      }
     } catch (error) {
       this.at = start;
       this.path.length = 0;

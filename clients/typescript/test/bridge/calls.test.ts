@@ -171,6 +171,25 @@ test("more calls than may wait are refused, and counted until Python has done wi
   assert.equal(bridge.getMetrics().overloaded, 2);
 });
 
+test("one signal ends many calls, with one listener", async (t) => {
+  const bridge = opened(t);
+  const warnings: Error[] = [];
+  const listen = (warning: Error) => warnings.push(warning);
+  process.on("warning", listen);
+  t.after(() => process.off("warning", listen));
+  const controller = new AbortController();
+  const calls = Array.from({ length: 40 }, (_, i) =>
+    bridge.callPython("things", "sleep", [i < 20 ? 0 : 60], { signal: controller.signal }),
+  );
+  await Promise.all(calls.slice(0, 20));
+  controller.abort(new Error("all of them"));
+  for (const call of calls.slice(20)) {
+    await assert.rejects(call, /all of them/);
+  }
+  await new Promise(setImmediate);
+  assert.deepEqual(warnings, []);
+});
+
 test("warmup imports modules and calls their warmup", async (t) => {
   const bridge = opened(t);
   const took = await bridge.warmup(["custom_model", "things"]);

@@ -8,8 +8,6 @@ import ctypes
 import dataclasses
 import datetime
 import decimal
-
-
 import sys
 import threading
 import time
