@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.api.test_fastlane import Plain, Server, put_lane, put_split
 
 from everloop.api.files import accept
@@ -417,3 +419,37 @@ def test_half_a_character_is_no_text(client: Any, shown: Shown) -> None:
         "/api/predict/sentiment", content=b'{"text": "a\\ud83d"}', headers={"content-type": "application/json"}
     )
     assert answer.status_code in (400, 422)
+
+
+TEXT = st.text(max_size=12) | st.sampled_from(["good", "bad good"])
+BODIES = st.one_of(
+    st.fixed_dictionaries({"text": TEXT}, optional={"options": st.fixed_dictionaries({"detailed": st.booleans()})}),
+    st.fixed_dictionaries(
+        {"texts": st.lists(TEXT, max_size=4)}, optional={"model": st.sampled_from(["sentiment", "m"])}
+    ),
+    st.fixed_dictionaries(
+        {"user_id": st.integers(-3, 3) | TEXT},
+        optional={
+            "limit": st.integers(-1, 4),
+            "exclude": st.lists(TEXT, max_size=2),
+            "context": st.just({"colour": 1}),
+        },
+    ),
+    st.dictionaries(st.sampled_from(["text", "texts", "user_id", "item_id", "x"]), st.none() | TEXT | st.lists(TEXT)),
+    st.binary(max_size=20),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BODIES, st.sampled_from(["sentiment", "batch", "recommend"]))
+def test_both_ways_answer_alike_whatever_comes(ways: tuple[Server, Server], body: Any, path: str) -> None:
+    answers = []
+    for server in ways:
+        with server.connect() as client:
+            status, headers, raw = client.ask(body, f"/api/predict/{path}")
+        answer = json.loads(raw)
+        for changing in ("latency_ms", "request_id"):
+            answer.pop(changing, None)
+        answers.append((status, headers["content-type"], answer))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in (200, 400, 404, 422)
