@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pandas as pd
+import PIL.Image
 import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -19,8 +21,10 @@ from everloop.optimization import ONNXConverter
 from everloop.optimization.onnx import convert_artifact
 from everloop.runtime import ONNXPredictor
 from everloop.runtime.artifact import Trust, load_session
+from everloop.runtime.image_saving import save_image_model
 from everloop.runtime.packing import pack
 from everloop.serving import BatchPredictor
+from everloop.showcase.images import ImageClassifier
 
 nn = torch.nn
 RNG = np.random.default_rng(0)
@@ -251,3 +255,28 @@ def test_a_pickle_that_is_named_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(Untrusted):
         ONNXConverter().convert(str(path), [[0.5]], tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_page_on_images_exports_a_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of its three commands as it is printed, with a net of our own where torchvision's is fetched, as the second's artifact."""
+    page = (Path(__file__).parents[2] / "docs/showcase.md").read_text()
+    command = page.partition('python -c "\n')[2].partition('"\neverloop image pack')[0].replace("\\\\n", "\\n")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=8), nn.BatchNorm2d(4), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    ).eval()  # fmt: skip
+    weights = SimpleNamespace(DEFAULT=SimpleNamespace(meta={"categories": ["crane", "heron", "crane"]}))
+    models = SimpleNamespace(MobileNet_V3_Small_Weights=weights, mobilenet_v3_small=lambda weights: net)
+    lines = [line.replace(", torchvision", "") for line in command.splitlines()]
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), {"torchvision": SimpleNamespace(models=models)})
+    path = save_image_model("net", onnx="mobilenet.onnx", labels="imagenet.txt", preset="imagenet")
+    picture = PIL.Image.fromarray(np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8))
+    picture.save("noise.png")
+    told = ImageClassifier(path).classify(Path("noise.png"))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    seen = (torch.tensor(np.array(picture)[16:240, 16:240]) / 255 - mean) / std
+    with torch.inference_mode():
+        theirs = net(seen.permute(2, 0, 1)[None]).softmax(1)[0].tolist()
+    found = {each.label: each.confidence for each in told.predictions}
+    assert [found[label] for label in ("crane", "heron", "crane (2)")] == pytest.approx(theirs, abs=1e-4)
