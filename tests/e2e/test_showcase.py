@@ -5,24 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.app.test_cli_serve import Serving
 
-EVERLOOP = [sys.executable, "-c", "from everloop.app.cli import main; main()"]
 KEY = "a key for those who test"
 PRAISE = "This is amazing! Elide makes polyglot programming so easy!"
 CURL = """
@@ -40,33 +36,7 @@ curl http://localhost:3000/metrics
 """
 
 
-class Serving:
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("EVERLOOP_")}
-        self.process = subprocess.Popen(
-            [*EVERLOOP, "serve", "--port", "0", *arguments],
-            cwd=folder,
-            env=environ,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.talk = ""
-        timer = threading.Timer(60, self.process.kill)
-        timer.start()
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.talk += line
-            if line.startswith("Ctrl-C"):
-                break
-        timer.cancel()
-        timer.join()
-        found = re.search(r"serves at (http://\S+)", self.talk)
-        if found is None:
-            self.end(signal.SIGKILL)
-        assert found, self.talk
-        self.url = found[1]
-
+class Shown(Serving):
     def ask(self, path: str, body: Any = None, *, method: str | None = None, headers: Any = None) -> tuple[int, Any]:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"content-type": "application/json", **(headers or {})}
@@ -83,18 +53,11 @@ class Serving:
         assert status in (200, 201, 202), answer
         return answer
 
-    def end(self, sig: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(sig)
-        _, rest = self.process.communicate(timeout=30)
-        self.talk += rest
-        return self.process.returncode
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     options = "--set", "server.notice=0", "--set", f"server.override_keys={KEY}"
-    made = Serving(tmp_path_factory.mktemp("shown"), "--showcase", *options)
+    made = Shown(tmp_path_factory.mktemp("shown"), "--showcase", *options)
     yield made
     if made.process.poll() is None:
         made.end(signal.SIGKILL)
@@ -116,7 +79,7 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_first_things_that_people_type(server: Serving) -> None:
+def test_the_first_things_that_people_type(server: Shown) -> None:
     typed = CURL.strip().replace("http://localhost:3000", server.url).replace("curl ", "echo; curl -sS ")
     ran = subprocess.run(["sh", "-ec", typed], capture_output=True, text=True, timeout=60, check=True)
     health, praise, image, batch, metrics = (json.loads(line) for line in ran.stdout.split("\n") if line.strip())
@@ -133,7 +96,7 @@ def test_the_first_things_that_people_type(server: Serving) -> None:
     assert "/api/predict/sentiment" in server.talk
 
 
-def test_an_image_is_told_however_it_comes(server: Serving) -> None:
+def test_an_image_is_told_however_it_comes(server: Shown) -> None:
     file = digit(7)
     told = server.answer("/api/predict/image", {"image": base64.b64encode(file).decode(), "top_k": 3})
     assert (told["predictions"][0]["label"], len(told["predictions"]), told["model"]) == ("7", 3, "image-v1")
@@ -148,7 +111,7 @@ def test_an_image_is_told_however_it_comes(server: Serving) -> None:
     assert (status, problem["field"]) == (422, "image")
 
 
-def test_recommendations_keep_to_what_was_asked(server: Serving) -> None:
+def test_recommendations_keep_to_what_was_asked(server: Shown) -> None:
     told = server.answer("/api/predict/recommend", {"user_id": "user123", "context": {"category": "tech"}, "limit": 10})
     items = [each["item_id"] for each in told["recommendations"]]
     assert 0 < len(items) <= 10
@@ -175,14 +138,14 @@ def test_recommendations_keep_to_what_was_asked(server: Serving) -> None:
         ("sentiment", b'{"text": "' + b"a" * (11 << 20) + b'"}', 413),
     ],
 )
-def test_bad_input_is_a_problem_that_names_it(server: Serving, path: str, body: Any, status: int) -> None:
+def test_bad_input_is_a_problem_that_names_it(server: Shown, path: str, body: Any, status: int) -> None:
     got, problem = server.ask(f"/api/predict/{path}", body)
     assert (got, problem["status"]) == (status, status)
     assert problem["detail"]
     assert problem["type"].startswith("urn:everloop:error:")
 
 
-def test_each_learns_from_labels_by_request_id(server: Serving) -> None:
+def test_each_learns_from_labels_by_request_id(server: Shown) -> None:
     sentiment = server.answer("/api/predict/sentiment", {"text": PRAISE})
     batch = server.answer("/api/predict/batch", {"texts": ["so so", PRAISE]})
     image = server.answer("/api/predict/image", {"image": base64.b64encode(digit(3)).decode()})
@@ -198,7 +161,7 @@ def test_each_learns_from_labels_by_request_id(server: Serving) -> None:
     assert (labels["sentiment"], labels["image"], labels["recommender"]) == (2, 1, 1)
 
 
-def test_a_next_version_goes_out_by_canary(server: Serving) -> None:
+def test_a_next_version_goes_out_by_canary(server: Shown) -> None:
     said = [("the new build is sick, bravo", "positive"), ("the old build is a brick again", "negative")]
     server.answer(
         "/v1/models/sentiment/feedback",
@@ -229,7 +192,7 @@ def test_a_next_version_goes_out_by_canary(server: Serving) -> None:
     assert server.ask("/api/predict/sentiment", {"text": PRAISE}, headers=chosen)[1]["model"] == "sentiment-v2"
 
 
-def test_without_one_of_the_models_the_others_answer(server: Serving) -> None:
+def test_without_one_of_the_models_the_others_answer(server: Shown) -> None:
     assert server.ask("/v1/models/image", method="DELETE")[0] == 204
     status, problem = server.ask("/api/predict/image", {"image": base64.b64encode(digit(1)).decode()})
     assert (status, problem["code"]) == (404, "model_not_found")

@@ -2771,7 +2771,7 @@ export interface operations {
                 "Everloop-Key"?: string;
                 /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
                 "Everloop-Timeout"?: number;
-                /** @description A user or session, who meets the same version each time while several are live. */
+                /** @description A user or session, who meets the same version each time; a body's `unit` goes before it. */
                 "Everloop-Unit"?: string;
                 /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
@@ -2925,7 +2925,7 @@ export interface operations {
                 "Everloop-Key"?: string;
                 /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
                 "Everloop-Timeout"?: number;
-                /** @description A user or session, who meets the same version each time while several are live. */
+                /** @description A user or session, who meets the same version each time; a body's `unit` goes before it. */
                 "Everloop-Unit"?: string;
                 /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
@@ -3094,7 +3094,7 @@ export interface operations {
                 "Everloop-Key"?: string;
                 /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
                 "Everloop-Timeout"?: number;
-                /** @description A user or session, who meets the same version each time while several are live. */
+                /** @description A user or session, who meets the same version each time; a body's `unit` goes before it. */
                 "Everloop-Unit"?: string;
                 /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
@@ -3248,7 +3248,7 @@ export interface operations {
                 "Everloop-Key"?: string;
                 /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
                 "Everloop-Timeout"?: number;
-                /** @description A user or session, who meets the same version each time while several are live. */
+                /** @description A user or session, who meets the same version each time; a body's `unit` goes before it. */
                 "Everloop-Unit"?: string;
                 /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;
@@ -5585,7 +5585,7 @@ export interface operations {
                 "Everloop-Key"?: string;
                 /** @description Seconds within which the answer is of use; what cannot be answered by then is refused, and not run. */
                 "Everloop-Timeout"?: number;
-                /** @description A user or session, who meets the same version each time; the body's `unit` goes before it. */
+                /** @description A user or session, who meets the same version each time; a body's `unit` goes before it. */
                 "Everloop-Unit"?: string;
                 /** @description For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout. */
                 "Everloop-Version"?: string;

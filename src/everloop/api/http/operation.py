@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from everloop.api.door import Need
+from everloop.api.http.deadlines import TIMEOUT_HEADER
+from everloop.api.override import KEY_HEADER, VERSION_HEADER
+from everloop.serving.split import LONGEST_UNIT
 
 Tag = Literal[
     "predictions", "showcase", "inference", "models", "versions", "rollouts", "learning", "keys", "cache", "server"
@@ -18,6 +21,30 @@ class Parameter(NamedTuple):
     where: Literal["query", "header"]
     schema: dict[str, Any]
     description: str
+
+
+ASKING = (
+    Parameter(
+        TIMEOUT_HEADER,
+        "header",
+        {"type": "number", "minimum": 0},
+        "Seconds within which the answer is of use; what cannot be answered by then is refused, and not run.",
+    ),
+    Parameter(
+        "Everloop-Unit",
+        "header",
+        {"type": "string", "maxLength": LONGEST_UNIT},
+        "A user or session, who meets the same version each time; a body's `unit` goes before it.",
+    ),
+    Parameter(
+        VERSION_HEADER,
+        "header",
+        {"type": "string", "maxLength": 128},
+        "For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout.",
+    ),
+    Parameter(KEY_HEADER, "header", {"type": "string"}, "One of the server's `override_keys`."),
+)
+"""Headers of whatever asks a model for rows, texts, images or users."""
 
 
 class Operation(NamedTuple):

@@ -8,16 +8,13 @@ from __future__ import annotations
 from everloop.api import wire
 from everloop.api.http import codec
 from everloop.api.http.cache_operations import CACHE
-from everloop.api.http.deadlines import TIMEOUT_HEADER
 from everloop.api.http.key_operations import KEYS
 from everloop.api.http.oip_operations import OIP
-from everloop.api.http.operation import Operation, Parameter
+from everloop.api.http.operation import ASKING, Operation, Parameter
 from everloop.api.http.rollout_operations import ROLLOUTS
 from everloop.api.http.showcase_operations import SHOWCASE
 from everloop.api.http.version_operations import VERSIONS
 from everloop.api.observing import SlowRequests
-from everloop.api.override import KEY_HEADER, VERSION_HEADER
-from everloop.serving.split import LONGEST_UNIT
 
 _ID = {"type": "integer", "minimum": 0, "default": 0}
 _AFTER = Parameter("after", "query", _ID, "Only what comes after this event id.")
@@ -43,27 +40,7 @@ _MODELS: tuple[Operation, ...] = (
             "version_not_found",
             "conflict",
         ),
-        parameters=(
-            Parameter(
-                TIMEOUT_HEADER,
-                "header",
-                {"type": "number", "minimum": 0},
-                "Seconds within which the answer is of use; what cannot be answered by then is refused, and not run.",
-            ),
-            Parameter(
-                "Everloop-Unit",
-                "header",
-                {"type": "string", "maxLength": LONGEST_UNIT},
-                "A user or session, who meets the same version each time; the body's `unit` goes before it.",
-            ),
-            Parameter(
-                VERSION_HEADER,
-                "header",
-                {"type": "string", "maxLength": 128},
-                "For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout.",
-            ),
-            Parameter(KEY_HEADER, "header", {"type": "string"}, "One of the server's `override_keys`."),
-        ),
+        parameters=ASKING,
         scope="predict",
     ),
     Operation(

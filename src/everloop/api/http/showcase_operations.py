@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from everloop.api import questions
-from everloop.api.http.deadlines import TIMEOUT_HEADER
-from everloop.api.http.operation import Operation, Parameter
-from everloop.api.override import KEY_HEADER, VERSION_HEADER
+from everloop.api.http.operation import ASKING, Operation
 from everloop.api.showcase import ShownModels
-from everloop.serving.split import LONGEST_UNIT
 from everloop.showcase.answers import ImageAnswer, RecommendAnswer, SentimentAnswer, SentimentsAnswer
 
 _REFUSALS = (
@@ -20,28 +17,6 @@ _REFUSALS = (
     "conflict",
     "store_unavailable",
 )
-_HEADERS = (
-    Parameter(
-        TIMEOUT_HEADER,
-        "header",
-        {"type": "number", "minimum": 0},
-        "Seconds within which the answer is of use; what cannot be answered by then is refused, and not run.",
-    ),
-    Parameter(
-        "Everloop-Unit",
-        "header",
-        {"type": "string", "maxLength": LONGEST_UNIT},
-        "A user or session, who meets the same version each time while several are live.",
-    ),
-    Parameter(
-        VERSION_HEADER,
-        "header",
-        {"type": "string", "maxLength": 128},
-        "For tests: the version that shall answer, by number, name or alias. Needs a key; does not count in a rollout.",
-    ),
-    Parameter(KEY_HEADER, "header", {"type": "string"}, "One of the server's `override_keys`."),
-)
-
 SHOWCASE: tuple[Operation, ...] = (
     Operation(
         "predict_sentiment",
@@ -53,7 +28,7 @@ SHOWCASE: tuple[Operation, ...] = (
         example={"text": "This is amazing!", "options": {"detailed": False}},
         answer=SentimentAnswer,
         refusals=_REFUSALS,
-        parameters=_HEADERS,
+        parameters=ASKING,
         role="sentiment",
         scope="predict",
     ),
@@ -67,7 +42,7 @@ SHOWCASE: tuple[Operation, ...] = (
         example={"texts": ["Great product!", "Terrible service"], "model": "sentiment"},
         answer=SentimentsAnswer,
         refusals=_REFUSALS,
-        parameters=_HEADERS,
+        parameters=ASKING,
         role="sentiment",
         scope="predict",
     ),
@@ -81,7 +56,7 @@ SHOWCASE: tuple[Operation, ...] = (
         example={"image_url": "https://example.com/cat.jpg", "top_k": 5},
         answer=ImageAnswer,
         refusals=(*_REFUSALS, "missing_extra"),
-        parameters=_HEADERS,
+        parameters=ASKING,
         role="image",
         uploads=True,
         scope="predict",
@@ -96,7 +71,7 @@ SHOWCASE: tuple[Operation, ...] = (
         example={"user_id": "user123", "context": {"category": "tech"}, "limit": 10},
         answer=RecommendAnswer,
         refusals=_REFUSALS,
-        parameters=_HEADERS,
+        parameters=ASKING,
         role="recommender",
         scope="predict",
     ),
