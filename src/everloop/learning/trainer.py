@@ -361,7 +361,7 @@ class ModelTrainer:
         return True
 
     def _watch_inputs(self, config: LearningConfig) -> None:
-        if not config.drift_detection:
+        if not config.drift_detection or getattr(self._learner, "identities", False):
             return
         champion = self._memory.examiner.champion
         version = champion.version if champion is not None else None

@@ -40,6 +40,8 @@ class FactorSession:
 
     classes: list[Any] | None = None
     scored = False
+    varies = True
+    """A question may ask for ten items or for a thousand, and tell of as many that the user liked."""
     dtype: Any = object
 
     def __init__(self, manifest: Manifest, model: FactorModel) -> None:

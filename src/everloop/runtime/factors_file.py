@@ -71,7 +71,7 @@ def unpack_factors(payload: bytes) -> FactorModel:
         raise ArtifactCorrupt("not a recommender: the bytes do not begin as everloop's factors do")
     try:
         found = msgspec.msgpack.decode(memoryview(payload)[len(MAGIC) :], type=_File)
-    except (msgspec.DecodeError, msgspec.ValidationError, InvalidInput, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, InvalidInput, RecursionError) as error:
         raise ArtifactCorrupt(f"a recommender that cannot be read: {error}") from error
     if found.format != FORMAT:
         raise ArtifactCorrupt(f"a recommender of format {found.format}; this everloop reads format {FORMAT}")

@@ -81,6 +81,10 @@ def check_query(query: Query) -> None:
     for name in ("exclude", "history"):
         if len(getattr(query, name)) > MOST:
             raise InvalidInput(f"{name}: at most {MOST} items, got {len(getattr(query, name))}", field=name)
+    for name, values in query.context.items():
+        if isinstance(values, list) and len(values) > MOST:
+            field = f"context.{name[:60]}"
+            raise InvalidInput(f"{field}: at most {MOST} values, got {len(values)}", field=field)
     if query.user and query.item:
         raise InvalidInput("item_id: give either a user or an item, not both", field="item_id")
 

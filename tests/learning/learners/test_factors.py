@@ -218,12 +218,18 @@ def test_labels_are_expected_by_taste() -> None:
     assert own > other + 0.5
 
 
+def test_labels_of_any_size_leave_finite_answers() -> None:
+    learner = fitted()
+    learner.learn([["u", "i1"], ["u", "i2"], ["v", "i1"]], [1e308, -1e308, 1e308])
+    assert np.isfinite(learner.predict([["u", "i1"], ["a0", "i2"], ["v", "i3"]])).all()
+    assert len(first(learner, "u")) == 10
+
+
 @pytest.mark.parametrize(
     ("schema", "labels", "message"),
     [
         (Schema.of_names(["a", "b"]), [1.0], "rows of user and item"),
         (SCHEMA, [0.0], "none whose label is above"),
-        (SCHEMA, [1e200], "too large"),
     ],
 )
 def test_what_cannot_be_fitted(schema: Schema, labels: list[float], message: str) -> None:

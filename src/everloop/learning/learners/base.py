@@ -1,7 +1,8 @@
 """The contract of a learner: it learns from examples and freezes into an artifact.
 
-A learner belongs to one thread at a time. It is mutable and private; what serves is only ever what it froze. It may have an attribute
-`prefers`: fields of `LearningConfig` that suit it, unless whoever registers it says otherwise.
+A learner belongs to one thread at a time. It is mutable and private; what serves is only ever what it froze. It may have two more
+attributes: `prefers`, fields of `LearningConfig` that suit it, unless whoever registers it says otherwise; and `identities`, whether its
+fields only name somebody or something, so that it is no drift of the inputs when others are asked about.
 `everloop.testing.check_learner` runs the contract over any learner.
 """
 

@@ -39,6 +39,8 @@ from everloop.stores.ports import Manifest
 
 LONGEST_ID = 1000
 """Characters; interactions with a longer one are not learned."""
+MOST_LABEL = 1e9
+"""Labels beyond it count as this: squares and sums of them stay finite."""
 _LEAST_FOR_SLOPE = 50
 """Interactions below which a score says nothing about labels yet."""
 
@@ -101,6 +103,7 @@ class FactorsLearner:
     task: Task | None = "regression"
     incremental = True
     weight: Weight = "unknown"
+    identities = True
     prefers: Mapping[str, Any] = {"rule": "fresh"}
     """What a new user did changes what he is recommended, and hardly the error of ratings: a version that is only no worse there shall
     serve."""
@@ -136,11 +139,7 @@ class FactorsLearner:
         assert isinstance(base.users, PackedUsers)
         pasts = Pasts.of(base.users, self.parameters)
         catalogue = _with_new(base.catalogue, rows, self.parameters.most_items)
-        steps = [
-            (row[0], catalogue.place_of[row[1]], float(label))
-            for row, label in zip(rows, labels, strict=True)
-            if row[1] in catalogue.place_of
-        ]
+        steps = _steps(catalogue, rows, labels)
         for user, place, label in steps:
             if _learned(user):
                 pasts.add(user, place, label)
@@ -165,11 +164,7 @@ class FactorsLearner:
     def learn(self, rows: Sequence[Row], labels: Sequence[Scalar]) -> None:
         model = self.model
         _extend(model, rows)
-        steps = [
-            (row[0], model.catalogue.place_of[row[1]], float(label))
-            for row, label in zip(rows, labels, strict=True)
-            if row[1] in model.catalogue.place_of
-        ]
+        steps = _steps(model.catalogue, rows, labels)
         _count_popular(model, steps)
         for user, place, label in steps:
             self._learn_one(model, user, place, label)
@@ -259,6 +254,15 @@ def _manifest() -> Manifest:
     return msgspec.structs.replace(manifest_of(), libraries=library_versions("numpy"))
 
 
+def _steps(catalogue: Catalogue, rows: Sequence[Row], labels: Sequence[Scalar]) -> list[tuple[str, int, float]]:
+    """User, place and label, of the items that there is room for."""
+    return [
+        (row[0], catalogue.place_of[row[1]], min(max(float(label), -MOST_LABEL), MOST_LABEL))
+        for row, label in zip(rows, labels, strict=True)
+        if row[1] in catalogue.place_of
+    ]
+
+
 def _learned(user: str) -> bool:
     """Nobody in particular has no past."""
     return 0 < len(user) <= LONGEST_ID
@@ -311,8 +315,6 @@ def _labels(given: Interactions, parameters: FactorParameters) -> Labels:
         raise FitFailed(
             f"among {len(labels)} interactions there is none whose label is above {parameters.dislike_below:g}, which is what liking is"
         )
-    if not float(np.abs(labels).max()) < 1e150:
-        raise FitFailed("the labels are too large to compute with: scale them below 1e150")
     return Labels(
         mean=float(labels.mean()), typical=float(liked.mean()), least=float(labels.min()), most=float(labels.max())
     )
