@@ -238,21 +238,26 @@ def announce(engine: Engine, address: Address) -> None:
         lines.append("  keys      every caller needs one, as `Authorization: Bearer KEY`; `everloop keys list`")
     if address.admin is not None:
         lines.append(f"  admin     {admin_url}")
-    asked = engine.settings.showcase.sentiment
-    lines.append(f"  try       {example(records, url, admin_url, key=closed, texts=asked)}")
+    shown = engine.settings.showcase
+    tried = example(records, url, admin_url, key=closed, texts=shown.sentiment, images=shown.image)
+    lines.append(f"  try       {tried}")
     lines.append(f"  docs      {url}/docs")
     lines.append("Ctrl-C ends it.")
     for line in lines:
         say(line)
 
 
-def example(records: list[ModelRecord], url: str, admin_url: str, *, key: bool, texts: str = "") -> str:
-    """A line to paste: what the model of texts says, a prediction by the first model that can answer, or how to make one."""
+def example(
+    records: list[ModelRecord], url: str, admin_url: str, *, key: bool, texts: str = "", images: str = ""
+) -> str:
+    """A line to paste: what the model of texts, or of images, says, a prediction by the first model that can answer, or how to make one."""
     who = '-H "Authorization: Bearer $EVERLOOP_KEY" ' if key else ""
     for record in records:
         schema = record.schema if record.live_version is not None else None
         if record.name == texts and schema is not None and schema.names == ("text",):
             return f"curl -s {who}{url}/api/predict/sentiment -d '{json.dumps({'text': 'This is amazing!'})}'"
+        if record.name == images and schema is not None and schema.names[:1] == ("image",):
+            return f"curl -s {who}{url}/api/predict/image -F image=@picture.png"
     for record in records:
         if record.live_version is not None and record.schema is not None and record.schema.fields:
             body = json.dumps({"features": sample(record.schema)})
