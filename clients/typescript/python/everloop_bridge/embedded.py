@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -51,6 +52,10 @@ def _prepare(module_path: list[str]) -> None:
         sys.argv = [""]
     # A fork of Node's process, with its threads and its engine, must not run on: children are started afresh.
     multiprocessing.set_start_method("spawn", force=True)
+    # Node marks its own descriptors 0 to 2 as not for children; Python's children expect them.
+    for fd in range(3):
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, True)
     # Node may end without a word, and Python's buffers with it.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
