@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, read_snippets
 
+from everloop import Continuum
 from everloop.core.errors import InvalidInput
 from everloop.showcase import SentimentModel
 from everloop.showcase.builtin import builtin_path
@@ -138,3 +139,23 @@ def test_it_is_small_and_opens_without_scikit_learn() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert told.stdout.strip() == "['negative', 'neutral', 'positive'] []"
+
+
+def test_feedback_makes_a_version_that_knows_new_words_and_the_old_ones(tmp_path: Path) -> None:
+    slang = ["this zorb is lit", "so lit today", "that set was lit", "party was lit fam"]
+    known = {"I hate this": "negative", "terrible": "negative", "I love it": "positive", "The box is brown.": "neutral"}
+    texts = [*(f"{text} {i % 5}" for i in range(15) for text in slang), *(f"waiting in line {i}" for i in range(60))]
+    with Continuum(data_dir=tmp_path) as engine:
+        engine.register_model("mood", "builtin:sentiment")
+        assert engine.predict("mood", {"text": "so lit today"}).prediction == "neutral"
+        engine.add_training_examples("mood", [{"text": text} for text in texts], ["positive"] * 60 + ["neutral"] * 60)
+        engine.train_model("mood")
+        answers = {text: engine.predict("mood", {"text": text}) for text in [*slang, *known]}
+        assert {answer.model_version for answer in answers.values()} == {2}
+        assert {text: answer.prediction for text, answer in answers.items()} == dict.fromkeys(slang, "positive") | known
+    with Continuum(data_dir=tmp_path) as engine:  # as after a restart, with nothing registered again
+        assert engine.predict("mood", {"text": "so lit today"}).prediction == "positive"
+        engine.add_training_examples("mood", [{"text": f"{i} zorbs queue"} for i in range(40)], ["negative"] * 40)
+        engine.train_model("mood")
+        answers = {text: engine.predict("mood", {"text": text}).prediction for text in [*slang, *known, "zorbs queue"]}
+        assert answers == dict.fromkeys(slang, "positive") | known | {"zorbs queue": "negative"}

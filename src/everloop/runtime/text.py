@@ -4,6 +4,8 @@
     tensors   `text` BYTES [-1] -> `prediction` BYTES [-1], `probabilities` FP64 [-1, classes], and `explanation` BYTES [-1]: a JSON list
               of [word, weight] each, which only those pay for who ask for it
 
+A run takes as long as its texts are, and explaining them several times as long: such a session never runs on an event loop (`varies`).
+
 Manifest option `axis`: two labels [low, high]; an explanation then tells how far a word moves the log-odds of the second against the
 first. Without it: of the answer against the mean of the others.
 """
@@ -37,6 +39,7 @@ class TextSession:
     """A `runtime.session.CompiledSession`; nothing in it ever changes but what it remembers of words."""
 
     scored = True
+    varies = True
     dtype: Any = object
 
     def __init__(self, manifest: Manifest, model: TextModel) -> None:
