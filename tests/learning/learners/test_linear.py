@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
@@ -146,6 +146,7 @@ def test_missing_values_are_taken_for_the_mean():
 
 
 @given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1, max_size=30))
+@example([(0.0, 0.0, 0.0), (1.0, 7.246115797253951e-160, 0.0)])
 def test_whatever_the_numbers_the_fit_is_finite_and_no_worse_than_the_mean(numbers):
     X, y = [list(row[:2]) for row in numbers], [row[2] for row in numbers]
     answers = np.array(fitted("linear", X, y).predict(X))

@@ -271,7 +271,9 @@ def _whiten(S: Floats, alpha: float) -> Floats:
             k
         )  # the penalty must stay a multiple of the identity for the smaller side to know all directions
     else:
-        scale = np.divide(1.0, np.sqrt(moment + alpha), out=np.zeros(k), where=moment + alpha > 0)
+        # Squares that are hardly numbers any more have lost their digits: such a column does not vary.
+        varies = moment + alpha >= np.finfo(np.float64).tiny
+        scale = np.divide(1.0, np.sqrt(moment + alpha), out=np.zeros(k), where=varies)
     S = S * scale
     if n < k:
         values, vectors = _eigen(S @ S.T)
