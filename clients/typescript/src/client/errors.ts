@@ -93,7 +93,8 @@ function seconds(value: string | undefined): number | undefined {
   return Number.isNaN(at) ? undefined : Math.max(0, (at - Date.now()) / 1000);
 }
 
-function short(text: string): string {
+/** One line of at most 100 characters. */
+export function short(text: string): string {
   const line = text.replace(/\s+/g, " ").trim();
   return line.length <= 100 ? line : `${line.slice(0, 99)}…`;
 }

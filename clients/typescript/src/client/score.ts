@@ -60,47 +60,80 @@ export async function* scoreAll<Row, Label = Scalar>(
     }
   }
   const ended = new AbortController();
-  const end = () => ended.abort(signal?.reason);
-  signal?.addEventListener("abort", end, { once: true });
-  const stopped = new Promise<never>((_, reject) => {
-    ended.signal.addEventListener("abort", () => reject(ended.signal.reason), { once: true });
-  });
-  stopped.catch(() => {}); // it may happen while nobody waits
   const batches = new Batches(rows, batchSize, linger);
-  const underWay: Promise<Outcome<Row, Label>[]>[] = [];
+  const underWay: Flight<Outcome<Row, Label>>[] = [];
   let number = 0;
-  let reading: Promise<Row[]> | undefined;
-  try {
-    signal?.throwIfAborted();
-    while (true) {
-      if (reading === undefined && !batches.done && underWay.length < concurrency) {
-        reading = batches.next();
-        reading.catch(() => {}); // it is awaited below, maybe after an answer
-      }
-      if (reading === undefined && underWay.length === 0) {
-        return;
-      }
-      const read = reading?.then((batch) => ({ batch }));
-      const answered = underWay[0]?.then((answers) => ({ answers }));
-      const first = await Promise.race([answered, read, stopped].filter((each) => each !== undefined));
-      if ("batch" in first) {
-        reading = undefined;
-        if (first.batch.length > 0) {
-          const begun = outcomes(ask, first.batch, number, errors === "give", ended.signal);
-          begun.catch(() => {}); // its turn comes later
-          underWay.push(begun);
-          number += first.batch.length;
+  let reading = false;
+  // Not Promise.race: each race would leave something behind in a promise that outlives it.
+  let wake = () => {};
+  const end = () => {
+    ended.abort(signal?.reason);
+    wake();
+  };
+  const fly = (answers: Promise<Outcome<Row, Label>[]>) => {
+    const flight: Flight<Outcome<Row, Label>> = {};
+    underWay.push(flight);
+    answers
+      .then(
+        (given) => {
+          flight.answers = given;
+        },
+        (error) => {
+          flight.failed = { error };
+        },
+      )
+      .finally(() => wake());
+  };
+  const read = () => {
+    reading = true;
+    batches.next().then(
+      (batch) => {
+        reading = false;
+        if (batch.length > 0) {
+          fly(outcomes(ask, batch, number, errors === "give", ended.signal));
+          number += batch.length;
         }
-      } else {
-        void underWay.shift(); // it has just been awaited
+        wake();
+      },
+      (error) => {
+        reading = false;
+        fly(Promise.reject(error)); // in its place, behind the rows that came before
+      },
+    );
+  };
+  signal?.addEventListener("abort", end, { once: true });
+  try {
+    while (true) {
+      signal?.throwIfAborted();
+      if (!reading && !batches.done && underWay.length < concurrency) {
+        read();
+      }
+      const [first] = underWay;
+      if (first?.failed) {
+        throw first.failed.error;
+      }
+      if (first?.answers) {
+        underWay.shift();
         yield* first.answers;
+      } else if (reading || first) {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      } else if (batches.done) {
+        return;
       }
     }
   } finally {
     signal?.removeEventListener("abort", end);
     ended.abort();
-    await batches.close(reading !== undefined);
+    await batches.close(reading);
   }
+}
+
+/** A request under way: nothing yet, or what came of it. */
+interface Flight<T> {
+  answers?: T[];
+  failed?: { error: unknown };
 }
 
 async function outcomes<Row, Label>(
@@ -139,6 +172,7 @@ const OF_A_ROW = new Set(["invalid_input", "malformed", "model_failed", "too_lar
 /** Rows of a source, several at a time. */
 class Batches<Row> {
   done = false;
+  #failed: { error: unknown } | undefined;
   readonly #rows: AsyncIterator<Row> | Iterator<Row>;
   #next: Promise<IteratorResult<Row>> | undefined;
 
@@ -150,14 +184,21 @@ class Batches<Row> {
     this.#rows = Symbol.asyncIterator in rows ? rows[Symbol.asyncIterator]() : rows[Symbol.iterator]();
   }
 
-  /** The next batch; empty at the end. */
+  /** The next batch; empty at the end. Rejects with what the source threw, when all that came before has been given. */
   async next(): Promise<Row[]> {
+    if (this.#failed) {
+      this.done = true;
+      throw this.#failed.error;
+    }
     const batch: Row[] = [];
     let late: Promise<"late"> | undefined;
     let timer: NodeJS.Timeout | undefined;
     try {
       while (batch.length < this.size) {
-        this.#next ??= Promise.resolve(this.#rows.next());
+        if (this.#next === undefined) {
+          this.#next = Promise.resolve(this.#rows.next());
+          this.#next.catch(() => {}); // after a linger it may fail before it is awaited again
+        }
         const next = late === undefined ? await this.#next : await Promise.race([this.#next, late]);
         if (next === "late") {
           return batch; // the row that is still awaited begins the next one
@@ -176,8 +217,12 @@ class Batches<Row> {
       }
       return batch;
     } catch (error) {
-      this.done = true;
-      throw error;
+      this.done = batch.length === 0;
+      if (this.done) {
+        throw error;
+      }
+      this.#failed = { error };
+      return batch;
     } finally {
       clearTimeout(timer);
     }

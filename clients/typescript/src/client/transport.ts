@@ -5,7 +5,7 @@
  */
 
 import { type Dispatcher, Pool } from "undici";
-import { EverloopError, refusal, unreachable } from "./errors.js";
+import { EverloopError, refusal, short, unreachable } from "./errors.js";
 import { type Backoff, type Clock, pause, sleep, worthRepeating } from "./retries.js";
 
 export interface CallOptions {
@@ -31,7 +31,7 @@ export class Incoming {
     private readonly bytes: Uint8Array,
   ) {}
 
-  /** By its type: what was JSON, bytes, or text; undefined where there is nothing. */
+  /** By its type: what was JSON, bytes, or text; undefined where there is nothing. Throws EverloopError where JSON is none. */
   content(): unknown {
     if (this.bytes.length === 0) {
       return undefined;
@@ -40,7 +40,14 @@ export class Incoming {
       return this.bytes;
     }
     const text = new TextDecoder().decode(this.bytes);
-    return this.type.startsWith("application/json") ? JSON.parse(text) : text;
+    if (!this.type.startsWith("application/json")) {
+      return text;
+    }
+    try {
+      return JSON.parse(text);
+    } catch (cause) {
+      throw new EverloopError({ code: "not_everloop", detail: `the answer is no JSON: ${short(text)}` }, { cause });
+    }
   }
 }
 

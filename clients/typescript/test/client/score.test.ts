@@ -98,12 +98,16 @@ test("a signal ends it while the source is silent", async () => {
   await assert.rejects(scoring, { message: "enough" });
 });
 
-test("a source that fails fails the scoring", async () => {
+test("a source that fails fails the scoring, behind the answers of what it gave", async () => {
   const failing = function* () {
-    yield 1;
+    yield* upTo(6);
     throw new Error("the file ends early");
   };
-  await assert.rejects(all(scoreAll(async (rows) => answer(rows), failing(), {})), { message: "the file ends early" });
+  const scoring = scoreAll<number, number>(async (rows) => answer(rows), failing(), { batchSize: 4 });
+  for (const row of upTo(6)) {
+    assert.equal((await scoring.next()).value?.row, row);
+  }
+  await assert.rejects(scoring.next(), { message: "the file ends early" });
 });
 
 test("with `linger` a slow source waits for nobody", async () => {

@@ -142,6 +142,12 @@ test("a page that is no problem document is told as such", async (t) => {
   });
 });
 
+test("an answer that is no JSON though it says so is told as such", async (t) => {
+  const cut: Scene = (response) => response.writeHead(200, { "content-type": "application/json" }).end('{"models": [');
+  const { client } = await told(t, [cut]);
+  await assert.rejects(client.models(), { code: "not_everloop", message: /\{"models": \[/ });
+});
+
 test("a redirect is not followed: the key would go along", async (t) => {
   const away: Scene = (response) => response.writeHead(302, { location: "http://127.0.0.1:1/" }).end();
   const { client, asked } = await told(t, [away]);
