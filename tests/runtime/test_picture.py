@@ -221,3 +221,17 @@ def test_preprocessing_that_cannot_be_is_refused(field: str, value: Any) -> None
     with pytest.raises(InvalidInput) as caught:
         msgspec.structs.replace(WANTED, **{field: value}).validate()
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "LA", "I;16", "CMYK"])
+def test_what_is_far_larger_is_made_smaller_first(mode: str) -> None:
+    image = plain((0, 0, 0), (400, 300))
+    image.paste((255, 255, 255), (200, 0, 400, 300))
+    if mode == "I;16":
+        image = PIL.Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    wanted = Preprocessing(size=(8, 8), fit="stretch", resample="box")
+    pixels = pixels_of(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), wanted)
+    assert pixels[:, :3].max() <= 8
+    assert pixels[:, 5:].min() >= 247

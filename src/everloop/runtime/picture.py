@@ -4,8 +4,8 @@
 
 What comes in was written by anybody. So the formats are few and named, the header's size is held against `most_pixels` before a pixel is
 decoded (a few kilobytes can claim to be gigabytes), what is cut short is refused and not filled up with grey, and whatever a decoder
-raises is the caller's to mend. Of an animation the first frame counts. A JPEG that is far larger than the network's input is decoded
-at a fraction of its size, which its format allows (`Image.draft`).
+raises is the caller's to mend. Of an animation the first frame counts. What is far larger than the network's input is made smaller first,
+a JPEG while it is decoded, which its format allows (`Image.draft`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_PIXELS = 36_000_000
 LARGEST_SIDE = 4096
 """Of a network's input."""
 MOST_TRIMMED = 1024
-"""Pixels of the side of an image whose ink is looked for: a larger one is made smaller before."""
+"""Pixels of the shorter side of an image whose ink is looked for: one of twice as many is made smaller before."""
 DESCRIBED = ("width", "height", "red", "green", "blue", "brightness", "contrast", "saturation", "sharpness")
 """What `describe` tells, in this order."""
 _EXIF_ORIENTATION = 0x0112
@@ -132,10 +132,10 @@ def decode(data: bytes, wanted: Preprocessing, most_pixels: int, at: str) -> tup
             raise TooLarge(f"{at}: {width} x {height} is more than {most_pixels:,} pixels", field=at)
         try:
             turned = _orientation(image)
+            side = MOST_TRIMMED if wanted.trim else _DRAFT * max(wanted.size)
             if image.format == "JPEG":
-                side = _DRAFT * max(wanted.size) if not wanted.trim else max(image.size)
                 image.draft(None, (side, side))
-            plain = _plain(image, wanted)
+            plain = _plain(_reduced(image, side), wanted)
         except _UNDECODABLE as error:
             raise _damaged(at, error) from error
     if turned is not None:
@@ -187,6 +187,18 @@ def describe(pixels: Pixels, size: tuple[int, int]) -> list[float]:
     return [float(size[0]), float(size[1]), *(round(float(each), 6) for each in told)]
 
 
+def _reduced(image: Image, side: int) -> Image:
+    """To a shorter side of `side`, where it is far larger: what is done to all of its pixels would take time and memory for nothing."""
+    factor = min(image.size) / side
+    if factor < 2 or image.mode.startswith("I"):
+        return image
+    from PIL.Image import Resampling
+
+    if image.mode in ("P", "PA", "1"):  # their values are names of colours, which have no mean
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    return image.resize((round(image.width / factor), round(image.height / factor)), Resampling.BOX)
+
+
 def _plain(image: Image, wanted: Preprocessing) -> Image:
     """Eight bits, RGB or grey, on the background where it is transparent."""
     mode = "L" if wanted.mode == "L" else "RGB"
@@ -218,7 +230,6 @@ def _trimmed(image: Image, wanted: Preprocessing) -> Image:
         return image
     import PIL.Image
 
-    image = image.reduce(max(1, max(image.size) // MOST_TRIMMED))
     grey, ground = np.asarray(image.convert("L"), np.int16), _ground(image)
     ink = np.abs(grey - ground) > 255 * wanted.trim
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
