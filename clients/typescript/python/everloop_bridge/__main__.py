@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 
 import msgspec
 
@@ -24,12 +25,16 @@ def main() -> None:
     os.set_inheritable(3, False)
     connection = Connection(socket.socket(fileno=3), engine, same_process=False)
     connection.hello()
+    status = 1
     try:
         connection.serve()
         engine.close()
         run_exit_hooks()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
-        os._exit(0)  # A call that never returns must not keep the process.
+        os._exit(status)  # A call that never returns must not keep the process.
 
 
 if __name__ == "__main__":

@@ -27,8 +27,10 @@ export interface BridgeOptions {
   modulePath?: string | readonly string[];
   /** Functions ("module.function") that take microseconds: they run where calls are read, without a thread's hand-over. */
   fast?: readonly string[];
-  /** Calls that may wait at once; more are refused with `BridgeOverloaded`. */
+  /** Calls that may wait at once, 10,000; more are refused with `BridgeOverloaded`. */
   maxPending?: number;
+  /** Bytes of arguments beyond which calls are refused while others wait, 1 GiB. */
+  maxPendingBytes?: number;
 }
 
 export interface BridgeInfo {
@@ -48,7 +50,9 @@ const CLOSE_TIMEOUT_MS = 5000;
 const STARTS_THAT_MAY_FAIL = 3;
 
 export class PolyglotBridge {
-  private readonly options: Required<Pick<BridgeOptions, "poolSize" | "timeout" | "debug" | "maxPending">>;
+  private readonly options: Required<
+    Pick<BridgeOptions, "poolSize" | "timeout" | "debug" | "maxPending" | "maxPendingBytes">
+  >;
   private readonly engine: EngineOptions;
   private readonly python: Python;
   private readonly transport: Transport;
@@ -62,11 +66,19 @@ export class PolyglotBridge {
 
   /** Finds Python and starts it. Throws BridgeStartError, which tells what to do. */
   constructor(options: BridgeOptions = {}) {
-    const { poolSize = 4, timeout = 30_000, debug = false, maxPending = 10_000, fast = [] } = options;
+    const {
+      poolSize = 4,
+      timeout = 30_000,
+      debug = false,
+      maxPending = 10_000,
+      maxPendingBytes = 2 ** 30,
+      fast = [],
+    } = options;
     checked("poolSize", poolSize, 1);
     checked("maxPending", maxPending, 1);
+    checked("maxPendingBytes", maxPendingBytes, 1);
     checked("timeout", timeout, 0);
-    this.options = { poolSize, timeout, debug, maxPending };
+    this.options = { poolSize, timeout, debug, maxPending, maxPendingBytes };
     this.engine = { poolSize, fast, modulePath: modulePath(options.modulePath) };
     this.python = findPython(options.pythonPath);
     this.reason = options.transport === "process" ? undefined : whyNotEmbedded(this.python);
@@ -140,6 +152,10 @@ export class PolyglotBridge {
     return this.closed;
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
   private async shutDown(timeout: number): Promise<void> {
     const channel = this.channel;
     await channel?.drained(timeout);
@@ -165,7 +181,7 @@ export class PolyglotBridge {
       const { socket, hello, memory } = startEmbedded(this.python, this.engine);
       this.memory = memory;
       this.greeted(hello);
-      const channel = new Channel(socket, this.metrics, this.options.maxPending, {
+      const channel = new Channel(socket, this.metrics, this.options, {
         memory,
         broken: () => channel.end(new BridgeCrashed("Python closed its end of the bridge")),
       });
@@ -180,7 +196,7 @@ export class PolyglotBridge {
       }
       this.say(`process ${child.pid} ended: ${why}`);
     });
-    const channel = new Channel(child.socket, this.metrics, this.options.maxPending, {
+    const channel = new Channel(child.socket, this.metrics, this.options, {
       greeted: (hello) => this.greeted(hello),
       broken: child.kill,
     });

@@ -26,6 +26,8 @@ export interface BridgeCallOptions {
 
 interface Pending {
   name: string;
+  /** Of its arguments. */
+  bytes: number;
   began: number;
   resolve(value: unknown): void;
   reject(error: unknown): void;
@@ -46,13 +48,20 @@ export interface Surroundings {
   broken(): void;
 }
 
+/** What may wait for Python at once. */
+export interface Limits {
+  maxPending: number;
+  maxPendingBytes: number;
+}
+
 export class Channel {
   /** What Python said of itself on this socket. */
   greeting: Hello | undefined;
   private readonly encoder: Encoder;
   private readonly decoder: Decoder;
   private readonly pending = new Map<number, Pending>();
-  private readonly abandoned = new Set<number>();
+  private readonly abandoned = new Map<number, number>();
+  private bytes = 0;
   private readonly copied: number[] = [];
   private readonly signals = new Map<AbortSignal, Followed>();
   private number = 0;
@@ -66,7 +75,7 @@ export class Channel {
   constructor(
     private readonly socket: Socket,
     private readonly metrics: Metrics,
-    private readonly maxPending: number,
+    private readonly limits: Limits,
     private readonly surroundings: Surroundings,
   ) {
     const { memory } = surroundings;
@@ -205,14 +214,12 @@ export class Channel {
       }
       const { timeout = 0, signal } = options;
       signal?.throwIfAborted();
-      if (this.pending.size + this.abandoned.size >= this.maxPending) {
-        this.metrics.overloaded();
-        throw new BridgeOverloaded(this.pending.size + this.abandoned.size);
-      }
+      this.checkLimits();
       const number = this.nextNumber();
       // Before it is noted: arguments that cannot be sent leave nothing behind.
-      this.encoder.frame(kind, number, write);
-      const call: Pending = { name, began: performance.now(), resolve, reject, timer: undefined, signal };
+      const bytes = this.encoder.frame(kind, number, write);
+      const call: Pending = { name, began: performance.now(), bytes, resolve, reject, timer: undefined, signal };
+      this.bytes += bytes;
       if (timeout > 0) {
         call.timer = setTimeout(() => this.giveUp(number, "timedOut", new BridgeTimeout(name, timeout)), timeout);
       }
@@ -225,6 +232,19 @@ export class Channel {
       this.pending.set(number, call);
       this.flushSoon();
     });
+  }
+
+  private checkLimits(): void {
+    const { maxPending, maxPendingBytes } = this.limits;
+    const waiting = this.pending.size + this.abandoned.size;
+    if (waiting >= maxPending || this.bytes >= maxPendingBytes) {
+      this.metrics.overloaded();
+      throw new BridgeOverloaded(
+        waiting >= maxPending
+          ? `${waiting} calls wait for Python already (maxPending)`
+          : `arguments of ${this.bytes} bytes wait for Python already (maxPendingBytes)`,
+      );
+    }
   }
 
   private nextNumber(): number {
@@ -240,7 +260,8 @@ export class Channel {
       return;
     }
     this.forget(number, call);
-    this.abandoned.add(number);
+    this.abandoned.set(number, call.bytes);
+    this.bytes += call.bytes;
     this.encoder.frame(Ask.cancel, number, () => this.encoder.value(null));
     this.flushSoon();
     this.metrics.settled(call.name, performance.now() - call.began, outcome);
@@ -249,6 +270,7 @@ export class Channel {
 
   private forget(number: number, call: Pending): void {
     this.pending.delete(number);
+    this.bytes -= call.bytes;
     if (call.timer !== undefined) {
       clearTimeout(call.timer);
     }
@@ -330,6 +352,7 @@ export class Channel {
     }
     const call = this.pending.get(number);
     if (call === undefined) {
+      this.bytes -= this.abandoned.get(number) ?? 0;
       this.abandoned.delete(number);
       // Its memory is let go even though nobody waits for it.
       this.read(data, start);

@@ -8,6 +8,7 @@
 import { closeSync, readSync } from "node:fs";
 import { createRequire } from "node:module";
 import { Socket } from "node:net";
+import { types } from "node:util";
 import { isMainThread } from "node:worker_threads";
 import { Decoder } from "./decode.js";
 import { BridgeStartError } from "./errors.js";
@@ -195,7 +196,7 @@ function readExactly(fd: number, into: Buffer): void {
 
 /** Memory of both languages: what is lent to Python is held here until Python has let go of it. */
 export class Memory implements SharedMemory {
-  private readonly lent = new Map<number, ArrayBufferView>();
+  private readonly lent = new Map<number, Uint8Array>();
   private pins = 0;
 
   constructor(private readonly c: Functions) {}
@@ -204,10 +205,19 @@ export class Memory implements SharedMemory {
     return this.lent.size;
   }
 
-  lend(view: ArrayBufferView): { address: bigint; pin: number } {
+  /**
+   * Lends a copy that the bridge alone has: what the program does with its own array after the call, be it writing to it or
+   * giving its memory to a worker, then cannot reach Python. A SharedArrayBuffer is shared both ways, as its name says.
+   */
+  lend(bytes: Uint8Array): { address: bigint; pin: number } {
+    let kept = bytes;
+    if (!types.isSharedArrayBuffer(bytes.buffer)) {
+      kept = Buffer.allocUnsafeSlow(bytes.byteLength);
+      kept.set(bytes);
+    }
     this.pins += 1;
-    this.lent.set(this.pins, view);
-    return { address: this.c.address(view), pin: this.pins };
+    this.lent.set(this.pins, kept);
+    return { address: this.c.address(kept), pin: this.pins };
   }
 
   released(pins: number[]): void {

@@ -23,6 +23,9 @@ export class Encoder {
   private view = new DataView(this.bytes.buffer);
   private at = 0;
   private readonly path: (string | number)[] = [];
+  /** Pins of the frame that is being written. */
+  private lent: number[] = [];
+  private lentBytes = 0;
 
   constructor(private readonly memory?: SharedMemory) {}
 
@@ -30,8 +33,10 @@ export class Encoder {
     return this.at;
   }
 
-  /** Append a frame whose body `write` writes; if it throws, the frame is not there. Returns its size. */
+  /** Append a frame whose body `write` writes; if it throws, the frame is not there. Returns its bytes, lent ones included. */
   frame(kind: number, call: number, write: () => void): number {
+    this.lent = [];
+    this.lentBytes = 0;
     const start = this.at;
     this.reserve(HEAD_SIZE);
     this.at += HEAD_SIZE;
@@ -43,13 +48,14 @@ export class Encoder {
     } catch (error) {
       this.at = start;
       this.path.length = 0;
+      this.memory?.released(this.lent);
       throw error;
     }
     const size = this.at - start;
     this.view.setUint32(start, size - 4, true);
     this.bytes[start + 4] = kind;
     this.view.setUint32(start + 5, call, true);
-    return size;
+    return size + this.lentBytes;
   }
 
   /** The frames so far, as bytes that nobody else writes to. */
@@ -337,13 +343,8 @@ export class Encoder {
 
   private binary(value: Uint8Array): void {
     if (this.memory !== undefined && value.byteLength >= BY_ADDRESS) {
-      const lent = this.memory.lend(owned(value));
-      this.extension(Extension.bytesAt, () => {
-        this.byte(0x93);
-        this.bigint(lent.address);
-        this.number(value.byteLength);
-        this.number(lent.pin);
-      });
+      const { address, pin } = this.lend(this.memory, value);
+      this.extension(Extension.bytesAt, () => this.array([address, value.byteLength, pin], 0));
       return;
     }
     this.raw(value);
@@ -353,14 +354,8 @@ export class Encoder {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     const shared = types.isSharedArrayBuffer(data.buffer);
     if (this.memory !== undefined && bytes.byteLength > 0 && (shared || bytes.byteLength >= BY_ADDRESS)) {
-      const lent = this.memory.lend(shared ? bytes : owned(bytes));
-      this.extension(Extension.arrayAt, () => {
-        this.byte(0x94);
-        this.string(dtype);
-        this.array(shape, 0);
-        this.bigint(lent.address);
-        this.number(lent.pin);
-      });
+      const { address, pin } = this.lend(this.memory, bytes);
+      this.extension(Extension.arrayAt, () => this.array([dtype, shape, address, pin], 0));
       return;
     }
     this.extension(Extension.array, () => {
@@ -369,6 +364,13 @@ export class Encoder {
       this.array(shape, 0);
       this.raw(bytes);
     });
+  }
+
+  private lend(memory: SharedMemory, bytes: Uint8Array): { address: bigint; pin: number } {
+    const lent = memory.lend(bytes);
+    this.lent.push(lent.pin);
+    this.lentBytes += bytes.byteLength;
+    return lent;
   }
 
   private raw(bytes: Uint8Array): void {
@@ -410,14 +412,4 @@ export class Encoder {
     this.bytes = Buffer.allocUnsafeSlow(size);
     this.view = new DataView(this.bytes.buffer);
   }
-}
-
-/**
- * A copy that the bridge alone has. What the program does with its own array after the call, be it writing to it or giving
- * its memory to a worker, then cannot reach Python. Memory that is to be shared both ways is a SharedArrayBuffer.
- */
-function owned(bytes: Uint8Array): Uint8Array {
-  const copy = Buffer.allocUnsafeSlow(bytes.byteLength);
-  copy.set(bytes);
-  return copy;
 }

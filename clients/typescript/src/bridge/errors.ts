@@ -34,12 +34,12 @@ export class BridgeTimeout extends BridgeError {
   }
 }
 
-/** As many calls wait as may: ask again later, or raise `maxPending`. */
+/** As much waits for Python as may: ask again later, or raise `maxPending` or `maxPendingBytes`. */
 export class BridgeOverloaded extends BridgeError {
   override name = "BridgeOverloaded";
 
-  constructor(pending: number) {
-    super("OVERLOADED", `${pending} calls wait for Python already (maxPending)`);
+  constructor(message: string) {
+    super("OVERLOADED", message);
   }
 }
 

@@ -29,8 +29,8 @@ export interface Hello {
 
 /** Memory that both languages see, because they are one process. */
 export interface SharedMemory {
-  /** Keep `view` alive until Python says that it no longer looks at it; returns its address and the pin that Python names. */
-  lend(view: ArrayBufferView): { address: bigint; pin: number };
+  /** Keep these bytes until Python says that it no longer looks at them; returns their address and the pin that it names. */
+  lend(bytes: Uint8Array): { address: bigint; pin: number };
   /** Python has no view of these any more. */
   released(pins: number[]): void;
   /** A copy of Python's memory. */

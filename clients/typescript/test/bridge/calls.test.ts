@@ -171,6 +171,17 @@ test("more calls than may wait are refused, and counted until Python has done wi
   assert.equal(bridge.getMetrics().overloaded, 2);
 });
 
+test("arguments that wait are bounded in bytes, too, and what was refused is not kept", async (t) => {
+  const bridge = opened(t, { maxPendingBytes: 1_000_000, poolSize: 1 });
+  const large = new Float64Array(200_000);
+  const first = bridge.callPython("things", "total", [large]);
+  await assert.rejects(bridge.callPython("things", "nothing"), /arguments of 16\d{5} bytes wait/);
+  assert.equal(await first, 0);
+  assert.equal(await bridge.callPython("things", "nothing"), "nothing");
+  await assert.rejects(bridge.callPython("things", "same", [large, () => 1]), BridgeArgumentError);
+  assert.equal(bridge.getInfo().lent, 0);
+});
+
 test("one signal ends many calls, with one listener", async (t) => {
   const bridge = opened(t);
   const warnings: Error[] = [];
@@ -220,6 +231,7 @@ test("metrics tell of calls and functions, and start again", async (t) => {
 
 test("a bridge tells what it is, and refuses options that mean nothing", async (t) => {
   const bridge = opened(t, { poolSize: 7 });
+  assert.equal(await bridge.callPython("sys", "getswitchinterval"), 0.0005); // Else busy threads hold small calls up.
   const info = bridge.getInfo();
   assert.equal(info.transport, "in-process");
   assert.equal(info.poolSize, 7);

@@ -1,11 +1,13 @@
 /** Where Python runs, what happens when it dies, and how Node ends: programs of their own, both transports. */
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { Worker } from "node:worker_threads";
 import { BridgeCrashed, BridgeStartError, PolyglotBridge } from "everloop/bridge";
 import { OPTIONS, opened, program, TRANSPORTS } from "./opened.js";
@@ -95,6 +97,29 @@ for (const transport of TRANSPORTS) {
 
   test(`${transport}: Python's own processes work`, async (t) => {
     assert.equal(await opened(t, { transport }).callPython("things", "spawned"), 5);
+  });
+}
+
+test("what Python and its children print is there without close", async () => {
+  const ended = await ran(
+    program(
+      `await bridge.callPython("things", "echoed", ["from a child"]); await bridge.callPython("builtins", "print", ["from Python"]);`,
+    ),
+  );
+  assert.equal(ended.stdout, "from a child\nfrom Python\n", ended.stderr);
+});
+
+for (const transport of TRANSPORTS) {
+  test(`${transport}: thousands of calls with errors, timeouts and aborts leave nothing behind`, async () => {
+    const python = OPTIONS.pythonPath === undefined ? {} : { python: OPTIONS.pythonPath };
+    const soak = fileURLToPath(new URL("../../dist-bench/soak.js", import.meta.url));
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      soak,
+      JSON.stringify({ calls: 4000, transport, ...python }),
+    ]);
+    const told = JSON.parse(stdout);
+    assert.deepEqual([told.wrong, told.left], [0, { pending: 0, abandoned: 0, restarts: 0, lent: 0 }]);
+    assert.deepEqual([told.failed, told.timedOut, told.cancelled], [400, 200, 200]);
   });
 }
 

@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import datetime
 import decimal
+import subprocess
 import sys
 import threading
 import time
@@ -190,6 +191,10 @@ def die():
 def say_at_exit(what):
     sys.stdout.write("partial line")
     atexit.register(lambda: sys.stdout.write(f"; {what}"))
+
+
+def echoed(text):
+    subprocess.run(["echo", text], check=True)
 
 
 def burn(threads=1):
