@@ -2,7 +2,7 @@
 #
 #   make demo    a live server, real streams, drift, retraining and swaps in your terminal
 #   make test    lint, types, layers, and every test; of the npm package, too, where there is Node
-#   make node    lint, types and tests of the npm package alone
+#   make node    lint, types and tests of the npm package and its example alone
 #   make schema  the types of the npm package again, after the server's operations have changed
 #   make coverage  the same tests, and which lines they reach
 #   make bench   every benchmark, a table of every bar, and the pictures of the README
@@ -24,6 +24,8 @@ PYTEST ?=
 NODE ?= node
 NPM ?= npm
 NPM_PACKAGE := clients/typescript
+# What is linted, built and tested with npm: the package first, then who uses it.
+NPM_FOLDERS := $(NPM_PACKAGE) examples/fastify
 # Test files at a time: many wait for disks and other processes, so one more than there are cores.
 JOBS ?= 3
 # In the order of tests/conftest.py, the longest first.
@@ -72,7 +74,8 @@ test: lint node
 # Its tests start servers of this environment. What cannot be tested is told; under CI=true it is an error.
 node: $(STAMP)
 	@v=$$($(NODE) --version 2>/dev/null || true); case "$$v" in \
-	  v2[0-9].*|v[3-9][0-9].*) cd $(NPM_PACKAGE) && { test node_modules/.package-lock.json -nt package-lock.json || $(NPM) ci --silent; } && $(NPM) run --silent check ;; \
+	  v2[0-9].*|v[3-9][0-9].*) PATH="$$(dirname "$$(command -v $(NODE))"):$$PATH"; export PATH; for folder in $(NPM_FOLDERS); do (cd $$folder && \
+	      { test node_modules/.package-lock.json -nt package-lock.json || $(NPM) ci --silent; } && $(NPM) run --silent check) || exit 1; done ;; \
 	  *) echo "NOTHING OF THE NPM PACKAGE WAS TESTED: it takes Node 20.18 or newer, here is $${v:-none} (NODE=/path/to/node)" >&2; \
 	    test "$$CI" != true ;; esac
 
@@ -94,4 +97,4 @@ docs: $(STAMP)
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache benchmarks/results dist build \
-	  $(NPM_PACKAGE)/node_modules $(NPM_PACKAGE)/dist $(NPM_PACKAGE)/dist-test $(NPM_PACKAGE)/dist-bench
+	  $(foreach folder,$(NPM_FOLDERS),$(addprefix $(folder)/,node_modules dist dist-test dist-bench))
