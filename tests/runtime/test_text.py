@@ -209,4 +209,5 @@ def test_an_explanation_tells_how_far_each_word_moves_the_answer() -> None:
     assert session(options={}).explain("good") == [("good", 1.5)], (
         "without an axis: the answer against the mean of the others"
     )
+    assert session().explain("very good very good") == session().explain("very good"), "there or not there"
     assert session().explain("") == []

@@ -16,6 +16,7 @@ import contextlib
 import gc
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
@@ -149,19 +150,21 @@ class TextModel:
         tokens, negated = read.tokens, set(read.negated)
         shown = [f"not {token}" if i in negated else token for i, token in enumerate(tokens)]
 
-        def add(i: int, feature: str, share: float = 1.0) -> None:
+        def add(feature: str, *places: int) -> None:
+            """In equal parts to the words at these places; a feature is there once."""
             row = None if feature in seen else self._row_of(feature)
-            if row is not None:
-                told[shown[i]] = told.get(shown[i], 0.0) + share * sum(map(mul, side, row))
+            seen.add(feature)
+            if row is not None and places:
+                part = sum(map(mul, side, row)) / len(places)
+                for i in places:
+                    told[shown[i]] = told.get(shown[i], 0.0) + part
 
         for i, token in enumerate(tokens):
-            add(i, token)
+            add(token, i)
             if i in negated:
-                add(i, f"¬{token}")
-            before, after = tokens[i - 1] if i else "<s>", tokens[i + 1] if i + 1 < len(tokens) else "</s>"
-            add(i, f"{before} {token}", 0.5 if i else 1.0)
-            add(i, f"{token} {after}", 0.5 if i + 1 < len(tokens) else 1.0)
-            seen.update((token, f"¬{token}"))
+                add(f"¬{token}", i)
+        for i, (before, after) in enumerate(pairwise(["<s>", *tokens, "</s>"])):
+            add(f"{before} {after}", *(place for place in (i - 1, i) if 0 <= place < len(tokens)))
         whole = read.numbers()
         most_valued = max(_LEAST_VALUED, _MOST_NUMBERS // (len(read.valued) + 1))
         for place, i in enumerate(read.valued[:most_valued]):
