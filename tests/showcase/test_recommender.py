@@ -86,6 +86,7 @@ def test_the_shop_is_what_its_report_says(interactions: list[Interaction]) -> No
     """Trained anew on the first four fifths; the last is held against it and against what is popular."""
     shipped = next(each for each in REPORT["recall_at_10"] if REPORT["shipped"].items() <= each.items())
     assert shipped["ratio"] >= 1.5
+    assert all(each["online"] >= 0.9 * each["fitted"] > each["untold"] for each in REPORT["kept_fresh"])
     cut = int(len(interactions) * (1 - REPORT["test_share"]))
     before, later = interactions[:cut], interactions[cut:]
     found = recall_at(train(before).model, before, later_items(before, later))

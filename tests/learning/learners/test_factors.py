@@ -206,6 +206,13 @@ def test_items_that_nobody_touched_keep_their_attributes() -> None:
     assert not unpack_factors(base).counts.any()
 
 
+def test_items_alone_are_nothing_to_learn_on_from() -> None:
+    base = base_of(SMALL, Catalogue(["i1", "i2"]))
+    learner = start(FactorsLearner(base=base).started_from()[0], base)
+    with pytest.raises(ModelUntrained):
+        learner.predict([["u", "i1"]])
+
+
 def test_labels_are_expected_by_taste() -> None:
     """Where ratings go with taste, the score tells more than the offsets do."""
     rows, _ = two_tastes(each=14, seed=4)

@@ -224,9 +224,9 @@ class FactorsLearner:
 
 
 def start(manifest: Manifest, payload: bytes) -> FactorsLearner:  # noqa: ARG001  all recommenders have one manifest
-    """A learner that goes on from an artifact. Raises ArtifactCorrupt."""
+    """A learner that goes on from an artifact; one that knows items only has still to be fitted. Raises ArtifactCorrupt."""
     learner = FactorsLearner(base=payload)
-    if len(unpack_factors(payload).catalogue):
+    if unpack_factors(payload).crowd:
         learner.restore(payload)
     return learner
 
