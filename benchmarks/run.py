@@ -79,6 +79,7 @@ def main() -> int:
         "oip_peers",
         "identity",
         "bridge",
+        "polyglot",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join((*SUBJECTS, *here))}")
     parser.add_argument(
@@ -99,6 +100,7 @@ def main() -> int:
         "identity": of_rows("identity"),
         "showcase_quality": of_rows("showcase_quality"),
         "bridge": of_rows("bridge"),
+        "polyglot": of_rows("polyglot"),
     }
     report = run_bench(
         arguments.names,

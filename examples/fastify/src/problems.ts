@@ -34,7 +34,8 @@ export function tellProblems(app: FastifyInstance): void {
 
 function tell(problem: Problem, error: Error | null, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const { status, title, detail, field, retryAfter } = problem;
-  if (status >= 500 && error !== null) {
+  // A model that is not ready, or too many that ask, is no news at each request.
+  if (status >= 500 && status !== 503 && error !== null) {
     const traceback = fromPython(error) ? error.traceback : undefined;
     request.log.error({ err: error, traceback }, detail);
   }

@@ -13,7 +13,8 @@ const app = await application(models, settings);
 
 async function end(signal: string): Promise<void> {
   app.log.info(`${signal}: requests under way are answered, new ones are not taken`);
-  // Whoever still asks after that has waited long enough.
+  // Connections that answer a last request are let go with it; whoever still asks after the grace has waited long enough.
+  setInterval(() => app.server.closeIdleConnections(), 50).unref();
   setTimeout(() => app.server.closeAllConnections(), settings.grace).unref();
   await app.close();
   await bridge.close();
