@@ -252,12 +252,14 @@ def example(
 ) -> str:
     """A line to paste: what the model of texts, or of images, says, a prediction by the first model that can answer, or how to make one."""
     who = '-H "Authorization: Bearer $EVERLOOP_KEY" ' if key else ""
-    for record in records:
-        schema = record.schema if record.live_version is not None else None
-        if record.name == texts and schema is not None and schema.names == ("text",):
-            return f"curl -s {who}{url}/api/predict/sentiment -d '{json.dumps({'text': 'This is amazing!'})}'"
-        if record.name == images and schema is not None and schema.names[:1] == ("image",):
-            return f"curl -s {who}{url}/api/predict/image -F image=@picture.png"
+    schemas = {record.name: record.schema for record in records if record.live_version is not None}
+    for name, field, path, body in (
+        (texts, "text", "sentiment", f"-d '{json.dumps({'text': 'This is amazing!'})}'"),
+        (images, "image", "image", "-F image=@picture.png"),
+    ):
+        schema = schemas.get(name)
+        if schema is not None and schema.names[:1] == (field,):
+            return f"curl -s {who}{url}/api/predict/{path} {body}"
     for record in records:
         if record.live_version is not None and record.schema is not None and record.schema.fields:
             body = json.dumps({"features": sample(record.schema)})
