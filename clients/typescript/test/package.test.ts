@@ -71,6 +71,25 @@ describe("the package", () => {
     }
   });
 
+  test("the README tells every option", () => {
+    const readme = readFileSync(path.join(PACKAGE, "README.md"), "utf8");
+    for (const [file, name] of [
+      ["bridge/bridge.ts", "BridgeOptions"],
+      ["client/client.ts", "ClientOptions"],
+      ["client/asking.ts", "PredictOptions"],
+      ["client/score.ts", "ScoreOptions"],
+      ["client/showcase.ts", "AnalyzeOptions"],
+      ["client/rollouts.ts", "ChangeOptions"],
+    ] as const) {
+      const source = readFileSync(path.join(PACKAGE, "src", file), "utf8");
+      const declared = new RegExp(`export interface ${name} [^{]*\\{([\\s\\S]*?)^\\}`, "m").exec(source)?.[1] ?? "";
+      const options = [...declared.matchAll(/^ {2}(\w+)\?:/gm)].map(([, option]) => option);
+      assert(options.length > 0, name);
+      const missing = options.filter((option) => !new RegExp(`\\b${option}\\b`).test(readme));
+      assert.deepEqual(missing, [], name);
+    }
+  });
+
   describe("its README, followed", { skip: MISSING }, () => {
     let server: Server;
     before(async () => {
