@@ -16,6 +16,8 @@ from everloop.runtime.factors_model import Catalogue, FactorModel, FactorParamet
 
 MAGIC = b"EVFACTOR"
 FORMAT = 1
+MOST = 1e60
+"""No number is as large: products of them stay finite."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -75,6 +77,9 @@ def unpack_factors(payload: bytes) -> FactorModel:
         raise ArtifactCorrupt(f"a recommender that cannot be read: {error}") from error
     if found.format != FORMAT:
         raise ArtifactCorrupt(f"a recommender of format {found.format}; this everloop reads format {FORMAT}")
+    told = msgspec.structs.astuple(found.labels)
+    if not all(abs(value) < MOST for value in told) or found.labels.least > found.labels.most:
+        raise ArtifactCorrupt(f"a recommender of labels that cannot be: {told}")
     n, k, people = len(found.items), found.parameters.factors, len(found.users)
     if len(set(found.items)) != n or len(set(found.users)) != people:
         raise ArtifactCorrupt("a recommender that has one item or user twice")
@@ -129,6 +134,6 @@ def _places(data: bytes, below: int, what: str) -> Places:
 
 def _floats(data: bytes, count: int) -> Floats:
     found: Floats = _array(data, "<f8", np.float64)
-    if len(found) != count or not np.isfinite(found).all():
-        raise ArtifactCorrupt(f"a recommender with {len(found)} numbers where {count} finite ones belong")
+    if len(found) != count or not (np.abs(found) < MOST).all():
+        raise ArtifactCorrupt(f"a recommender with {len(found)} numbers where {count} of ordinary size belong")
     return found
