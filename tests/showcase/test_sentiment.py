@@ -159,3 +159,16 @@ def test_feedback_makes_a_version_that_knows_new_words_and_the_old_ones(tmp_path
         engine.train_model("mood")
         answers = {text: engine.predict("mood", {"text": text}).prediction for text in [*slang, *known, "zorbs queue"]}
         assert answers == dict.fromkeys(slang, "positive") | known | {"zorbs queue": "negative"}
+
+
+def test_it_goes_to_another_server_with_its_learner(tmp_path: Path) -> None:
+    with Continuum(data_dir=tmp_path / "here") as here, Continuum(data_dir=tmp_path / "there") as there:
+        here.register_model("mood", "builtin:sentiment")
+        here.engine.services.registry.export_model("mood", tmp_path / "mood.everloop")
+        services = there.engine.services
+        services.registry.import_model(tmp_path / "mood.everloop", live=True, by="somebody", trust=services.trust_files)
+        rows = [{"text": f"{word} {i}"} for word in ("zorb", "box") for i in range(40)]
+        there.add_training_examples("mood", rows, ["positive"] * 40 + ["neutral"] * 40)
+        there.train_model("mood")
+        assert there.predict("mood", {"text": "zorb"}).prediction == "positive"
+        assert there.predict("mood", {"text": "I hate this"}).prediction == "negative"
