@@ -127,6 +127,21 @@ test("with `linger` a slow source waits for nobody", async () => {
   assert.deepEqual(found, [1, 2]);
 });
 
+test("a source that fails while nobody waits for it does so when somebody does", async () => {
+  let fail = () => {};
+  const slow = async function* () {
+    yield 1;
+    await new Promise<void>((_, reject) => {
+      fail = () => reject(new Error("the line went dead"));
+    });
+  };
+  const scoring = scoreAll<number, number>(async (rows) => answer(rows), slow(), { linger: 1, concurrency: 1 });
+  assert.equal((await scoring.next()).value?.prediction, 1);
+  fail();
+  await new Promise(setImmediate);
+  await assert.rejects(scoring.next(), { message: "the line went dead" });
+});
+
 test("a bad row is an error in its own place, and the rest is answered", async () => {
   const ask: Ask<number, number> = async (rows) => {
     if (rows.some((row) => row % 50 === 13)) {
