@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from tests.runtime.image_nets import COLOURS, colour_net, encoded, plain
 
 import everloop
@@ -189,3 +189,12 @@ def test_a_forged_manifest_is_refused(options: dict[str, Any]) -> None:
         opened(msgspec.structs.replace(manifest, options=options), payload)
     with pytest.raises(ArtifactCorrupt):
         opened(msgspec.structs.replace(manifest, classes=None), payload)
+
+
+def test_a_network_that_takes_no_images_is_refused() -> None:
+    table = helper.make_tensor_value_info("table", TensorProto.FLOAT, ["n", 3])
+    answer = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph([helper.make_node("Identity", ["table"], ["scores"])], "rows", [table], [answer])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(NotSupported, match="expected one, of images"):
+        pack_image_model(model.SerializeToString(), COLOURS)

@@ -235,3 +235,19 @@ def test_what_is_far_larger_is_made_smaller_first(mode: str) -> None:
     pixels = pixels_of(encoded(image, "JPEG" if mode == "CMYK" else "PNG"), wanted)
     assert pixels[:, :3].max() <= 8
     assert pixels[:, 5:].min() >= 247
+
+
+@pytest.mark.parametrize("size", [(300_000, 1), (1, 60_000), (60_000, 10), (1, 1)])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        *(Preprocessing(size=(8, 6), fit=fit) for fit in ("crop", "stretch", "pad")),  # type: ignore[arg-type]
+        Preprocessing(size=(8, 8), mode="L", fit="stretch", trim=0.1),
+    ],
+    ids=["crop", "stretch", "pad", "trim"],
+)
+def test_a_strip_costs_no_more_than_it_is_long(size: tuple[int, int], wanted: Preprocessing) -> None:
+    image = plain(255, size, "L")
+    image.putpixel((0, 0), 0)
+    image.putpixel((size[0] - 1, size[1] - 1), 0)
+    assert pixels_of(encoded(image), wanted).shape == (*wanted.size, wanted.channels)

@@ -173,7 +173,7 @@ def test_redirects_are_followed_and_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["http://inside.example/", "file:///etc/passwd", "ftp://example.com/", "http://user@h/"]
+    "target", ["http://inside.example/", "http://[half", "file:///etc/passwd", "ftp://example.com/", "http://user@h/"]
 )
 def test_a_redirect_to_what_is_refused_is_refused(target: str) -> None:
     addresses = {"example.com": "127.0.0.1", "inside.example": "127.0.0.3"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from everloop.core.errors import EverloopError, InvalidInput, NotSupported
+from everloop.core.errors import InvalidInput, ModelFailed, NotSupported, explain
 from everloop.runtime.artifact import Trust, library_versions, load_session, read_payload
 from everloop.runtime.image import SCHEMA, TARGET, ImageOptions, Network
 from everloop.runtime.onnx import open_runtime
@@ -97,8 +97,10 @@ def pack_image_model(
     network = Network(runtime, options, len(classes))
     try:
         noise = _noise_answers(network, wanted)
-    except EverloopError as error:
+    except ModelFailed as error:
         raise NotSupported(f"the ONNX model does not fit its labels: {error.message}", field="labels") from error
+    except Exception as error:  # ONNX Runtime's own
+        raise NotSupported(f"the ONNX model does not answer images of {wanted.shape}: {explain(error)}") from error
     if not _probabilities(noise):
         options = msgspec.structs.replace(options, scores="softmax")
     manifest = Manifest(
@@ -153,10 +155,11 @@ def _preset(name: str) -> dict[str, Any]:
 
 def _preprocessing(runtime: Any, size: int | tuple[int, int] | None, said: dict[str, Any]) -> Preprocessing:
     """What was said, and what the file tells of the rest. Raises InvalidInput, NotSupported."""
-    first = runtime.get_inputs()[0]
-    shape = list(first.shape or [])
-    if len(shape) != 4:
-        raise NotSupported(f"the ONNX model's input {first.name!r} has shape {shape}, and no images of four axes")
+    inputs = [(each.name, list(each.shape or [])) for each in runtime.get_inputs()]
+    if len(inputs) != 1 or len(inputs[0][1]) != 4:
+        found = ", ".join(f"{name} {shape}" for name, shape in inputs) or "none"
+        raise NotSupported(f"the ONNX model's inputs are {found}: expected one, of images, with four axes")
+    ((_, shape),) = inputs
     layout = said.get("layout") or ("NHWC" if shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW")
     channels, *sides = shape[1:] if layout == "NCHW" else (shape[3], *shape[1:3])
     if size is None:

@@ -236,9 +236,11 @@ def _trimmed(image: Image, wanted: Preprocessing) -> Image:
     if not len(rows):
         return image
     left, top, right, bottom = (int(each) for each in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-    side = max(right - left, bottom - top)
+    cut = image.crop((left, top, right, bottom))
+    cut.thumbnail((MOST_TRIMMED, MOST_TRIMMED), PIL.Image.Resampling.BOX)  # of a strip a square would be far more
+    side = max(cut.size)
     square = PIL.Image.new(image.mode, (side, side), (ground,) * len(image.getbands()))
-    square.paste(image.crop((left, top, right, bottom)), ((side - right + left) // 2, (side - bottom + top) // 2))
+    square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
     return square
 
 

@@ -99,7 +99,7 @@ def fetch(url: str, config: ShowcaseConfig, way: Way = INTERNET) -> bytes:
             with _Exchange(url, way, deadline) as exchange:
                 if exchange.redirect is None:
                     return exchange.read(config.url_max_bytes)
-                url = urljoin(url, exchange.redirect)
+                url = _joined(url, exchange.redirect)
         except TimeoutError as error:
             raise _wrong(f"it did not come within {config.url_timeout_sec:g} seconds") from error
         except _FAILED as error:
@@ -241,6 +241,14 @@ def _checked(url: str, way: Way) -> tuple[SplitResult, int]:
     if way.ports and port not in way.ports:
         raise _wrong(f"expected port {' or '.join(map(str, way.ports))}, got {port}")
     return parts, port
+
+
+def _joined(url: str, location: str) -> str:
+    """Raises InvalidInput."""
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise _wrong("it leads to what is no URL") from error
 
 
 def _addresses(host: str, port: int, way: Way) -> list[str]:
