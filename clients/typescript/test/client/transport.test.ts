@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:net";
 import { type TestContext, test } from "node:test";
 import { EverloopClient, EverloopError } from "everloop";
+import { MockAgent } from "undici";
 import { ManualClock } from "./clock.js";
 import { broken, json, problem, type Scene, scripted, silence } from "./scripted.js";
 
@@ -168,6 +169,19 @@ test("names are escaped, a path in the URL goes first, and the key goes along", 
   await client.model("a/b?c").timeline({ limit: 5, latest: true });
   assert.equal(asked[0]?.url, "/below/v1/models/a%2Fb%3Fc/timeline?limit=5&latest=true");
   assert.equal(asked[0]?.headers.authorization, "Bearer secret");
+});
+
+test("a program's own dispatcher takes the requests, and stays open", async () => {
+  const agent = new MockAgent();
+  agent.disableNetConnect();
+  const answers = agent.get("http://models.internal");
+  answers.intercept({ path: "/v1/models/m/predict", method: "POST" }).reply(200, PREDICTION, {
+    headers: { "content-type": "application/json" },
+  });
+  const client = new EverloopClient({ url: "http://models.internal", dispatcher: agent });
+  assert.equal((await client.predict("m", [1])).request_id, "r-1");
+  await client.close();
+  await agent.close(); // it would reject had the client closed it
 });
 
 test("options that cannot be are refused where they are given", () => {
