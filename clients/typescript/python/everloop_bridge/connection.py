@@ -18,7 +18,7 @@ from typing import Any
 from everloop_bridge import wire
 from everloop_bridge.engine import Call, Engine
 
-_READ = 1 << 18
+_READ = 1 << 17
 
 
 class Outbox:
@@ -112,16 +112,19 @@ class Connection:
     def serve(self) -> None:
         self._reader = threading.get_ident()
         asked = False
-        pending = bytearray()
+        space = bytearray(_READ)
+        rest = bytearray()  # Of a frame whose end has not come yet.
         try:
-            while not asked:
-                read = self._sock.recv(_READ)
-                if not read:
-                    break
-                pending += read
-                if len(pending) >= wire.HEAD.size:
-                    used, asked = self._take(pending)
-                    del pending[:used]
+            with memoryview(space) as view:
+                while not asked and (size := self._sock.recv_into(space)):
+                    if rest:
+                        rest += view[:size]
+                        with memoryview(rest) as whole:
+                            used, asked = self._take(whole)
+                        del rest[:used]
+                    else:
+                        used, asked = self._take(view[:size])
+                        rest += view[used:size]
                     self._send_batch()
         except OSError:
             asked = False  # The socket broke: the same as Node's going away.
@@ -136,24 +139,20 @@ class Connection:
             self._lent.clear()
             self._sock.close()
 
-    def _take(self, data: bytearray) -> tuple[int, bool]:
-        """Handle the whole frames in `data`; how many bytes they were, and whether Node asked to close."""
-        head, at, size = wire.HEAD, 0, len(data)
-        with memoryview(data) as view:
-            while at + head.size <= size:
-                length, kind, number = head.unpack_from(view, at)
-                end = at + 4 + length
-                if end > size:
-                    break
-                body = view[at + head.size : end]
+    def _take(self, view: memoryview) -> tuple[int, bool]:
+        """Handle the whole frames in `view`; how many bytes they were, and whether Node asked to close."""
+        head, at, size = wire.HEAD, 0, len(view)
+        while at + head.size <= size:
+            length, kind, number = head.unpack_from(view, at)
+            end = at + 4 + length
+            if end > size:
+                break
+            with view[at + head.size : end] as body:
                 at = end
-                try:
-                    if kind == wire.CALL:
-                        self._call(number, body)
-                    elif not self._control(kind, number, body):
-                        return at, True
-                finally:
-                    body.release()
+                if kind == wire.CALL:
+                    self._call(number, body)
+                elif not self._control(kind, number, body):
+                    return at, True
         return at, False
 
     def _call(self, number: int, body: memoryview) -> None:

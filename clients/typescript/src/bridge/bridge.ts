@@ -178,10 +178,10 @@ export class PolyglotBridge {
 
   private open(): Channel {
     if (this.transport === "in-process") {
-      const { socket, hello, memory } = startEmbedded(this.python, this.engine);
+      const { link, hello, memory } = startEmbedded(this.python, this.engine);
       this.memory = memory;
       this.greeted(hello);
-      const channel = new Channel(socket, this.metrics, this.options, {
+      const channel = new Channel(link, this.metrics, this.options, {
         memory,
         broken: () => channel.end(new BridgeCrashed("Python closed its end of the bridge")),
       });
@@ -196,7 +196,7 @@ export class PolyglotBridge {
       }
       this.say(`process ${child.pid} ended: ${why}`);
     });
-    const channel = new Channel(child.socket, this.metrics, this.options, {
+    const channel = new Channel(child.link, this.metrics, this.options, {
       greeted: (hello) => this.greeted(hello),
       broken: child.kill,
     });

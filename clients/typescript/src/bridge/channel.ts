@@ -6,7 +6,6 @@
  * Node running.
  */
 
-import type { Socket } from "node:net";
 import { performance } from "node:perf_hooks";
 import { Decoder } from "./decode.js";
 import { Encoder } from "./encode.js";
@@ -14,7 +13,7 @@ import { BridgeError, BridgeOverloaded, BridgeTimeout, PythonError, type RaisedE
 import { Frames } from "./frames.js";
 import type { Metrics, Outcome } from "./metrics.js";
 import { SyncChannel } from "./sync.js";
-import { Answer, Ask, HEAD_SIZE, type Hello, type SharedMemory } from "./wire.js";
+import { Answer, Ask, HEAD_SIZE, type Hello, type Link, type SharedMemory } from "./wire.js";
 
 const NUMBERS = 2 ** 32;
 
@@ -73,7 +72,7 @@ export class Channel {
   private closing = false;
 
   constructor(
-    private readonly socket: Socket,
+    private readonly link: Link,
     private readonly metrics: Metrics,
     private readonly limits: Limits,
     private readonly surroundings: Surroundings,
@@ -81,7 +80,8 @@ export class Channel {
     const { memory } = surroundings;
     this.encoder = new Encoder(memory);
     this.decoder = new Decoder(memory, (pin) => this.copied.push(pin));
-    socket.on("data", (data: Buffer) => this.receive(data));
+    link.reading((data) => this.receive(data));
+    const { socket } = link;
     // An error is always followed by "close".
     socket.on("error", () => undefined);
     socket.on("close", () => {
@@ -179,13 +179,13 @@ export class Channel {
       await new Promise<void>((resolve) => {
         this.closing = true;
         const timer = setTimeout(resolve, milliseconds);
-        this.socket.once("close", () => {
+        this.link.socket.once("close", () => {
           clearTimeout(timer);
           resolve();
         });
         this.encoder.frame(Ask.close, 0, () => undefined);
         this.flush();
-        this.socket.ref();
+        this.link.socket.ref();
       });
     }
     this.end(why);
@@ -195,7 +195,7 @@ export class Channel {
   end(why: Error): void {
     this.rejectAll(why);
     this.abandoned.clear();
-    this.socket.destroy();
+    this.link.socket.destroy();
   }
 
   private rejectAll(why: Error): void {
@@ -227,7 +227,7 @@ export class Channel {
         this.follow(signal, number);
       }
       if (this.pending.size === 0) {
-        this.socket.ref();
+        this.link.socket.ref();
       }
       this.pending.set(number, call);
       this.flushSoon();
@@ -278,7 +278,7 @@ export class Channel {
       this.unfollow(call.signal, number);
     }
     if (this.pending.size === 0) {
-      this.socket.unref();
+      this.link.socket.unref();
       for (const done of this.idle.splice(0)) {
         done();
       }
@@ -324,8 +324,15 @@ export class Channel {
       const pins = this.copied.splice(0);
       this.encoder.frame(Ask.release, 0, () => this.encoder.value(pins));
     }
-    if (this.encoder.size > 0 && !this.socket.destroyed) {
-      this.socket.write(this.encoder.take());
+    const { socket, writeNow } = this.link;
+    if (this.encoder.size === 0 || socket.destroyed) {
+      return;
+    }
+    const written = writeNow !== undefined && socket.writableLength === 0 ? writeNow(this.encoder.look()) : 0;
+    if (written === this.encoder.size) {
+      this.encoder.clear();
+    } else {
+      socket.write(this.encoder.take().subarray(written));
     }
   }
 

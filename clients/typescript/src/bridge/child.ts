@@ -4,10 +4,11 @@ import { spawn } from "node:child_process";
 import type { Socket } from "node:net";
 import type { EngineOptions } from "./embedded.js";
 import { PYTHON_HALF, type Python } from "./python.js";
+import type { Link } from "./wire.js";
 
 /** A started child: `ended` is called once, with why, when the process is gone. */
 export interface Child {
-  socket: Socket;
+  link: Link;
   pid: number | undefined;
   kill(): void;
 }
@@ -28,5 +29,6 @@ export function startChild(python: Python, options: EngineOptions, ended: (why: 
   child.on("error", (error) => end(`it could not be started: ${error.message}`));
   child.on("exit", (status, signal) => end(signal === null ? `exit code ${status}` : `signal ${signal}`));
   child.unref();
-  return { socket, pid: child.pid, kill: () => void child.kill("SIGKILL") };
+  const link: Link = { socket, reading: (to) => void socket.on("data", to) };
+  return { link, pid: child.pid, kill: () => void child.kill("SIGKILL") };
 }

@@ -2,7 +2,7 @@
 
 import { arrayFrom } from "./arrays.js";
 import { BridgeError } from "./errors.js";
-import { BY_ADDRESS, Extension, type SharedMemory } from "./wire.js";
+import { Extension, REUSED_BUFFER, type SharedMemory } from "./wire.js";
 
 const CACHED_KEYS = 1024;
 const CACHED_LENGTH = 32;
@@ -186,7 +186,7 @@ export class Decoder {
     const start = this.at;
     this.at += length;
     const bytes = this.bytes.subarray(start, this.at);
-    return length < BY_ADDRESS ? Buffer.from(bytes) : bytes;
+    return length < REUSED_BUFFER ? Buffer.from(bytes) : bytes;
   }
 
   private extension(length: number): unknown {

@@ -5,7 +5,7 @@
  * A process has one interpreter. What was booted is noted on `process`, where a second copy of this package finds it.
  */
 
-import { closeSync, readSync } from "node:fs";
+import { closeSync, readSync, writeSync } from "node:fs";
 import { createRequire } from "node:module";
 import { Socket } from "node:net";
 import { types } from "node:util";
@@ -13,7 +13,7 @@ import { isMainThread } from "node:worker_threads";
 import { Decoder } from "./decode.js";
 import { BridgeStartError } from "./errors.js";
 import { PYTHON_HALF, type Python } from "./python.js";
-import { HEAD_SIZE, type Hello, type SharedMemory } from "./wire.js";
+import { HEAD_SIZE, type Hello, type Link, REUSED_BUFFER, type SharedMemory } from "./wire.js";
 
 const BOOTED = Symbol.for("everloop.bridge.interpreter");
 const AF_UNIX = 1;
@@ -70,10 +70,7 @@ export function whyNotEmbedded(python: Python): string | undefined {
 }
 
 /** Boot Python if this process has none yet, and start one more bridge in it. Throws BridgeStartError. */
-export function startEmbedded(
-  python: Python,
-  options: EngineOptions,
-): { socket: Socket; hello: Hello; memory: Memory } {
+export function startEmbedded(python: Python, options: EngineOptions): { link: Link; hello: Hello; memory: Memory } {
   if (python.library === undefined) {
     throw new BridgeStartError(`${python.executable} has no shared library`);
   }
@@ -107,8 +104,35 @@ export function startEmbedded(
       `this process runs the Python of ${hello.prefix}, not that of ${python.prefix}: use {transport: "process"}`,
     );
   }
-  const socket = new Socket({ fd: ours, readable: true, writable: true });
-  return { socket, hello, memory: new Memory(c) };
+  return { link: linkOf(ours), hello, memory: new Memory(c) };
+}
+
+/**
+ * A socket without the layers of Node's streams on the way of a small call: what comes is read into one buffer, and what goes
+ * is handed to the system at once.
+ */
+function linkOf(fd: number): Link {
+  let take: (data: Buffer) => void = () => undefined;
+  const buffer = Buffer.allocUnsafeSlow(REUSED_BUFFER);
+  const callback = (size: number): boolean => {
+    take(buffer.subarray(0, size));
+    return true;
+  };
+  const options = { fd, readable: true, writable: true, onread: { buffer, callback } };
+  const socket = new Socket(options);
+  return {
+    socket,
+    reading: (to) => {
+      take = to;
+    },
+    writeNow: (bytes) => {
+      try {
+        return writeSync(fd, bytes);
+      } catch {
+        return 0; // It is full, or Python has closed it: the socket's own write waits, or tells.
+      }
+    },
+  };
 }
 
 function bootedHere(): Booted | undefined {

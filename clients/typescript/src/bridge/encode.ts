@@ -58,6 +58,18 @@ export class Encoder {
     return size + this.lentBytes;
   }
 
+  /** The frames so far, in memory that the next frame overwrites once they are cleared. */
+  look(): Buffer {
+    return this.bytes.subarray(0, this.at);
+  }
+
+  clear(): void {
+    this.at = 0;
+    if (this.bytes.length > KEPT_SIZE) {
+      this.allocate(KEPT_SIZE);
+    }
+  }
+
   /** The frames so far, as bytes that nobody else writes to. */
   take(): Buffer {
     const taken = this.bytes.subarray(0, this.at);

@@ -1,4 +1,4 @@
-/** Whole frames out of the pieces in which a socket gives them. */
+/** Whole frames out of the pieces in which a socket gives them; a piece's memory may be written again afterwards. */
 
 import { HEAD_SIZE } from "./wire.js";
 
@@ -14,7 +14,7 @@ export class Frames {
   add(piece: Buffer, take: TakeFrame): void {
     let data = piece;
     if (this.chunks.length > 0) {
-      this.chunks.push(piece);
+      this.chunks.push(Buffer.from(piece));
       this.received += piece.length;
       if (this.received < this.whole) {
         return;
@@ -33,7 +33,7 @@ export class Frames {
       take(data[start + 4] as number, data.readUInt32LE(start + 5), data, start, end);
     }
     if (at < data.length) {
-      const rest = data.subarray(at);
+      const rest = Buffer.from(data.subarray(at));
       this.whole = rest.length >= HEAD_SIZE ? rest.readUInt32LE(0) + 4 : HEAD_SIZE;
       this.chunks.push(rest);
       this.received = rest.length;

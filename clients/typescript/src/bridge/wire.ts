@@ -3,6 +3,8 @@
  * `everloop_bridge/wire.py`, which also tells how memory of one side is lent to the other.
  */
 
+import type { Socket } from "node:net";
+
 export const HEAD_SIZE = 9;
 
 /** What Node asks. */
@@ -16,6 +18,18 @@ export const Extension = { array: 1, arrayAt: 2, bigint: 3, bytesAt: 4 } as cons
 
 /** From this many bytes on, arrays go by address (within one process). */
 export const BY_ADDRESS = 32_768;
+
+/** What arrives may be in a buffer of this size that is written again: what is kept of it is copied. */
+export const REUSED_BUFFER = 65_536;
+
+/** The way to Python. */
+export interface Link {
+  socket: Socket;
+  /** Give what arrives to `to`, in a buffer that may be written again once `to` returns. */
+  reading(to: (data: Buffer) => void): void;
+  /** Hand over what the system takes at once, past the socket's own queue, which must be empty; returns how much that was. */
+  writeNow?(bytes: Buffer): number;
+}
 
 /** What Python says of itself when a connection opens. */
 export interface Hello {
