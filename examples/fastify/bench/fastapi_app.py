@@ -1,4 +1,4 @@
-"""The same Python models as a service of its own: FastAPI behind uvicorn, the settings that one would run it with.
+"""The same Python models as a service of its own: FastAPI behind uvicorn, as one runs it: `fastapi_app.py PORT WORKERS`.
 
 Kind to it: functions that take microseconds run on the event loop as they do in the bridge, and answers are encoded by msgspec."""
 
@@ -82,4 +82,8 @@ def warmup(module: str) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), loop="uvloop", http="httptools", access_log=False)
+    port, workers = int(sys.argv[1]), int(sys.argv[2])
+    settings: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
+    if workers > 1:
+        settings |= {"workers": workers, "app_dir": str(Path(__file__).parent)}
+    uvicorn.run(app if workers == 1 else "fastapi_app:app", host="127.0.0.1", port=port, **settings)
