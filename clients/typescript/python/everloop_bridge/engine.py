@@ -19,6 +19,8 @@ from typing import Any, Protocol
 from everloop_bridge import wire
 from everloop_bridge.calls import Target, find, load
 
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
+"""What most answers are: no need to ask whether it is awaitable, which takes longer than many a fast function."""
 _HERE = str(Path(__file__).parent)
 
 
@@ -123,7 +125,7 @@ class Engine:
         except BaseException as error:
             call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
             return
-        if inspect.isawaitable(value):
+        if type(value) not in _PLAIN and inspect.isawaitable(value):
             self._on_loop(call, target, value)
             return
         call.asker.answer(wire.RESULT, call.number, value)

@@ -7,15 +7,13 @@
 import { types } from "node:util";
 import { dtypeCode, dtypeOf, NdArray } from "./arrays.js";
 import { BridgeArgumentError } from "./errors.js";
-import { BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory } from "./wire.js";
+import { BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory, twosComplement } from "./wire.js";
 
 const FIRST_SIZE = 16_384;
 const KEPT_SIZE = 1 << 20;
 const DEEPEST = 200;
 const SHORT = 32;
 const LARGEST_FRAME = 2 ** 32;
-const SMALLEST_INT64 = -(2n ** 63n);
-const LARGEST_UINT64 = 2n ** 64n;
 
 /** Collects frames until they are taken, in one buffer that is used again. */
 export class Encoder {
@@ -277,21 +275,16 @@ export class Encoder {
 
   private bigint(value: bigint): void {
     this.reserve(9);
-    if (value >= SMALLEST_INT64 && value < LARGEST_UINT64) {
+    if (value >= -(2n ** 63n) && value < 2n ** 64n) {
       this.bytes[this.at] = value < 0n ? 0xd3 : 0xcf;
       this.view.setBigUint64(this.at + 1, BigInt.asUintN(64, value));
       this.at += 9;
       return;
     }
-    let digits = (value < 0n ? -value : value).toString(16);
-    digits = digits.length % 2 === 0 ? `00${digits}` : `000${digits}`;
-    const size = digits.length / 2;
-    const twos = BigInt.asUintN(size * 8, value)
-      .toString(16)
-      .padStart(size * 2, "0");
+    const digits = twosComplement(value);
     this.extension(Extension.bigint, () => {
-      this.reserve(size);
-      this.at += this.bytes.write(twos, this.at, "hex");
+      this.reserve(digits.length / 2);
+      this.at += this.bytes.write(digits, this.at, "hex");
     });
   }
 

@@ -31,6 +31,15 @@ export interface Link {
   writeNow?(bytes: Buffer): number;
 }
 
+/** An integer of any size as big-endian bytes, in hexadecimal; its sign is the first bit. */
+export function twosComplement(value: bigint): string {
+  const digits = (value < 0n ? -value : value).toString(16).length;
+  const size = (digits >> 1) + 1;
+  return BigInt.asUintN(size * 8, value)
+    .toString(16)
+    .padStart(size * 2, "0");
+}
+
 /** What Python says of itself when a connection opens. */
 export interface Hello {
   version: string;
