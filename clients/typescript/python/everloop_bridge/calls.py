@@ -57,7 +57,7 @@ class Target:
         otherwise, for a function of one parameter, that parameter; nothing calls it without arguments."""
         if type(args) is dict:
             names = args.keys()
-            if (self.open_ended or names <= self.keywords) and names >= self.required:
+            if names == self.keywords or ((self.open_ended or names <= self.keywords) and names >= self.required):
                 return self.function(**args)
             if self.whole:
                 return self.function(args)

@@ -94,7 +94,7 @@ class Connection:
         self._pins = 0
         self._released: deque[int] = deque()
         self._reader = 0
-        self._batch = bytearray()
+        self._batch: list[bytes] = []
         self._codec = wire.Codec(self._lend if same_process else None, self._released.append)
 
     def start(self) -> None:
@@ -124,7 +124,8 @@ class Connection:
                         del rest[:used]
                     else:
                         used, asked = self._take(view[:size])
-                        rest += view[used:size]
+                        if used < size:
+                            rest += view[used:size]
                     self._send_batch()
         except OSError:
             asked = False  # The socket broke: the same as Node's going away.
@@ -203,14 +204,14 @@ class Connection:
         if self._released:
             data += self._release_frame()
         if threading.get_ident() == self._reader:
-            self._batch += data
+            self._batch.append(data)
         else:
             self._outbox.send(data)
 
     def _send_batch(self) -> None:
         if self._batch:
-            batch, self._batch = bytes(self._batch), bytearray()
-            self._outbox.send(batch)
+            batch, self._batch = self._batch, []
+            self._outbox.send(b"".join(batch))
 
     def _release_frame(self) -> bytes:
         pins = []
