@@ -1,5 +1,6 @@
 /** Every error as one `application/problem+json` (RFC 9457), which tells callers what they can do and nothing of our insides. */
 
+import { STATUS_CODES } from "node:http";
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { NotReady } from "./models";
 import type { PythonError } from "./polyglot/bridge";
@@ -78,7 +79,7 @@ function problemOf(error: FastifyError): Problem {
   }
   const status = error.statusCode ?? 500;
   const detail = status >= 500 ? "the server failed; its log tells why" : error.message;
-  return { status, title: error.name, detail };
+  return { status, title: STATUS_CODES[status] ?? "Error", detail };
 }
 
 function invalid(first: NonNullable<FastifyError["validation"]>[number]): Problem {
