@@ -26,6 +26,7 @@ from everloop.core.errors import (
 )
 from everloop.core.schema import Schema, Target
 from everloop.registry.bundle import CONTENTS
+from everloop.runtime.artifact import Trust
 from everloop.stores.ports import Manifest
 
 from .conftest import House
@@ -400,6 +401,14 @@ class TestRefused:
             house.registry.import_model(tmp_path / "nothing")
         with pytest.raises(StoreUnavailable):
             house.registry.import_model(tmp_path)
+
+
+def test_a_template_of_boosted_trees_needs_no_trust(house: House, tmp_path: Path) -> None:
+    template = b'{"type":"boosted","estimator":"lightgbm.LGBMClassifier","parameters":"{}"}'
+    house.registry.register("trees", "estimator", task="regression", template=template)
+    house.registry.export_model("trees", tmp_path / "trees.everloop")
+    made = house.registry.import_model(tmp_path / "trees.everloop", "others", trust=Trust())
+    assert house.registry.template(made.model) == template
 
 
 def test_nothing_in_it_is_run(house: House, tmp_path: Path) -> None:
