@@ -532,7 +532,7 @@ def test_twenty_killed_workers_cost_nobody_a_result(chunksize: int, pool: PoolMa
         sleep_and_square,
         range(400),
         Plan("process", 2, chunksize, buffer_size=60),
-        RunOptions(backoff=0.01),
+        RunOptions(backoff=0.01, max_deaths=20),  # chance may kill one item's worker several times
         open_executor=lambda plan: open_executor("process", sleep_and_square, plan.n_jobs, pool=pool),
         hooks=(killer,),
     )

@@ -41,10 +41,12 @@ session.close()
 print(json.dumps([answers, sorted({name.partition(".")[0] for name in sys.modules})]))
 """
 TRUST = {"pickle": True, "code": ["*"]}
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+"""A PNG, in base64."""
 ROWS = [[0.0, 1.0], [1.0, 3.0], [2.0, 0.0]]
 X = np.array([[i % 5, i % 3] for i in range(60)], float)
 Y = X @ [2.0, 1.0]
-LIGHT = {"linear", "tree", "by_size", "onnx", "python"}
+LIGHT = {"linear", "tree", "by_size", "onnx", "python", "text", "image", "factors"}
 """Those that need nothing of scikit-learn, nor of what else made them."""
 
 
@@ -58,6 +60,13 @@ def _by_size(folder: Path) -> Artifact:
     from everloop.runtime.by_size import combine
 
     return combine([(1, *_compiled(LinearRegression())), (9, *_onnx(folder))])
+
+
+def _builtin(name: str) -> Artifact:
+    from everloop.runtime.packaged import read_artifact
+    from everloop.showcase.builtin import builtin_path
+
+    return read_artifact(builtin_path(name).read_bytes())
 
 
 def _pipeline(folder: Path) -> Artifact:
@@ -143,7 +152,16 @@ MAKERS: dict[str, Callable[[Path], Artifact]] = {
     "mlflow": _mlflow,
     "river": _river,
     "python": _python,
+    "text": lambda _: _builtin("sentiment"),
+    "image": lambda _: _builtin("digits"),
+    "factors": lambda _: _builtin("shop"),
 }
+ROWS_OF = {
+    "text": [["I love it"], ["I hate it"], ["12"]],
+    "image": [[PIXEL], [PIXEL], [PIXEL]],
+    "factors": [["u", "item1"], ["v", "item2"], ["u", "item3"]],
+}
+"""Where they are not numbers."""
 
 
 @pytest.mark.parametrize("runtime", FORMATS)
@@ -153,15 +171,16 @@ def test_an_artifact_opens_by_its_digest(runtime: str, tmp_path: Path) -> None:
     manifest, payload = MAKERS[runtime](tmp_path)
     assert manifest.runtime == runtime
     session = load_session(manifest, payload, trust=Trust(pickle=True, code=("*",)))
+    rows = ROWS_OF.get(runtime, ROWS)
     try:
-        matrix = session.schema.matrix(ROWS, session.dtype)
+        matrix = session.schema.matrix(rows, session.dtype)
         here = [session.run(matrix[:1]).tolist(), session.run(matrix).tolist()]
     finally:
         session.close()
     digest = FolderArtifacts(tmp_path / "artifacts").put(payload)
     asked = [str(tmp_path / "artifacts"), digest, msgspec.json.encode(manifest).decode(), json.dumps(TRUST)]
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, *asked, json.dumps(ROWS)],
+        [sys.executable, "-c", OPEN, *asked, json.dumps(rows)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
