@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import socket
 import ssl
@@ -24,10 +25,14 @@ PATIENT = 20.0
 """Seconds after which a test has failed anyway."""
 
 
-class Site:
-    """Answers connections one after another with what is scripted: a list of pieces each; None among them waits for the test's end."""
+Pieces = list[bytes | None | threading.Event]
 
-    def __init__(self, *answers: list[bytes | None], context: ssl.SSLContext | None = None) -> None:
+
+class Site:
+    """Answers connections one after another with what is scripted: a list of pieces each; None among them waits for the test's end, an
+    event until it is set."""
+
+    def __init__(self, *answers: Pieces, context: ssl.SSLContext | None = None) -> None:
         self.asked: list[bytes] = []
         self._answers = answers
         self._context = context
@@ -52,6 +57,8 @@ class Site:
                 for piece in pieces:
                     if piece is None:
                         self._over.wait(PATIENT)
+                    elif isinstance(piece, threading.Event):
+                        piece.wait(PATIENT)
                     else:
                         connection.sendall(piece.replace(b"PORT", str(self.port).encode()))
             except OSError:
@@ -68,7 +75,7 @@ class Site:
 
 
 @contextmanager
-def site(*answers: list[bytes | None], context: ssl.SSLContext | None = None) -> Iterator[Site]:
+def site(*answers: Pieces, context: ssl.SSLContext | None = None) -> Iterator[Site]:
     made = Site(*answers, context=context)
     try:
         yield made
@@ -76,12 +83,12 @@ def site(*answers: list[bytes | None], context: ssl.SSLContext | None = None) ->
         made.close()
 
 
-def answer(body: bytes, *headers: str, status: str = "200 OK") -> list[bytes | None]:
+def answer(body: bytes, *headers: str, status: str = "200 OK") -> Pieces:
     head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers])
     return [head.encode() + b"\r\n\r\n" + body]
 
 
-def moved(to: str, status: int = 302) -> list[bytes | None]:
+def moved(to: str, status: int = 302) -> Pieces:
     return answer(b"", f"Location: {to}", status=f"{status} Moved")
 
 
@@ -98,6 +105,32 @@ def test_a_file_is_fetched_as_a_browser_would() -> None:
     assert f"Host: example.com:{found.port}\r\n" in head
     assert "Accept-Encoding: identity\r\n" in head
     assert "User-Agent: everloop/" in head
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 30000",
+        "HTTP/1.0 200 OK\r\nContent-Length: 30000",
+        "HTTP/1.1 200 OK",
+        "HTTP/1.1 200 OK\r\nContent-Length: many",
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_a_body_that_comes_after_the_head_of_an_answer_that_ends_the_connection(head: str) -> None:
+    """The body is sent when the head was read: a header's name is asked for by then."""
+    body = b"x" * 30_000
+    sent = b"7530\r\n" + body + b"\r\n0\r\n\r\n" if "chunked" in head else body
+    seen = threading.Event()
+
+    def read(answer: http.client.HTTPResponse, name: str, default: str | None = None) -> str | None:
+        seen.set()
+        return plain(answer, name, default)
+
+    plain = http.client.HTTPResponse.getheader
+    with site([head.encode() + b"\r\n\r\n", seen, sent]) as found, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http.client.HTTPResponse, "getheader", read)
+        assert fetch(f"http://example.com:{found.port}/", ALLOWED, here()) == body
 
 
 def test_it_is_off_unless_somebody_allowed_it() -> None:
@@ -194,7 +227,8 @@ def test_what_is_too_large_is_refused_with_and_without_a_length() -> None:
     config = ShowcaseConfig(image_urls=True, url_max_bytes=1000)
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"400\r\n" + b"x" * 1024 + b"\r\n"
     endless = b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2000
-    for pieces in (answer(b"x" * 1001), [chunked, None], [endless, None]):
+    answers: list[Pieces] = [answer(b"x" * 1001), [chunked, None], [endless, None]]
+    for pieces in answers:
         with site(pieces) as found, pytest.raises(TooLarge, match="1,000 bytes"):
             fetch(f"http://example.com:{found.port}/", config, here())
     with site(answer(b"x" * 1000)) as found:
@@ -209,7 +243,7 @@ def test_what_is_too_large_is_refused_with_and_without_a_length() -> None:
         [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nxx", None],
     ],
 )
-def test_a_server_that_takes_its_time_is_given_up(pieces: list[bytes | None]) -> None:
+def test_a_server_that_takes_its_time_is_given_up(pieces: Pieces) -> None:
     config = ShowcaseConfig(image_urls=True, url_timeout_sec=0.05)
     with site(pieces) as found, pytest.raises(InvalidInput, match=r"within 0\.05 seconds"):
         fetch(f"http://example.com:{found.port}/", config, here())
@@ -225,7 +259,7 @@ def test_a_server_that_takes_its_time_is_given_up(pieces: list[bytes | None]) ->
         ([b""], "cannot be fetched"),
     ],
 )
-def test_other_answers_are_the_callers_to_mend(pieces: list[bytes | None], told: str) -> None:
+def test_other_answers_are_the_callers_to_mend(pieces: Pieces, told: str) -> None:
     with site(pieces) as found, pytest.raises(InvalidInput, match=told) as caught:
         fetch(f"http://example.com:{found.port}/", ALLOWED, here())
     assert "SSH" not in caught.value.message, "what another server says is nobody's business"

@@ -191,7 +191,10 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Bounded:
-    """What `http.client` needs of a socket; nothing on it waits beyond the deadline."""
+    """What `http.client` needs of a socket; nothing on it waits beyond the deadline.
+
+    `http.client` closes the socket as soon as it has the head of an answer that ends with the connection, and reads the body after that:
+    as with any socket, what `makefile` gave stays open until it is closed itself."""
 
     def __init__(self, inner: socket.socket, deadline: float) -> None:
         self._inner = inner
@@ -212,16 +215,17 @@ class _Reader(io.RawIOBase):
     def __init__(self, inner: socket.socket, deadline: float) -> None:
         self._inner = inner
         self._deadline = deadline
+        self._raw = inner.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
         self._inner.settimeout(_left(self._deadline))
-        return self._inner.recv_into(buffer)
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
-        self._inner.close()
+        self._raw.close()
         super().close()
 
 
