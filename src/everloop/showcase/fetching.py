@@ -38,8 +38,31 @@ _CHUNK = 64 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PUBLIC_6 = ipaddress.ip_network("2000::/3")
 """Global unicast, as far as any was given away (IANA, IPv6 Global Unicast Address Assignments)."""
-_TUNNELS = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/32", "64:ff9b::/96")))
-"""6to4, Teredo, NAT64: each holds an IPv4 address, which may be any."""
+_NOT_PUBLIC_4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
+            "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
+            "168.63.129.16/32",  # the host of a machine in Azure, which tells it its secrets
+        ),
+    )
+)  # fmt: skip
+_NOT_PUBLIC_6 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2000::/16",  # given to nobody
+            "2001::/23",  # the IETF's own: Teredo (2001::/32), which holds an IPv4 address that may be any, ORCHID, benchmarks
+            "2001:db8::/32", "3fff::/20",  # documentation
+            "2002::/16",  # 6to4: an IPv4 address, again
+            "3ffe::/16",  # the 6bone, given back
+        ),
+    )
+)  # fmt: skip
+"""IANA's registries of special-purpose addresses (RFC 6890) as of 2025, for the tables of `ipaddress` are as old as the Python is."""
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+"""What an interface's identifier begins with that ends in an IPv4 address, which may be any (RFC 5214)."""
 _FAILED = (OSError, http.client.HTTPException)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -57,11 +80,15 @@ def is_public(address: Address) -> bool:
     """Whether it belongs to a machine on the internet, and to nothing nearer: not this machine, its network, its link or its cloud's
     metadata, no carrier's inside (100.64.0.0/10), no group, and no address of version 4 in the clothes of version 6."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None or address not in _PUBLIC_6 or any(address in net for net in _TUNNELS):
+        if (
+            address not in _PUBLIC_6
+            or any(address in net for net in _NOT_PUBLIC_6)
+            or (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP
+        ):
             return False
-    elif address.is_multicast or address.is_reserved or address.is_unspecified:
+    elif any(address in net for net in _NOT_PUBLIC_4):
         return False
-    return address.is_global and not (address.is_private or address.is_link_local or address.is_loopback)
+    return address.is_global and not address.is_multicast
 
 
 @functools.cache
