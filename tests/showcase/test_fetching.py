@@ -263,6 +263,7 @@ def test_a_server_that_takes_its_time_is_given_up(pieces: Pieces) -> None:
         ([b"SSH-2.0-OpenSSH\r\n"], "cannot be fetched: BadStatusLine"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"], "cut short"),
         ([b""], "cannot be fetched"),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nxxxxx"], "does not speak HTTP"),
     ],
 )
 def test_other_answers_are_the_callers_to_mend(pieces: Pieces, told: str) -> None:
@@ -279,6 +280,7 @@ def test_other_answers_are_the_callers_to_mend(pieces: Pieces, told: str) -> Non
         ("http://", "http://"),
         ("http://user:word@example.com/", "credentials"),
         ("http://example.com:22/", "port 80 or 443"),
+        ("http://example.com:0/", "port 80 or 443"),
         ("http://example.com:99999/", "no URL"),
         ("http://[::1/", "no URL"),
         ("http://example.com/\r\nHost: inside", "spaces"),
@@ -291,6 +293,14 @@ def test_what_is_no_such_url_is_refused(url: str, told: str) -> None:
     with pytest.raises(InvalidInput, match=told) as caught:
         fetch(url, ALLOWED, here(ports=PORTS, resolve=lambda _host, _port: pytest.fail("it was resolved")))
     assert caught.value.field == "image_url"
+
+
+def test_a_chunk_of_minus_one_bytes_is_not_without_an_end() -> None:
+    """Which `http.client` takes for all that comes."""
+    config = ShowcaseConfig(image_urls=True, url_max_bytes=1000)
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n"
+    with site([head, b"x" * (2 << 20), None]) as found, pytest.raises(InvalidInput, match="IncompleteRead"):
+        fetch(f"http://example.com:{found.port}/", config, here())
 
 
 def test_a_name_that_nobody_knows() -> None:

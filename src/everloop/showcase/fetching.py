@@ -64,6 +64,8 @@ _NOT_PUBLIC_6 = tuple(
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """What an interface's identifier begins with that ends in an IPv4 address, which may be any (RFC 5214)."""
 _FAILED = (OSError, http.client.HTTPException)
+_BESIDE = 1 << 20
+"""Bytes that may come beside an image: heads, and what chunks are wrapped in."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
@@ -123,7 +125,7 @@ def fetch(url: str, config: ShowcaseConfig, way: Way = INTERNET) -> bytes:
     deadline = monotonic() + config.url_timeout_sec
     for _ in range(config.url_redirects + 1):
         try:
-            with _Exchange(url, way, deadline) as exchange:
+            with _Exchange(url, way, deadline, config.url_max_bytes) as exchange:
                 if exchange.redirect is None:
                     return exchange.read(config.url_max_bytes)
                 url = _joined(url, exchange.redirect)
@@ -137,10 +139,10 @@ def fetch(url: str, config: ShowcaseConfig, way: Way = INTERNET) -> bytes:
 class _Exchange:
     """One request, up to the answer's head."""
 
-    def __init__(self, url: str, way: Way, deadline: float) -> None:
+    def __init__(self, url: str, way: Way, deadline: float, most: int) -> None:
         parts, port = _checked(url, way)
         host = parts.hostname or ""
-        self._connection = _Connection(host, port, _addresses(host, port, way), deadline)
+        self._connection = _Connection(host, port, _addresses(host, port, way), deadline, most)
         if parts.scheme == "https":
             self._connection.context = way.context()
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -165,7 +167,7 @@ class _Exchange:
             raise _wrong("its server sent it compressed, though nobody asked for that")
         parts, left = [], most
         if (answer.length or 0) <= most:
-            while chunk := answer.read(min(_CHUNK, left + 1)):
+            while chunk := self._piece(min(_CHUNK, left + 1)):
                 left -= len(chunk)
                 if left < 0:
                     break
@@ -175,6 +177,12 @@ class _Exchange:
                     raise _wrong("it was cut short")
                 return b"".join(parts)
         raise TooLarge(f"{FIELD}: it is larger than {most:,} bytes", field=FIELD)
+
+    def _piece(self, most: int) -> bytes:
+        try:
+            return self._answer.read(most)
+        except ValueError as error:  # the size of a chunk is below zero
+            raise _wrong("its server does not speak HTTP") from error
 
     def __enter__(self) -> _Exchange:
         return self
@@ -187,8 +195,9 @@ class _Exchange:
 class _Connection(http.client.HTTPConnection):
     """To an address that was looked at, under a deadline."""
 
-    def __init__(self, host: str, port: int, addresses: Sequence[str], deadline: float) -> None:
+    def __init__(self, host: str, port: int, addresses: Sequence[str], deadline: float, most: int) -> None:
         super().__init__(host, port)
+        self._most = most
         self.context: ssl.SSLContext | None = None
         self._addresses = addresses
         self._deadline = deadline
@@ -203,7 +212,9 @@ class _Connection(http.client.HTTPConnection):
                 failed = error
                 continue
             try:
-                self.sock = _Bounded(plain if self.context is None else self._secured(plain), self._deadline)
+                self.sock = _Bounded(
+                    plain if self.context is None else self._secured(plain), self._deadline, self._most
+                )
             except BaseException:
                 plain.close()
                 raise
@@ -223,25 +234,29 @@ class _Bounded:
     `http.client` closes the socket as soon as it has the head of an answer that ends with the connection, and reads the body after that:
     as with any socket, what `makefile` gave stays open until it is closed itself."""
 
-    def __init__(self, inner: socket.socket, deadline: float) -> None:
+    def __init__(self, inner: socket.socket, deadline: float, most: int) -> None:
         self._inner = inner
         self._deadline = deadline
+        self._most = most
 
     def sendall(self, data: Any) -> None:
         self._inner.settimeout(_left(self._deadline))
         self._inner.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self._inner, self._deadline))
+        return io.BufferedReader(_Reader(self._inner, self._deadline, self._most))
 
     def close(self) -> None:
         self._inner.close()
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, inner: socket.socket, deadline: float) -> None:
+    """Ends after an image of `most` bytes and a little: a chunk of -1 bytes is to `http.client` whatever comes."""
+
+    def __init__(self, inner: socket.socket, deadline: float, most: int) -> None:
         self._inner = inner
         self._deadline = deadline
+        self._left = most + _BESIDE
         self._raw = inner.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -249,7 +264,9 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._inner.settimeout(_left(self._deadline))
-        return self._raw.readinto(buffer)
+        got = self._raw.readinto(buffer) if self._left > 0 else 0
+        self._left -= got or 0
+        return got
 
     def close(self) -> None:
         self._raw.close()
@@ -262,7 +279,7 @@ def _checked(url: str, way: Way) -> tuple[SplitResult, int]:
         raise _wrong(f"expected a URL of at most {LONGEST_URL} characters, without spaces")
     try:
         parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
     except ValueError as error:
         raise _wrong(f"it is no URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
