@@ -3,7 +3,7 @@
 import path from "node:path";
 import { performance } from "node:perf_hooks";
 import { type BridgeCallOptions, Channel } from "./channel.js";
-import { startChild } from "./child.js";
+import { type Child, startChild } from "./child.js";
 import { type EngineOptions, type Memory, startEmbedded, whyNotEmbedded } from "./embedded.js";
 import { BridgeClosed, BridgeCrashed, BridgeStartError } from "./errors.js";
 import { type BridgeMetrics, Metrics } from "./metrics.js";
@@ -59,6 +59,7 @@ export class PolyglotBridge {
   private readonly reason: string | undefined;
   private readonly metrics = new Metrics();
   private channel: Channel | undefined;
+  private child: Child | undefined;
   private memory: Memory | undefined;
   private pid: number | undefined;
   private startsFailed = 0;
@@ -145,7 +146,8 @@ export class PolyglotBridge {
 
   /**
    * Refuse new calls, wait for those under way (at most `timeout` milliseconds), then have Python run its exit hooks and
-   * write out what it buffers. Closing twice is closing once.
+   * write out what it buffers, for as long again: a Python process that has not ended by then is killed. Closing twice is
+   * closing once.
    */
   close({ timeout = CLOSE_TIMEOUT_MS }: { timeout?: number } = {}): Promise<void> {
     this.closed ??= this.shutDown(timeout);
@@ -159,7 +161,9 @@ export class PolyglotBridge {
   private async shutDown(timeout: number): Promise<void> {
     const channel = this.channel;
     await channel?.drained(timeout);
+    const began = performance.now();
     await channel?.close(timeout, new BridgeClosed());
+    await this.child?.gone(Math.max(0, timeout - (performance.now() - began)));
   }
 
   private opened(): Channel {
@@ -193,9 +197,11 @@ export class PolyglotBridge {
       this.startsFailed = channel.greeting === undefined ? this.startsFailed + 1 : 0;
       if (this.channel === channel) {
         this.channel = undefined;
+        this.child = undefined;
       }
       this.say(`process ${child.pid} ended: ${why}`);
     });
+    this.child = child;
     const channel = new Channel(child.link, this.metrics, this.options, {
       greeted: (hello) => this.greeted(hello),
       broken: child.kill,

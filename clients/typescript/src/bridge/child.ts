@@ -11,6 +11,8 @@ export interface Child {
   link: Link;
   pid: number | undefined;
   kill(): void;
+  /** Resolves when the process is gone; one that is still there after `milliseconds` is killed. */
+  gone(milliseconds: number): Promise<void>;
 }
 
 export function startChild(python: Python, options: EngineOptions, ended: (why: string) => void): Child {
@@ -30,5 +32,21 @@ export function startChild(python: Python, options: EngineOptions, ended: (why: 
   child.on("exit", (status, signal) => end(signal === null ? `exit code ${status}` : `signal ${signal}`));
   child.unref();
   const link: Link = { socket, reading: (to) => void socket.on("data", to) };
-  return { link, pid: child.pid, kill: () => void child.kill("SIGKILL") };
+  const kill = () => void child.kill("SIGKILL");
+  const gone = (milliseconds: number) =>
+    new Promise<void>((resolve) => {
+      if (over) {
+        resolve();
+        return;
+      }
+      const timer = setTimeout(kill, milliseconds);
+      const done = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      child.once("exit", done);
+      child.once("error", done);
+      child.ref();
+    });
+  return { link, pid: child.pid, kill, gone };
 }

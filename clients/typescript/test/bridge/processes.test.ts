@@ -2,14 +2,14 @@
 
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Worker } from "node:worker_threads";
-import { BridgeCrashed, BridgeStartError, PolyglotBridge } from "everloop/bridge";
+import { BridgeCrashed, BridgeStartError, BridgeTimeout, PolyglotBridge } from "everloop/bridge";
 import { OPTIONS, opened, program, TRANSPORTS } from "./opened.js";
 
 interface Ended {
@@ -135,6 +135,20 @@ test("a Python process that dies fails its calls, and the next call has another"
   assert.notEqual(before, after);
   assert.equal(bridge.getMetrics().restarts, 1);
   assert.equal(bridge.getInfo().python.pid, after);
+});
+
+test("close waits for the exit hooks of a Python process, and kills one that does not end", async (t) => {
+  const bridge = opened(t, { transport: "process" });
+  const file = path.join(folder(t), "hook");
+  await bridge.callPython("things", "write_at_exit", [file]);
+  await bridge.close();
+  assert.equal(readFileSync(file, "utf8"), "written");
+
+  const stuck = opened(t, { transport: "process" });
+  const pid = (await stuck.callPython("os", "getpid")) as number;
+  await assert.rejects(stuck.callPython("things", "forever", [], { timeout: 1 }), BridgeTimeout);
+  await stuck.close({ timeout: 100 });
+  assert.throws(() => process.kill(pid, 0), { code: "ESRCH" });
 });
 
 test("a Python that never becomes ready is told, and not started for ever", async (t) => {

@@ -193,6 +193,21 @@ def say_at_exit(what):
     atexit.register(lambda: sys.stdout.write(f"; {what}"))
 
 
+def write_at_exit(path):
+    def late():
+        time.sleep(0.05)  # An exit hook that takes its time.
+        with open(path, "w") as file:
+            file.write("written")
+
+    atexit.register(late)
+
+
+@fast
+def forever():
+    while True:
+        pass
+
+
 def echoed(text):
     subprocess.run(["echo", text], check=True)
 
