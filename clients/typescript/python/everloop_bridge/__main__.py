@@ -21,7 +21,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.argv = [""]
     sys.path[:0] = [folder for folder in options["modulePath"] if folder not in sys.path]
-    engine = Engine(options["poolSize"], options["fast"])
+    engine = Engine(options["poolSize"], options["fast"], options["modulePath"])
     os.set_inheritable(3, False)
     connection = Connection(socket.socket(fileno=3), engine, same_process=False)
     connection.hello()

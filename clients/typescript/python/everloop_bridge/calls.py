@@ -1,4 +1,8 @@
-"""What a call names: a function of a module, how its arguments are given, and where it runs."""
+"""What a call names: a function of a module, how its arguments are given, and where it runs.
+
+Bridges of one process share the interpreter and with it `sys.modules`, which knows one module of a name; each has its own
+folders all the same. So a name is looked up in the bridge's folders first, and a file of theirs that is not the one which
+`import` gives is loaded beside it, under its path."""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import importlib.util
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,10 +74,10 @@ class Target:
         return self.function(args)
 
 
-def find(module: str, function: str, declared_fast: Collection[str] = ()) -> Target:
+def find(module: str, function: str, declared_fast: Collection[str] = (), folders: Sequence[str] = ()) -> Target:
     """`function` of `module`: its attribute (dotted names go deeper), else a method of the object in it that bears the
     module's own name (`custom_model.custom_model.predict`). Raises whatever the import raises, AttributeError, TypeError."""
-    found = load(module)
+    found = load(module, folders)
     own_name = Path(module).stem if _is_file(module) else module.rpartition(".")[2]
     value = _attribute(found, function)
     if value is None:
@@ -100,13 +105,40 @@ def _is_file(module: str) -> bool:
     return module.endswith(".py") or "/" in module
 
 
-def load(module: str) -> Any:
-    """The module of that name, or of that file (taken once, whatever the path it is named by)."""
-    if not _is_file(module):
+def load(module: str, folders: Sequence[str] = ()) -> Any:
+    """The module of that name, in `folders` first; or of that file (taken once, whatever the path it is named by)."""
+    if _is_file(module):
+        path = Path(module).resolve()
+        return _of_file(path / "__init__.py" if path.is_dir() else path)
+    top, _, rest = module.partition(".")
+    own = _file_in(folders, top)
+    if own is None or own == _imported_from(top):
         return importlib.import_module(module)
-    path = Path(module).resolve()
-    if path.is_dir():
-        path = path / "__init__.py"
+    loaded = _of_file(own)
+    return importlib.import_module(f"{loaded.__name__}.{rest}") if rest else loaded
+
+
+def _file_in(folders: Sequence[str], name: str) -> Path | None:
+    if name in sys.builtin_module_names:
+        return None
+    spec = PathFinder.find_spec(name, list(folders))
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+
+
+def _imported_from(name: str) -> Path | str | None:
+    """The file that `import name` gives; a word where it gives something without a file; None where it fails."""
+    known = sys.modules.get(name)
+    if known is not None:
+        origin = getattr(known, "__file__", None)
+    else:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return None
+        origin = spec.origin if spec.has_location else None
+    return "no file" if origin is None else Path(origin).resolve()
+
+
+def _of_file(path: Path) -> Any:
     with _files_lock:
         if path not in _files:
             _files[path] = _load_file(path)
@@ -117,11 +149,11 @@ def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ModuleNotFoundError(f"there is no file {path}")
     name = path.parent.name if path.name == "__init__.py" else path.stem
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
+    taken = _imported_from(name)
+    if taken == path:
+        return importlib.import_module(name)
     # Two files may have one name: the second is kept under its path, so that neither hides the other.
-    name = name if known is None and importlib.util.find_spec(name) is None else f"{name}@{path}"
+    name = name if taken is None else f"{name}@{path}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

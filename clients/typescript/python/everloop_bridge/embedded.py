@@ -29,7 +29,7 @@ def start(fd: int, options: dict[str, Any]) -> None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fd)
     try:
         _prepare(options["modulePath"])
-        engine = Engine(options["poolSize"], options["fast"])
+        engine = Engine(options["poolSize"], options["fast"], options["modulePath"])
         connection = Connection(sock, engine, same_process=True, ended=lambda asked: _ended(engine, asked))
     except BaseException as error:
         told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}

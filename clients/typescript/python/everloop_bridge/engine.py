@@ -46,11 +46,13 @@ class Call:
 
 
 class Engine:
-    """`fast` names functions ("module.function") that are called inline though nothing in Python declares them so."""
+    """`fast` names functions ("module.function") that are called inline though nothing in Python declares them so; modules are
+    looked for in `folders` before all others."""
 
-    def __init__(self, pool_size: int, fast: Sequence[str] = ()) -> None:
+    def __init__(self, pool_size: int, fast: Sequence[str] = (), folders: Sequence[str] = ()) -> None:
         self._pool_size = pool_size
         self._fast = frozenset(fast)
+        self._folders = tuple(folders)
         self._targets: dict[tuple[str, str], Target] = {}
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting = 0
@@ -104,7 +106,7 @@ class Engine:
 
     def _look_up_and_run(self, call: Call) -> None:
         try:
-            target = find(call.module, call.function, self._fast)
+            target = find(call.module, call.function, self._fast, self._folders)
         except BaseException as error:
             call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
             return
@@ -172,9 +174,9 @@ class Engine:
         try:
             for module in modules:
                 began = time.perf_counter()
-                load(module)
+                load(module, self._folders)
                 try:
-                    target = find(module, "warmup")
+                    target = find(module, "warmup", folders=self._folders)
                 except (AttributeError, TypeError):
                     target = None  # A module need not have one.
                 if target is not None:

@@ -1,6 +1,9 @@
 /** Which function is called, with which arguments, on which thread; what is told of errors, and how calls are given up. */
 
 import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { test } from "node:test";
 import {
   BridgeArgumentError,
@@ -40,6 +43,29 @@ test("functions are found in modules, files and the object of the module's own n
     bridge.callPython("things", "kept"),
     raised("TypeError", /things\.kept is a list, not a function/),
   );
+});
+
+test("each bridge finds the modules of its own folders, whatever other bridges have loaded", async (t) => {
+  const folders = ["one", "two"].map((word) => {
+    const folder = mkdtempSync(path.join(tmpdir(), "everloop-test-"));
+    t.after(() => rmSync(folder, { recursive: true, force: true }));
+    mkdirSync(path.join(folder, "packed"));
+    writeFileSync(path.join(folder, "namesake.py"), `def where():\n    return "${word}"\n`);
+    writeFileSync(path.join(folder, "packed", "__init__.py"), "");
+    writeFileSync(path.join(folder, "packed", "inner.py"), `from .word import WORD\n\ndef where():\n    return WORD\n`);
+    writeFileSync(path.join(folder, "packed", "word.py"), `WORD = "${word}"\n`);
+    return folder;
+  });
+  const [one, two] = folders.map((modulePath) => opened(t, { modulePath })) as [PolyglotBridge, PolyglotBridge];
+  for (const module of ["namesake", "packed.inner"]) {
+    // The one that was opened last is first in Python's own path: the other must not take its files, either.
+    assert.equal(await one.callPython(module, "where"), "one");
+    assert.equal(await two.callPython(module, "where"), "two");
+    assert.equal(await one.callPython(module, "where"), "one");
+  }
+  await two.warmup(["namesake"]);
+  assert.equal(await one.callPython(path.join(folders[1] as string, "namesake.py"), "where"), "two");
+  assert.equal(await one.callPython("math", "sqrt", [16]), 4);
 });
 
 test("arguments go by name, by position or whole", async (t) => {
