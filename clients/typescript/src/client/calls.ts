@@ -1,7 +1,7 @@
 /** Any operation of the server, with the types of its OpenAPI document: the answer itself, or an EverloopError. */
 
 import type { paths } from "./schema.js";
-import type { CallOptions, Transport } from "./transport.js";
+import { type CallOptions, JSON_TYPE, OCTETS, type Transport } from "./transport.js";
 
 export type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 /** Paths of the server that know a method. */
@@ -41,7 +41,7 @@ type Done<R, S extends keyof R> = {
 }[S];
 
 export interface Repeats extends CallOptions {
-  /** Whether sending it twice is as good as once; GET, PUT and DELETE are so by themselves. */
+  /** Whether sending it twice is as good as once; GET and PUT are so by themselves. A second DELETE may hit what came after. */
   harmless?: boolean | undefined;
 }
 type Init<O> = Given<O> & Repeats;
@@ -53,6 +53,13 @@ export type Call = <M extends Method, P extends Path<M>>(
   path: P,
   ...init: Args<Init<Operation<M, P>>>
 ) => Promise<Answer<Operation<M, P>>>;
+
+/** What answers with something else than JSON. The types come of the server's document, and a test holds this against it, too. */
+export const NOT_JSON: Readonly<Record<string, string>> = {
+  "/docs": "text/html",
+  "/v1/events": "text/event-stream",
+  "/v1/models/{model}/export": OCTETS,
+};
 
 interface AnyInit extends Repeats {
   path?: Record<string, unknown>;
@@ -69,7 +76,7 @@ export function calls(transport: Transport, prefix: string): Call {
     const bytes = body instanceof Uint8Array;
     const headers = text(header);
     if (body !== undefined) {
-      headers["content-type"] = bytes ? "application/octet-stream" : "application/json";
+      headers["content-type"] = bytes ? OCTETS : JSON_TYPE;
     }
     const search = query === undefined ? "" : new URLSearchParams(text(query)).toString();
     const answer = await transport.send({
@@ -79,9 +86,9 @@ export function calls(transport: Transport, prefix: string): Call {
       body: bytes || body === undefined ? body : JSON.stringify(body),
       signal,
       timeout,
-      harmless: harmless ?? method !== "POST",
+      harmless: harmless ?? (method === "GET" || method === "PUT"),
     });
-    return answer.content();
+    return answer.content(NOT_JSON[template] ?? JSON_TYPE);
   };
   return call as unknown as Call;
 }

@@ -3,6 +3,7 @@
 import type { Dispatcher } from "undici";
 import type { PredictOptions } from "./asking.js";
 import { type Call, calls } from "./calls.js";
+import { held } from "./errors.js";
 import { type EventOptions, follow } from "./events.js";
 import { type FeedbackOptions, Model } from "./model.js";
 import { type Backoff, type Clock, systemClock } from "./retries.js";
@@ -101,7 +102,7 @@ export class EverloopClient {
   }
 
   async models(options: CallOptions = {}): Promise<ModelSummary[]> {
-    return (await this.call("GET", "/v1/models", options)).models;
+    return held(await this.call("GET", "/v1/models", options), "models");
   }
 
   /** Register a model that will learn from feedback; the same specification again is the model that is there. */

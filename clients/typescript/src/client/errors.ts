@@ -55,6 +55,20 @@ export function refusal(status: number, header: (name: string) => string | undef
   });
 }
 
+/** Something answered, with success, what no everloop server does: a captive portal, a single-page application, a wrong port. */
+export function foreign(why: string, options?: ErrorOptions): EverloopError {
+  const detail = `the answer is not an everloop server's: ${why}`;
+  return new EverloopError({ code: "not_everloop", detail }, options);
+}
+
+/** What an answer has under `field`, which every server of everloop gives; throws `not_everloop` where it is not there. */
+export function held<T extends object, K extends keyof T & string>(answer: T, field: K): T[K] {
+  if (answer[field] === undefined) {
+    throw foreign(`it has no ${field}`);
+  }
+  return answer[field];
+}
+
 /** Why there was no answer. `sent`: whether the server may have got the request. */
 export function unreachable(url: string, cause: unknown): { error: EverloopError; sent: boolean } {
   const code = String((cause as { code?: unknown }).code ?? "");

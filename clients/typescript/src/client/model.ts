@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { asking, type PredictOptions } from "./asking.js";
 import type { Call } from "./calls.js";
+import { foreign, held } from "./errors.js";
 import { Rollouts } from "./rollouts.js";
 import { type Answered, type Refused, type ScoreOptions, scoreAll } from "./score.js";
 import type { CallOptions, Transport } from "./transport.js";
@@ -60,12 +61,19 @@ export class Model<Row extends object = Features, Label extends NonNullable<Scal
 
   /** One row answered. */
   async predict(features: Row, options: PredictOptions = {}): Promise<Prediction<Label>> {
-    return (await this.#predict({ features: features as Features }, options)) as Prediction<Label>;
+    const answer = (await this.#predict({ features: features as Features }, options)) as Prediction<Label>;
+    held(answer, "prediction");
+    return answer;
   }
 
   /** Many rows, all answered by one version. */
   async predictBatch(rows: readonly Row[], options: PredictOptions = {}): Promise<Predictions<Label>> {
-    return (await this.#predict({ instances: rows as unknown as Features[] }, options)) as Predictions<Label>;
+    const answer = (await this.#predict({ instances: rows as unknown as Features[] }, options)) as Predictions<Label>;
+    const { length } = held(answer, "predictions");
+    if (length !== rows.length) {
+      throw foreign(`it has ${length} predictions for ${rows.length} rows`);
+    }
+    return answer;
   }
 
   /** Any number of rows, answered in their order, several requests at a time; memory does not grow with them. */
@@ -113,7 +121,7 @@ export class Model<Row extends object = Features, Label extends NonNullable<Scal
   /** Oldest first. */
   async versions(options: CallOptions = {}): Promise<VersionInfo[]> {
     const answer = await this.#call("GET", "/v1/models/{model}/versions", { path: this.#path, ...options });
-    return answer.versions;
+    return held(answer, "versions");
   }
 
   version(version: VersionRef, options: CallOptions = {}): Promise<VersionInfo> {
@@ -150,7 +158,10 @@ export class Model<Row extends object = Features, Label extends NonNullable<Scal
   /** What happened to it: fits, drift, swaps, rollouts. */
   async timeline({ after, limit, latest, ...options }: TimelineOptions = {}): Promise<EverloopEvent[]> {
     const query = { after, limit, latest };
-    return (await this.#call("GET", "/v1/models/{model}/timeline", { path: this.#path, query, ...options })).events;
+    return held(
+      await this.#call("GET", "/v1/models/{model}/timeline", { path: this.#path, query, ...options }),
+      "events",
+    );
   }
 
   /** The body's `unit` may be any text, a header's may not; so it goes there. */

@@ -1,6 +1,7 @@
 /** How a version comes to serve everybody: started, watched, promoted, taken back. */
 
 import type { Call } from "./calls.js";
+import { held } from "./errors.js";
 import { sleep } from "./retries.js";
 import type { CallOptions, Transport } from "./transport.js";
 import type { RolloutInfo, RolloutSpec } from "./types.js";
@@ -43,7 +44,7 @@ export class Rollouts {
 
   /** All of them, the newest last. */
   async list(options: CallOptions = {}): Promise<RolloutInfo[]> {
-    return (await this.call("GET", "/v1/models/{model}/rollouts", { path: this.#path, ...options })).rollouts;
+    return held(await this.call("GET", "/v1/models/{model}/rollouts", { path: this.#path, ...options }), "rollouts");
   }
 
   /** Each state of the newest rollout that differs from the one before, up to and with the one in which it has ended. */

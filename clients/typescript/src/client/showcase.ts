@@ -2,6 +2,7 @@
 
 import { asking, type PredictOptions } from "./asking.js";
 import type { Call } from "./calls.js";
+import { held } from "./errors.js";
 import type { CallOptions } from "./transport.js";
 import type { Schemas } from "./types.js";
 
@@ -51,7 +52,7 @@ export class Showcase {
 
   /** Which models there are, and which routes they answer. */
   async models(options: CallOptions = {}): Promise<Schemas["ShownModel"][]> {
-    return (await this.call("GET", "/api/models", options)).models;
+    return held(await this.call("GET", "/api/models", options), "models");
   }
 }
 

@@ -5,7 +5,7 @@
  */
 
 import { type Dispatcher, Pool } from "undici";
-import { EverloopError, refusal, short, unreachable } from "./errors.js";
+import { EverloopError, foreign, refusal, short, unreachable } from "./errors.js";
 import { type Backoff, type Clock, pause, sleep, worthRepeating } from "./retries.js";
 
 export interface CallOptions {
@@ -27,28 +27,42 @@ export interface Outgoing extends CallOptions {
 /** An answer of a status below 300. */
 export class Incoming {
   constructor(
-    readonly type: string,
+    private readonly status: number,
+    private readonly type: string,
     private readonly bytes: Uint8Array,
   ) {}
 
-  /** By its type: what was JSON, bytes, or text; undefined where there is nothing. Throws EverloopError where JSON is none. */
-  content(): unknown {
-    if (this.bytes.length === 0) {
+  /** JSON's object, or bytes, or text, as `type` says; undefined of a 204. Throws EverloopError for an answer of another type. */
+  content(type: string): unknown {
+    if (this.status === 204) {
       return undefined;
     }
-    if (this.type.startsWith("application/octet-stream")) {
+    const [given = ""] = this.type.split(";");
+    const text = () => new TextDecoder().decode(this.bytes);
+    if (given.trim().toLowerCase() !== type) {
+      throw foreign(`${type} was expected, ${given || "nothing"} came: ${short(text())}`);
+    }
+    if (type === OCTETS) {
       return this.bytes;
     }
-    const text = new TextDecoder().decode(this.bytes);
-    if (!this.type.startsWith("application/json")) {
-      return text;
-    }
-    try {
-      return JSON.parse(text);
-    } catch (cause) {
-      throw new EverloopError({ code: "not_everloop", detail: `the answer is no JSON: ${short(text)}` }, { cause });
-    }
+    return type === JSON_TYPE ? object(text()) : text();
   }
+}
+
+export const JSON_TYPE = "application/json";
+export const OCTETS = "application/octet-stream";
+
+function object(text: string): object {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw foreign(`it is no JSON: ${short(text)}`, { cause });
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw foreign(`it is no object: ${short(text)}`);
+  }
+  return value;
 }
 
 export interface TransportOptions {
@@ -147,7 +161,7 @@ export class Transport {
       if (statusCode >= 300) {
         return { error: refusal(statusCode, header, await body.text()), sent: true };
       }
-      return new Incoming(header("content-type") ?? "", await body.bytes());
+      return new Incoming(statusCode, header("content-type") ?? "", await body.bytes());
     } catch (cause) {
       time.signal.throwIfAborted();
       return unreachable(this.#options.url.href, cause);

@@ -1,12 +1,18 @@
 /** Repeats, time limits and errors, against a server that misbehaves as told. */
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { type TestContext, test } from "node:test";
 import { EverloopClient, EverloopError } from "everloop";
 import { MockAgent } from "undici";
+import { NOT_JSON } from "../../dist/client/calls.js";
 import { ManualClock } from "./clock.js";
 import { broken, json, problem, type Scene, scripted, silence } from "./scripted.js";
+
+interface Operation {
+  responses?: Record<string, { content?: Record<string, unknown> }>;
+}
 
 const PREDICTION = { prediction: 1, model_version: 1, request_id: "r-1" };
 
@@ -73,7 +79,14 @@ test("what may have been done is not done again", async (t) => {
   assert.equal(asked.length, 1);
   const proxy = await told(t, [problem(502, "bad_gateway")]);
   await assert.rejects(proxy.client.model("m").promote(2), { status: 502 });
-  assert.equal(proxy.asked.length, 1);
+  await assert.rejects(proxy.client.model("m").delete(), { status: 502 }); // somebody may have made it anew in between
+  await assert.rejects(
+    proxy.client.call("PATCH", "/v1/models/{model}", { path: { model: "m" }, body: { serving: {} } }),
+    {
+      status: 502,
+    },
+  );
+  assert.equal(proxy.asked.length, 3);
 });
 
 test("what was certainly not taken is sent again, whatever it is", async (t) => {
@@ -147,6 +160,41 @@ test("an answer that is no JSON though it says so is told as such", async (t) =>
   const cut: Scene = (response) => response.writeHead(200, { "content-type": "application/json" }).end('{"models": [');
   const { client } = await told(t, [cut]);
   await assert.rejects(client.models(), { code: "not_everloop", message: /\{"models": \[/ });
+});
+
+test("an answer that no everloop server gives is no success", async (t) => {
+  const page: Scene = (response) => response.writeHead(200, { "content-type": "text/html" }).end("<h1>Log in</h1>");
+  const empty: Scene = (response) => response.writeHead(200).end();
+  const scenes = [page, empty, json([]), json({}), json({ predictions: [1], model_version: 1, request_id: "r" })];
+  const { client } = await told(t, [...scenes, page, json({})]);
+  for (const message of [
+    /text\/html came: <h1>Log in/,
+    /nothing came/,
+    /no object/,
+    /no predictions/,
+    /1 predictions for 2/,
+  ]) {
+    await assert.rejects(client.predictBatch("m", [[1], [2]]), { code: "not_everloop", message });
+  }
+  await assert.rejects(client.predict("m", [1]), { code: "not_everloop" });
+  await assert.rejects(client.models(), { code: "not_everloop", message: /no models/ });
+});
+
+test("which operations answer with something else than JSON is what the server's document says", () => {
+  const file = new URL("../../openapi.json", import.meta.url);
+  const document = JSON.parse(readFileSync(file, "utf8")) as Record<string, Record<string, Record<string, Operation>>>;
+  const other: Record<string, string> = {};
+  for (const [path, operations] of Object.entries(document.paths ?? {})) {
+    for (const { responses = {} } of Object.values(operations)) {
+      for (const [status, { content = {} }] of Object.entries(responses)) {
+        const types = Object.keys(content).filter((type) => type !== "application/json");
+        if (status.startsWith("2") && types[0] !== undefined) {
+          other[path] = types[0];
+        }
+      }
+    }
+  }
+  assert.deepEqual(NOT_JSON, other);
 });
 
 test("a redirect is not followed: the key would go along", async (t) => {
