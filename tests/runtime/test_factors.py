@@ -101,7 +101,7 @@ def test_similar_items() -> None:
         ({"limit": 0}, "limit", "1 to 1000"),
         ({"limit": "ten"}, "limit", "expected `int`"),
         ({"user": 5}, "user", "expected `str`"),
-        ({"user": "u" * 2000}, "user_id", "1000 characters"),
+        ({"user": "u" * 257}, "user_id", "256 characters"),
         ({"context": {"colour": "red"}}, "context.colour", "known are kind"),
         ({"context": {"kidn": "tech"}}, "context.kidn", "did you mean 'kind'"),
         ({"context": {"kind": "tehc"}}, "context.kind", "did you mean 'tech'"),
@@ -110,6 +110,12 @@ def test_similar_items() -> None:
         ({"item": "item1", "user": "u1"}, "item_id", "either a user or an item"),
         ({"usr": "u1"}, "query", "usr"),
         ({"exclude": ["x"] * 1001}, "exclude", "at most 1000"),
+        ({"exclude": ["x", "x" * 257]}, "exclude[1]", "256 characters"),
+        ({"context": {"ab" * 4_500_000: "x"}}, "context", "at most 256 characters, got 9,000,000"),
+        ({"context": {"kind": "ab" * 4_500_000}}, "context.kind", "at most 1,000 characters"),
+        ({"context": {"kind": 10**400}}, "context.kind", "64 bits"),
+        ({"context": {"kind": ["tech"] * 101}}, "context", "at most 100 attributes and values"),
+        ({"context": {f"kind{i}": "tech" for i in range(101)}}, "context", "at most 100 attributes and values"),
     ],
 )
 def test_what_is_wrong_is_named(query: dict[str, Any], field: str, says: str) -> None:
@@ -211,3 +217,11 @@ def test_other_files_are_no_recommenders() -> None:
 def test_queries_are_json() -> None:
     assert read_query('{"user": "u", "context": {"kind": ["a", 5, true]}}').context == {"kind": ["a", 5, True]}
     assert read_query("{}") == Query()
+
+
+def test_a_reason_tells_few_of_many_values() -> None:
+    kinds = list(MODEL.catalogue.attributes["kind"])
+    (first, *_), same = ask(context={"kind": kinds[:1] * 60 + kinds}), ask(context={"kind": kinds[:1] * 60})
+    assert first["reason"].startswith(f"popular in {kinds[0]} or ")
+    assert len(first["reason"]) < 60
+    assert same[0]["reason"] == f"popular in {kinds[0]}"

@@ -6,7 +6,6 @@ to an immutable table that a swap replaces whole, so an answer and its version a
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from everloop.app.settings import EngineSettings, ServerSettings
 from everloop.core.errors import Closed, Conflict, EverloopError, InvalidInput
 from everloop.core.events import Event
 from everloop.core.types import Features, Prediction, PredictionBatch, Scalar
+from everloop.core.wording import near_names
 from everloop.learning.config import LearningConfig, ModelParameters
 from everloop.learning.intake import Feedback
 from everloop.optimization.config import OptimizeConfig
@@ -397,7 +397,7 @@ def _known(plan: dict[str, Any]) -> dict[str, Any]:
     known = list(inspect.signature(plan_of).parameters)[1:]
     for option in plan:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
+            near = near_names(option, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InvalidInput(f"{option}: unknown; {hint}", field=option)
     return plan

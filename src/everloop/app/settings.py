@@ -11,7 +11,6 @@ An option has one name everywhere: `learning.min_samples` is `min_samples` under
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from everloop.api.observing import Observing
 from everloop.api.override import check_keys
 from everloop.app.security import Security
 from everloop.core.errors import InvalidInput
+from everloop.core.wording import near_names
 from everloop.learning.config import LearningConfig
 from everloop.optimization.config import OptimizeConfig
 from everloop.runtime.source import Source, beside
@@ -316,7 +316,7 @@ def _known(name: str, kinds: Mapping[str, Any], source: str) -> str:
 
 def _near(name: str, known: typing.Iterable[str]) -> str:
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = near_names(name, names, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; there are {', '.join(names)}" if len(names) <= 8 else ""

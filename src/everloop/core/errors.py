@@ -6,9 +6,10 @@ knows a protocol. Errors that Python users would expect as `ValueError` or `KeyE
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar, Literal
+
+from everloop.core.wording import near_names
 
 Fault = Literal["caller", "server", "model"]
 Failure = Literal["raised", "not_finite", "shape", "timeout", "crash"]
@@ -63,7 +64,7 @@ class ModelNotFound(EverloopError, KeyError):
     @classmethod
     def named(cls, name: str, known: Iterable[str]) -> ModelNotFound:
         names = list(known)
-        near = difflib.get_close_matches(name, names, n=3)
+        near = near_names(name, names, n=3)
         hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
         if not names:
             hint = "; no model is registered yet"

@@ -6,7 +6,6 @@ place where a caller's features become a list in schema order; its errors name t
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import msgspec
 
 from everloop.core.errors import InvalidInput, NotSupported
 from everloop.core.types import Features, Row, Scalar, Task
+from everloop.core.wording import near_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,8 @@ FieldKind = Literal["number", "text"]
 LabelKind = Literal["number", "integer", "boolean", "text"]
 _LARGEST = sys.float_info.max
 Encoding = Literal["f4", "f8", "msgpack"]
+LONGEST_CLASS = 256
+"""Characters of a label that is text: it is a name, which answers and metrics tell again."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -61,7 +63,11 @@ class Target(msgspec.Struct, frozen=True):
             raise InvalidInput(f"label: expected a finite number, got {_short(label)}", field="label")
         if self.kind == "text":
             if isinstance(label, str):
-                return label
+                if 1 <= len(label) <= LONGEST_CLASS:
+                    return label
+                raise InvalidInput(
+                    f"label: expected 1 to {LONGEST_CLASS} characters, got {len(label):,}", field="label"
+                )
         elif self.kind == "boolean":
             if isinstance(label, bool) or (isinstance(label, int) and label in (0, 1)):
                 return bool(label)
@@ -155,7 +161,7 @@ class Schema(msgspec.Struct, frozen=True):
         if len(features) > len(self.fields) or any(key not in self.names for key in features):
             for key in features:
                 if key not in self.names:
-                    near = difflib.get_close_matches(str(key), self.names, n=1)
+                    near = near_names(str(key), self.names, n=1)
                     hint = f"; did you mean {near[0]!r}?" if near else f"; known are {_some(self.names)}"
                     raise InvalidInput(f"{at}.{key}: unknown feature{hint}", field=f"{at}.{key}")
         values = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from everloop.core.errors import InvalidInput
+from everloop.core.wording import near_names
 from everloop.policy.rollout import Strategy
 from everloop.registry.plans import Choice
 
@@ -126,7 +126,7 @@ def effective(config: LearningConfig, overrides: Mapping[str, Any]) -> LearningC
     known = [field.name for field in fields(LearningConfig)]
     for name in overrides:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = near_names(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InvalidInput(f"learning.{name}: unknown; {hint}", field=f"learning.{name}")
     config = replace(config, **overrides)

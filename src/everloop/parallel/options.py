@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everloop.core.errors import InvalidInput
+from everloop.core.wording import near_names
 from everloop.parallel.validation import number
 
 _ELSEWHERE = {
@@ -100,13 +101,11 @@ class RunOptions:
         known = {each.name for each in fields(cls)}
         for name in given:
             if name not in known:
-                import difflib
-
                 if call is not None:
                     import inspect
 
                     known.update(inspect.signature(call).parameters)
-                near = _near(name, known) or difflib.get_close_matches(name, known, n=3)
+                near = _near(name, known) or near_names(name, known, n=3)
                 hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(sorted(known))}"
                 raise InvalidInput(f"{name}: no such option{hint}", field=name)
         return cls(**given)

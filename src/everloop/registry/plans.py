@@ -6,7 +6,6 @@ a text of bare numbers is percents. What could be both is refused rather than gu
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 import msgspec
 
 from everloop.core.errors import InvalidInput
-from everloop.core.wording import lasting, percent
+from everloop.core.wording import lasting, near_names, percent
 from everloop.policy.rollout import AtEnd, Gates, Plan, Step, Strategy
 from everloop.policy.routing import BUCKETS
 
@@ -58,7 +57,7 @@ def plan_of(
 
     Raises InvalidInput naming the field, as `steps[2].share`."""
     if strategy not in get_args(Strategy):
-        near = difflib.get_close_matches(str(strategy), get_args(Strategy), n=1)
+        near = near_names(str(strategy), get_args(Strategy), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(get_args(Strategy))}"
         raise InvalidInput(f"strategy: there is no {strategy!r}; {hint}", field="strategy")
     known: Strategy = strategy  # type: ignore[assignment]
@@ -227,7 +226,7 @@ def _struct(kind: type[_Struct], given: Mapping[str, Any], path: str) -> _Struct
     fields = kind.__struct_fields__
     for name in given:
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
+            near = near_names(str(name), fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(fields)}"
             raise InvalidInput(f"{path}.{name}: unknown; {hint}", field=f"{path}.{name}")
     for name, value in given.items():

@@ -10,13 +10,13 @@ fraud@best      any of these, with the model in front
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 
 import msgspec
 
 from everloop.core.errors import Conflict, InvalidInput, ModelUntrained, VersionNotFound
+from everloop.core.wording import near_names
 from everloop.registry.changes import Change
 from everloop.stores.ports import ModelRecord, Shelf, VersionRecord
 from everloop.stores.settling import no_version
@@ -71,7 +71,7 @@ def number_of(shelf: Shelf, version: int | str) -> int:
     if version in model.aliases:
         return shelf.version(model.aliases[version]).version
     known = [*model.aliases, *(record.name for record in versions if record.name), *PARTS]
-    near = difflib.get_close_matches(version, known, n=3)
+    near = near_names(version, known, n=3)
     if near:
         raise VersionNotFound(
             f"model {model.name!r} has no version {version[:SHOWN]!r}; did you mean {', '.join(map(repr, near))}?",

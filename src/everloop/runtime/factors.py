@@ -18,16 +18,19 @@ import numpy as np
 from everloop.core.errors import ArtifactCorrupt, InvalidInput
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.tensors import Array, Signature, Tensor, Tensors, TensorSpec
+from everloop.core.types import Row, Scalar
 from everloop.runtime.artifact import Trust
 from everloop.runtime.factors_file import unpack_factors
 from everloop.runtime.factors_model import FactorModel
-from everloop.runtime.recommending import Recommended, check_known, read_query, recommend
+from everloop.runtime.recommending import Recommended, check_id, check_known, read_query, recommend
 from everloop.runtime.session import Matrix
 from everloop.runtime.tensors import Answered, by_names, texts, wrong_shape, wrong_type
 from everloop.stores.ports import Manifest
 
 SCHEMA = Schema((Field("user", "text"), Field("item", "text")), named=True)
 TARGET = Target("regression")
+MOST_RATING = 1e6
+"""Ratings are from minus this to this: one beyond it is a slip, and would be all that a mean or an error tells."""
 QUERY, ITEMS = "query", "items"
 MOST_QUERIES = 100
 """Of one request."""
@@ -109,6 +112,27 @@ class FactorTensors:
 def manifest_of() -> Manifest:
     """Of any recommender."""
     return Manifest(runtime="factors", task="regression", schema=SCHEMA, target=TARGET)
+
+
+def check_example(row: Row | None, label: Scalar, at: str) -> None:
+    """What it may be taught; None: a row that was asked about. Raises InvalidInput."""
+    check_rating(label)
+    if row is not None:
+        for name, value in zip(SCHEMA.names, row, strict=True):
+            check_id(value, f"{at}.{name}")
+
+
+def check_rating(label: Scalar, field: str = "label") -> float:
+    """Raises InvalidInput."""
+    try:
+        value = float(TARGET.check(label))
+    except InvalidInput as error:
+        raise InvalidInput(error.message.replace("label", field, 1), field=field) from error
+    if not -MOST_RATING <= value <= MOST_RATING:
+        raise InvalidInput(
+            f"{field}: expected a number from {-MOST_RATING:,.0f} to {MOST_RATING:,.0f}, got {value:g}", field=field
+        )
+    return value
 
 
 def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> FactorSession:  # noqa: ARG001  there is nothing to trust

@@ -5,14 +5,15 @@ One question is a JSON object (`Query`), one answer a JSON list of `Recommended`
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from everloop.core.errors import InvalidInput, Malformed
+from everloop.core.wording import near_names
 from everloop.runtime.factors_model import Past
 
 if TYPE_CHECKING:
@@ -22,8 +23,13 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 MOST = 1000
 """Items of one answer, and that one question may name."""
-_LONGEST = 1000
-"""Characters of an id."""
+LONGEST_ID = 256
+"""Characters of a user's or an item's."""
+MOST_CONDITIONS = 100
+"""Attributes of one question, and values of all of them together."""
+_LONGEST_VALUE = 1000
+_TOLD_VALUES = 3
+"""In a reason."""
 
 
 Condition: TypeAlias = str | int | float | bool
@@ -62,31 +68,63 @@ def read_query(text: str | bytes) -> Query:
     try:
         query = _QUERY.decode(text)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".") or "query"
-        raise InvalidInput(f"{field}: {message[:1].lower()}{message[1:]}", field=field) from error
+        raise _wrong(error) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed(f"query: no JSON: {error}", field="query") from error
     check_query(query)
     return query
 
 
+def query_of(given: Mapping[str, Any]) -> Query:
+    """As `read_query`, of what is no text yet. Raises InvalidInput."""
+    try:
+        query = msgspec.convert(given, Query)
+    except msgspec.ValidationError as error:
+        raise _wrong(error) from error
+    check_query(query)
+    return query
+
+
+def check_id(value: str, field: str, least: int = 1) -> None:
+    """Raises InvalidInput."""
+    if not least <= len(value) <= LONGEST_ID:
+        raise InvalidInput(f"{field}: expected {least} to {LONGEST_ID} characters, got {len(value):,}", field=field)
+
+
 def check_query(query: Query) -> None:
     """Raises InvalidInput."""
     if not 1 <= query.limit <= MOST:
         raise InvalidInput(f"limit: expected 1 to {MOST}, got {query.limit}", field="limit")
-    for name, value in (("user_id", query.user), ("item_id", query.item)):
-        if len(value) > _LONGEST:
-            raise InvalidInput(f"{name}: at most {_LONGEST} characters, got {len(value):,}", field=name)
+    check_id(query.user, "user_id", 0)
+    check_id(query.item, "item_id", 0)
     for name in ("exclude", "history"):
-        if len(getattr(query, name)) > MOST:
-            raise InvalidInput(f"{name}: at most {MOST} items, got {len(getattr(query, name))}", field=name)
-    for name, values in query.context.items():
-        if isinstance(values, list) and len(values) > MOST:
-            field = f"context.{name[:60]}"
-            raise InvalidInput(f"{field}: at most {MOST} values, got {len(values)}", field=field)
+        items = getattr(query, name)
+        if len(items) > MOST:
+            raise InvalidInput(f"{name}: at most {MOST} items, got {len(items)}", field=name)
+        for i, item in enumerate(items):
+            check_id(item, f"{name}[{i}]", 0)
+    _check_context(query.context)
     if query.user and query.item:
         raise InvalidInput("item_id: give either a user or an item, not both", field="item_id")
+
+
+def _check_context(context: Mapping[str, Condition | list[Condition]]) -> None:
+    count = 0
+    for name, value in context.items():
+        field = f"context.{name[:60]}"
+        if len(name) > LONGEST_ID:
+            raise InvalidInput(f"{field}…: at most {LONGEST_ID} characters, got {len(name):,}", field="context")
+        several = value if isinstance(value, list) else [value]
+        count += max(1, len(several))
+        if count > MOST_CONDITIONS:
+            raise InvalidInput(f"context: at most {MOST_CONDITIONS} attributes and values in all", field="context")
+        for each in several:
+            long = each.bit_length() > 64 if isinstance(each, int) else len(str(each)) > _LONGEST_VALUE
+            if long:
+                raise InvalidInput(
+                    f"{field}: a value has at most {_LONGEST_VALUE:,} characters, and a whole number 64 bits",
+                    field=field,
+                )
 
 
 def check_known(query: Query, catalogue: Catalogue) -> None:
@@ -204,8 +242,14 @@ def _similar(model: FactorModel, query: Query, allowed: Mask) -> list[Recommende
 
 
 def _popular(query: Query) -> str:
-    values = [" or ".join(values_of(value)) for value in query.context.values()]
-    return f"popular in {', '.join(values)}" if values else "popular"
+    values = [_either(values_of(value)) for value in query.context.values()]
+    told = ", ".join(values[:_TOLD_VALUES]) + (", …" if len(values) > _TOLD_VALUES else "")
+    return f"popular in {told}" if values else "popular"
+
+
+def _either(values: list[str]) -> str:
+    several = list(dict.fromkeys(values))
+    return " or ".join(several[:_TOLD_VALUES]) + (" or …" if len(several) > _TOLD_VALUES else "")
 
 
 def _told(model: FactorModel, best: Places, scores: Floats, reasons: list[str], expected: Floats) -> list[Recommended]:
@@ -218,8 +262,14 @@ def _told(model: FactorModel, best: Places, scores: Floats, reasons: list[str], 
     ]
 
 
+def _wrong(error: msgspec.ValidationError) -> InvalidInput:
+    message, _, path = str(error).partition(" - at ")
+    field = path[path.find("$") + 1 :].rstrip("`").lstrip(".") or "query"
+    return InvalidInput(f"{field}: {message[:1].lower()}{message[1:]}", field=field)
+
+
 def _unknown(field: str, given: str, known: list[str], otherwise: str) -> InvalidInput:
-    near = difflib.get_close_matches(given, known, n=1)
+    near = near_names(given, known, n=1)
     if near:
         hint = f"did you mean {near[0]!r}?"
     else:

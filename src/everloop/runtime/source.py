@@ -6,12 +6,12 @@ does not, for it may name nothing of this machine.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import TypeAlias
 
 from everloop.core.errors import InvalidInput, NotSupported
+from everloop.core.wording import near_names
 from everloop.runtime.artifact import Trust, read_model_file, read_payload
 from everloop.runtime.formats import FORMATS, format_of
 from everloop.runtime.modules import entry_of, names_code, with_code
@@ -110,7 +110,7 @@ def _near(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir()]
     except OSError:
         return f" (there is no folder {path.parent})"
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = near_names(path.name, names, n=1)
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 

@@ -6,7 +6,6 @@ hands a change to the lanes that are open, which go on answering meanwhile.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from everloop.core.errors import InvalidInput
+from everloop.core.wording import near_names
 from everloop.policy.batching import BatchRules
 from everloop.runtime.artifact import MOST_THREADS
 from everloop.stores.ports import VersionRecord
@@ -117,7 +117,7 @@ def effective(config: ServingConfig, overrides: Mapping[str, Any]) -> ServingCon
         return config
     for name in overrides:
         if name not in _KINDS:
-            near = difflib.get_close_matches(str(name), _KINDS, n=1)
+            near = near_names(str(name), _KINDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KINDS)}"
             raise InvalidInput(f"serving.{name}: unknown; {hint}", field=f"serving.{name}")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import zlib
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +10,7 @@ import msgspec
 import msgspec.inspect
 
 from everloop.core.errors import InvalidInput, Malformed, TooLarge
+from everloop.core.wording import near_names
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -163,7 +163,7 @@ def invalid(error: msgspec.ValidationError, asked: Any) -> InvalidInput:
 
 
 def _no_such_field(name: str, taken: list[str]) -> str:
-    near = difflib.get_close_matches(name[:_SHOWN], taken, n=1)
+    near = near_names(name[:_SHOWN], taken, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(taken)}" if taken else "it takes none"
     return f"unknown field {name[:_SHOWN]!r}; {hint}"
 

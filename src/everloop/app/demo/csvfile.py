@@ -7,7 +7,6 @@ allowed from the first row on), once to play it.
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 from everloop.core.errors import InvalidInput
 from everloop.core.schema import Field, Schema
+from everloop.core.wording import near_names
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """How files say that a value is missing, in any case of letters."""
@@ -111,7 +111,7 @@ def open_csv(path: Path, target: str) -> CsvFile:
         raise InvalidInput(f"there is no file {path}" if not path.exists() else f"{path} is a folder", field="stream")
     delimiter, header = _header(path)
     if target not in header:
-        near = difflib.get_close_matches(target, header, n=1)
+        near = near_names(target, header, n=1)
         hint = (
             f"; did you mean {near[0]!r}?"
             if near

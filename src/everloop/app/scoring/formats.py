@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 from everloop.core.errors import InvalidInput, MissingExtra
+from everloop.core.wording import near_names
 
 Format = Literal["csv", "ndjson", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -84,14 +85,13 @@ def open_text(place: Place) -> BinaryIO:
 
 def check_readable(path: Path) -> None:
     """Raises InvalidInput, with near names where there is no such file."""
-    import difflib
     import os
 
     if path.is_dir():
         raise InvalidInput(f"{path} is a folder, not a file of rows", field="input")
     if not path.exists():
         names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
+        near = near_names(path.name, names, n=1)
         raise InvalidInput(
             f"there is no file {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""), field="input"
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, ModelUntrained
 from everloop.core.hashing import artifact_digest
+from everloop.core.wording import near_names
 from everloop.registry.references import number_of, split_reference
 from everloop.registry.traffic import check_there
 from everloop.runtime.artifact import Trust, load_session
@@ -244,8 +245,6 @@ def as_function(found: Any, text: str) -> Callable[..., Any]:
 
 def import_object(text: str) -> Any:
     """Raises InvalidInput for a module that is not there or fails, and for what it does not have, with near names."""
-    import difflib
-
     name, _, attribute = text.partition(":")
     if not name or not attribute:
         raise InvalidInput(
@@ -270,7 +269,7 @@ def import_object(text: str) -> Any:
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=1)
+            near = near_names(part, dir(found), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InvalidInput(f"{text}: {name} has no {part}{hint}", field="model")
         found = getattr(found, part)
@@ -289,11 +288,9 @@ def source_digest(function: Callable[..., Any]) -> str:
 
 
 def _all_there(names: Sequence[str], available: Sequence[str], option: str) -> None:
-    import difflib
-
     for name in names:
         if name not in available:
-            near = difflib.get_close_matches(name, available, n=1)
+            near = near_names(name, available, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {_some(available)}"
             raise InvalidInput(f"{option}: the input has no column {name!r}{hint}", field=option.lstrip("-"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from everloop.app.scoring.encoding import ArrowEncoder, CsvEncoder, Encoder, Layout, NdjsonEncoder
@@ -14,6 +13,7 @@ from everloop.app.scoring.rows import Block
 from everloop.app.scoring.scorer import Scorer
 from everloop.app.scoring.source import LOOKED_AT, Source
 from everloop.core.errors import InvalidInput
+from everloop.core.wording import near_names
 
 
 def make_scorer(job: Job, model: FittedModel | FunctionModel, source: Source, target: Place) -> Scorer:
@@ -91,6 +91,6 @@ def _delimiter(source: Source, target: Place) -> str:
 def _all_there(names: Sequence[str], available: Sequence[str]) -> None:
     for name in names:
         if name not in available:
-            near = difflib.get_close_matches(name, available, n=1)
+            near = near_names(name, available, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(available[:12])}"
             raise InvalidInput(f"--keep: the input has no column {name!r}{hint}", field="keep")

@@ -12,7 +12,6 @@ a Learner                          learner      template: a pickle
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -23,6 +22,7 @@ import msgspec
 
 from everloop.core.errors import InvalidInput, NotSupported, Untrusted
 from everloop.core.schema import plain
+from everloop.core.wording import near_names
 from everloop.learning.config import ModelParameters
 from everloop.learning.learners.base import Learner
 from everloop.runtime.artifact import Trust
@@ -162,7 +162,7 @@ def _of_kind(kind: str, parameters: Parameters, trust: Trust) -> Learner:
 
         return LinearLearner(kind, _linear_parameters(parameters))  # type: ignore[arg-type]
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=2)
+        near = near_names(kind, KINDS, n=2)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(KINDS)}"
         raise NotSupported(f"there is no kind of model named {kind!r}; {hint}", field="kind")
     if isinstance(parameters, ModelParameters):
@@ -184,7 +184,7 @@ def _linear_parameters(parameters: Parameters) -> ModelParameters:
     known = [field.name for field in fields(ModelParameters)]
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            near = near_names(str(name), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise InvalidInput(f"parameters.{name}: unknown; {hint}", field=f"parameters.{name}")
         if isinstance(value, float) and not math.isfinite(value):
