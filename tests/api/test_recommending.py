@@ -54,6 +54,9 @@ def test_the_route(shop: TestClient) -> None:
         ({"user_id": "u", "context": {"category": "tehc"}}, "context.category"),
         ({"user_id": "u", "limit": 0}, "limit"),
         ({"item_id": "none"}, "item_id"),
+        ({"user_id": "u", "context": {"category": "ab" * 40_000}}, "context.category"),
+        ({"user_id": "u", "context": {"category": ["tech"] * 101}}, "context"),
+        ({"user_id": 10**300}, "user_id"),
     ],
 )
 def test_what_is_wrong_is_named(shop: TestClient, body: dict[str, Any], field: str) -> None:
@@ -99,3 +102,24 @@ def test_feedback_makes_a_version_that_knows_the_newcomer(shop: TestClient) -> N
     assert warm["model"] == "recommender-v2"
     assert not set(items(warm)) & set(liked)
     assert np.mean([each["reason"].startswith("because") for each in warm["recommendations"]]) >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"features": {"user": "u", "item": "item3"}, "label": 1e308}, "label"),
+        ({"features": {"user": "u", "item": "item3"}, "label": -1_000_001}, "label"),
+        ({"features": {"user": "", "item": "item3"}, "label": 3}, "features.user"),
+        ({"features": {"user": "u", "item": "i" * 257}, "label": 3}, "features.item"),
+    ],
+)
+def test_what_would_teach_nothing_is_refused(shop: TestClient, body: dict[str, Any], field: str) -> None:
+    answer = shop.post("/v1/models/recommender/feedback", json=body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["field"] == field
+
+
+def test_a_rating_by_request_id_is_bounded_as_well(shop: TestClient) -> None:
+    request_id = ask(shop, user_id="u", limit=1)["request_id"]
+    answer = shop.post("/v1/models/recommender/feedback", json={"request_id": request_id, "label": 1e300})
+    assert (answer.status_code, answer.json()["field"]) == (422, "label")

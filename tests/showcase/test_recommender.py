@@ -155,3 +155,48 @@ def test_served_it_learns_like_any_model() -> None:
         after = models.predict("recommender", {"user": "newcomer", "item": "item45"})
         assert after.model_version == 2
         assert after.prediction > before
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"user_id": None}, "user_id"),
+        ({"user_id": "u" * 257}, "user_id"),
+        ({"user_id": 10**5000}, "user_id"),
+        ({"user_id": "u", "limit": "5"}, "limit"),
+        ({"user_id": "u", "limit": 5.0}, "limit"),
+        ({"user_id": "u", "context": "tech"}, "context"),
+        ({"user_id": "u", "context": {1: "tech"}}, "context"),
+        ({"user_id": "u", "context": {"category": {"a": 1}}}, "context"),
+        ({"user_id": "u", "exclude": "item177"}, "exclude"),
+        ({"user_id": "u", "exclude": [None]}, "exclude[0]"),
+        ({"user_id": "u", "history": 5}, "history"),
+        ({"user_id": "u", "seen": "no"}, "seen"),
+    ],
+)
+def test_what_a_program_gets_wrong_is_named(shop: Recommender, asked: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        shop.recommend(**asked)
+    assert (caught.value.field or "").startswith(field)
+
+
+def test_what_is_recorded_is_bounded() -> None:
+    shop = Recommender()
+    before = shop.get_info()["users"]
+    for interaction, field in (
+        ((None, "item3"), "user_id"),
+        (("u" * 10**6, "item3"), "user_id"),
+        (("u", ""), "item_id"),
+        (("u", "item3", 1e308), "rating"),
+        (("u", "item3", "5"), "rating"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            shop.record_interaction(*interaction)  # type: ignore[arg-type]
+        assert caught.value.field == field
+    assert shop.get_info()["users"] == before
+
+
+def test_several_values_may_stand_in_a_tuple(shop: Recommender) -> None:
+    assert ids(shop.recommend("u", {"category": ("tech", "home")})) == ids(
+        shop.recommend("u", {"category": ["tech", "home"]})
+    )

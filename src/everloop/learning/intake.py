@@ -7,16 +7,18 @@ stands for itself: one that is refused does not spoil its neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import msgspec
 
 from everloop.core.clock import Clock
 from everloop.core.errors import EverloopError, InvalidInput, ModelNotFound, Overloaded, PredictionNotFound
 from everloop.core.schema import Schema, Target, plain
-from everloop.core.types import Features, Label, Task, parse_request_id
+from everloop.core.types import Features, Label, Row, Scalar, Task, parse_request_id
 from everloop.learning.config import LearningConfig, effective
 from everloop.registry.catalog import Registry
+from everloop.runtime.formats import FORMATS
 from everloop.stores.ports import AppendDone, Appended, Journal, ModelRecord
 
 _RETRY_AFTER = 1.0
@@ -35,6 +37,27 @@ class Feedback(msgspec.Struct, frozen=True):
     features: Any = None
     validation: bool = False
     """Keep it for judging candidates; never train on it."""
+
+
+class Rules(NamedTuple):
+    """What holds for the examples of one model beside its schema and its target."""
+
+    example: Callable[[Row | None, Scalar, str], None] | None
+    """Of its runtime (`runtime.formats`)."""
+    classes: frozenset[Scalar] | None
+    """All that it can ever answer, where it learns none."""
+
+    def check(self, label: Label, at: str) -> None:
+        """Raises InvalidInput."""
+        if self.classes is not None and label.label not in self.classes:
+            known = sorted(map(str, self.classes))
+            raise InvalidInput(
+                f"label: {label.label!r:.60} is no class of {label.model!r}, which learns no new ones; there are "
+                f"{', '.join(known[:8])}{', …' if len(known) > 8 else ''}",
+                field="label",
+            )
+        if self.example is not None:
+            self.example(label.row, label.label, at)
 
 
 class Intake:
@@ -62,8 +85,9 @@ class Intake:
         self._backlog = backlog
         self._wake = wake
         self._records: dict[str, ModelRecord] = {}
+        self._rules: dict[str, Rules] = {}
         self._fresh_until = 0.0
-        registry.subscribe_changes(self._records.clear)
+        registry.subscribe_changes(self._forget)
 
     def accept(
         self,
@@ -116,9 +140,13 @@ class Intake:
         labels: list[Label] = []
         refused: dict[int, EverloopError] = {}
         joins = False
+        rules = self._rules_of(record)
         for i, item in enumerate(items):
+            at = "features" if single else f"examples[{i}].features"
             try:
-                labels.append(_label(record, item, now, "features" if single else f"examples[{i}].features"))
+                label = _label(record, item, now, at)
+                rules.check(label, at)
+                labels.append(label)
             except EverloopError as error:
                 if single:
                     raise
@@ -132,13 +160,23 @@ class Intake:
     def _record(self, model: str) -> ModelRecord:
         now = self._clock.monotonic()
         if now >= self._fresh_until:  # another process may have unregistered a model, or registered it anew
-            self._records.clear()
+            self._forget()
             self._fresh_until = now + _FRESH
         record = self._records.get(model)
         if record is None or record.schema is None or record.target is None:
             record = self._registry.get(model)
             self._records[model] = record
         return record
+
+    def _forget(self) -> None:
+        self._records.clear()
+        self._rules.clear()
+
+    def _rules_of(self, record: ModelRecord) -> Rules:
+        rules = self._rules.get(record.name)
+        if rules is None:
+            rules = self._rules[record.name] = _rules(self._registry, record)
+        return rules
 
     def _check_backlog(self, record: ModelRecord) -> None:
         limit = (effective(self._config, record.learning) if record.learning else self._config).max_queue_size
@@ -187,6 +225,19 @@ def _label(record: ModelRecord, item: Feedback, now: float, at: str) -> Label:
     if record.schema is None:
         raise ModelNotFound(f"model {record.name!r} was unregistered meanwhile")
     return Label(record.name, label, now, row=record.schema.row(item.features, at), validation=item.validation)
+
+
+def _rules(registry: Registry, record: ModelRecord) -> Rules:
+    runtime, classes = record.kind, None
+    if record.kind == "artifact":
+        versions = registry.versions(record.name)
+        live = next((each for each in versions if each.version == record.live_version), None)
+        runtime = "" if live is None else live.manifest.runtime
+        if versions and all(each.manifest.classes for each in versions):
+            classes = frozenset(label for each in versions for label in each.manifest.classes or ())
+    if runtime not in FORMATS:
+        return Rules(None, classes)
+    return Rules(getattr(import_module(FORMATS[runtime].module), "check_example", None), classes)
 
 
 def _infer(examples: Sequence[Features]) -> Schema:

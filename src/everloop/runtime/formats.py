@@ -2,7 +2,7 @@
 
 A runtime is a module with `load(manifest, payload, trust) -> Session`, and `read_file(payload, trust) -> Manifest` if there are files of
 its kind (`READERS`). One whose files name other files beside them has `read_path(path, trust) -> (Manifest, payload)` as well, which
-puts them together. They import their library inside those functions.
+puts them together. One that says more of labelled examples than schema and target do has `check_example(row, label, at)`. They import their library inside those functions.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ import numpy as np
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.tensors import Array, Signature, Tensor, Tensors, TensorSpec
+from everloop.core.types import Row, Scalar
 from everloop.runtime.artifact import Trust, threads_of
 from everloop.runtime.onnx import direct, open_runtime
 from everloop.runtime.picture import (
@@ -203,6 +204,12 @@ class ImageTensors:
         X[:, 0] = [_kept(file, most) for file in files]
         X[:, 1:] = answers[DESCRIPTION]
         return Answered(X, answers[PREDICTION].tolist())
+
+
+def check_example(row: Row | None, label: Scalar, at: str) -> None:  # noqa: ARG001  a label is checked by its target
+    """What may come with a label; None: an image that was asked about. Raises InvalidInput."""
+    if row is not None:
+        _bytes_of(row[0], f"{at}.{IMAGE}")
 
 
 def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> ImageSession:  # noqa: ARG001  as in `linear`

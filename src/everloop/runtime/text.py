@@ -19,9 +19,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from everloop.core.errors import ArtifactCorrupt
+from everloop.core.errors import ArtifactCorrupt, InvalidInput
 from everloop.core.schema import Field, Schema, Target
 from everloop.core.tensors import Array, Signature, Tensor, Tensors, TensorSpec
+from everloop.core.types import Row, Scalar
 from everloop.runtime.artifact import Trust
 from everloop.runtime.session import Matrix, RowFunction
 from everloop.runtime.tensors import PREDICTION, PROBABILITIES, Answered, by_names, texts, wrong_shape, wrong_type
@@ -31,6 +32,8 @@ from everloop.stores.ports import Manifest
 TEXT, EXPLANATION = "text", "explanation"
 SCHEMA = Schema((Field(TEXT, "text"),), named=True)
 TARGET = Target("classification", "text")
+LONGEST_TEXT = 10_000
+"""Characters of an example, as a question to `/api/predict/sentiment` has at most unless the server says otherwise."""
 MOST_WORDS = 10
 """Of one explanation."""
 
@@ -126,6 +129,13 @@ class TextTensors:
 
     def answered(self, arrays: list[Array], answers: Tensors) -> Answered:
         return Answered(arrays[0].reshape(-1, 1), answers[PREDICTION].tolist())
+
+
+def check_example(row: Row | None, label: Scalar, at: str) -> None:  # noqa: ARG001  a label is checked by its target
+    """What it may be taught; None: a row that was asked about. Raises InvalidInput."""
+    if row is not None and not 1 <= len(row[0]) <= LONGEST_TEXT:
+        field = f"{at}.{TEXT}"
+        raise InvalidInput(f"{field}: expected 1 to {LONGEST_TEXT:,} characters, got {len(row[0]):,}", field=field)
 
 
 def load(manifest: Manifest, payload: bytes, trust: Trust | None = None) -> TextSession:  # noqa: ARG001  there is nothing to trust

@@ -16,8 +16,8 @@ from typing import Any
 
 from everloop.core.errors import InvalidInput
 from everloop.learning.learners.factors import start
-from everloop.runtime.factors import TARGET
-from everloop.runtime.recommending import Query, check_query, recommend
+from everloop.runtime.factors import check_rating
+from everloop.runtime.recommending import Query, check_id, query_of, recommend
 from everloop.showcase.answers import RecommendAnswer, Recommendation
 from everloop.showcase.builtin import builtin_path
 
@@ -56,28 +56,28 @@ class Recommender:
         those that are known. `seen`: whether items that the user knows may come again. Whoever is not known gets what is popular.
         Raises InvalidInput naming the field."""
         return self._answer(
-            Query(
-                user=str(user_id),
-                limit=limit,
-                context=dict(context or {}),
-                exclude=[str(item) for item in exclude],
-                history=[str(item) for item in history],
-                seen=seen,
-            )
+            {
+                "user": _id(user_id, "user_id"),
+                "limit": limit,
+                "context": {} if context is None else context,
+                "exclude": _ids(exclude, "exclude"),
+                "history": _ids(history, "history"),
+                "seen": seen,
+            }
         )
 
     def similar_items(
         self, item_id: str | int, limit: int = 10, context: Mapping[str, Any] | None = None
     ) -> RecommendAnswer:
         """Items that are liked by those who like this one. Raises InvalidInput."""
-        return self._answer(Query(item=str(item_id), limit=limit, context=dict(context or {})))
+        return self._answer(
+            {"item": _id(item_id, "item_id"), "limit": limit, "context": {} if context is None else context}
+        )
 
     def record_interaction(self, user_id: str | int, item_id: str | int, rating: float = 1.0) -> None:
-        """Learned at once: the next answer knows it. Raises InvalidInput."""
-        user, item = str(user_id), str(item_id)
-        if not user or not item:
-            raise InvalidInput("an interaction has a user and an item", field="item_id" if user else "user_id")
-        label = TARGET.check(rating)
+        """Learned at once: the next answer knows it. `rating`: at most a million either way, and nothing that is far beyond what the model
+        has seen moves it further than that. Raises InvalidInput."""
+        user, item, label = _id(user_id, "user_id"), _id(item_id, "item_id"), check_rating(rating, "rating")
         with self._lock:
             self._learner.learn([[user, item]], [label])
 
@@ -106,10 +106,27 @@ class Recommender:
             manifest, payload = self._learner.freeze()
         return write_artifact(path, manifest, payload)
 
-    def _answer(self, query: Query) -> RecommendAnswer:
+    def _answer(self, given: Mapping[str, Any]) -> RecommendAnswer:
         began = perf_counter()
-        check_query(query)
+        query = query_of(given)
         with self._lock:
             found = recommend(self._learner.model, query)
         items = [Recommendation(each.item_id, each.score, each.reason) for each in found]
         return RecommendAnswer(items, round((perf_counter() - began) * 1000, 3), self.name)
+
+
+def _id(given: Any, field: str) -> str:
+    """Raises InvalidInput."""
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise InvalidInput(f"{field}: expected a text or a whole number, got {type(given).__name__}", field=field)
+    if isinstance(given, int) and given.bit_length() > 64:
+        raise InvalidInput(f"{field}: a whole number has at most 64 bits", field=field)
+    check_id(str(given), field)
+    return str(given)
+
+
+def _ids(given: Any, field: str) -> list[str]:
+    """Raises InvalidInput."""
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InvalidInput(f"{field}: expected several ids, got {type(given).__name__}", field=field)
+    return [_id(item, f"{field}[{i}]") for i, item in enumerate(given)]

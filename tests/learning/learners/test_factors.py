@@ -242,3 +242,19 @@ def test_labels_of_any_size_leave_finite_answers() -> None:
 def test_what_cannot_be_fitted(schema: Schema, labels: list[float], message: str) -> None:
     with pytest.raises(FitFailed, match=message):
         FactorsLearner(SMALL).fit(schema, Target("regression"), [["u", "i"]], labels)
+
+
+def test_a_label_far_beyond_what_the_artifact_knows_counts_as_a_little_beyond() -> None:
+    """One slip is not all that a mean, or what is expected of an item, tells from then on."""
+    _, base = fitted().freeze()
+    poisoned, clean = FactorsLearner(base=base), FactorsLearner(base=base)
+    more = ([["a0", "i3"], ["evil", "i3"]], [4.0, 1e308])
+    poisoned.fit(SCHEMA, TARGET, *more)
+    clean.fit(SCHEMA, TARGET, more[0], [4.0, 10.0])
+    assert (poisoned.model.labels.least, poisoned.model.labels.most) == (3.0, 10.0)
+    asked = [["a0", "i3"], ["a2", "i3"], ["b1", "i30"], ["evil", "i3"]]
+    assert poisoned.predict(asked) == pytest.approx(clean.predict(asked))
+    going_on = FactorsLearner(base=base)
+    going_on.restore(base)
+    going_on.learn(*more)
+    assert max(going_on.predict(asked)) <= 10.0

@@ -22,7 +22,7 @@ from everloop.core.types import Row, Scalar, Task
 from everloop.learning.learners.als import Interactions, factorize, left_out
 from everloop.learning.learners.base import Weight
 from everloop.runtime.artifact import library_versions
-from everloop.runtime.factors import SCHEMA, manifest_of
+from everloop.runtime.factors import MOST_RATING, SCHEMA, manifest_of
 from everloop.runtime.factors_file import pack_factors, unpack_factors
 from everloop.runtime.factors_model import (
     OFFSET_SHRINK,
@@ -35,12 +35,9 @@ from everloop.runtime.factors_model import (
     Past,
     strengths,
 )
+from everloop.runtime.recommending import LONGEST_ID
 from everloop.stores.ports import Manifest
 
-LONGEST_ID = 1000
-"""Characters; interactions with a longer one are not learned."""
-MOST_LABEL = 1e9
-"""Labels beyond it count as this: squares and sums of them stay finite."""
 _LEAST_FOR_SLOPE = 50
 """Interactions below which a score says nothing about labels yet."""
 
@@ -111,7 +108,9 @@ class FactorsLearner:
     def __init__(self, parameters: FactorParameters | None = None, base: bytes | None = None) -> None:
         """`base`: an artifact's bytes, whose parameters, interactions and items every fit starts from. Raises ArtifactCorrupt."""
         self._base = pack_factors(*_nothing(parameters or FactorParameters())) if base is None else base
-        self.parameters = unpack_factors(self._base).parameters
+        known = unpack_factors(self._base)
+        self.parameters = known.parameters
+        self._bounds = _bounds(known)
         self._model: FactorModel | None = None
         self._pasts = Pasts(1, 1)
         self._spectrum: tuple[Floats, Floats] | None = None
@@ -139,7 +138,7 @@ class FactorsLearner:
         assert isinstance(base.users, PackedUsers)
         pasts = Pasts.of(base.users, self.parameters)
         catalogue = _with_new(base.catalogue, rows, self.parameters.most_items)
-        steps = _steps(catalogue, rows, labels)
+        steps = _steps(catalogue, rows, labels, self._bounds)
         for user, place, label in steps:
             if _learned(user):
                 pasts.add(user, place, label)
@@ -164,7 +163,7 @@ class FactorsLearner:
     def learn(self, rows: Sequence[Row], labels: Sequence[Scalar]) -> None:
         model = self.model
         _extend(model, rows)
-        steps = _steps(model.catalogue, rows, labels)
+        steps = _steps(model.catalogue, rows, labels, self._bounds)
         _count_popular(model, steps)
         for user, place, label in steps:
             self._learn_one(model, user, place, label)
@@ -254,10 +253,23 @@ def _manifest() -> Manifest:
     return msgspec.structs.replace(manifest_of(), libraries=library_versions("numpy"))
 
 
-def _steps(catalogue: Catalogue, rows: Sequence[Row], labels: Sequence[Scalar]) -> list[tuple[str, int, float]]:
+def _bounds(known: FactorModel) -> tuple[float, float]:
+    """Labels beyond these count as these. Beside ratings from 1 to 5, one of 1,000 says that it is liked, and nothing of how people rate:
+    it would be all that is expected of its item and its user. What starts from no interaction takes what comes."""
+    if not known.crowd:
+        return -MOST_RATING, MOST_RATING
+    least, most = known.labels.least, known.labels.most
+    reach = max(most - least, abs(least), abs(most), 1.0)
+    return max(least - reach, -MOST_RATING), min(most + reach, MOST_RATING)
+
+
+def _steps(
+    catalogue: Catalogue, rows: Sequence[Row], labels: Sequence[Scalar], bounds: tuple[float, float]
+) -> list[tuple[str, int, float]]:
     """User, place and label, of the items that there is room for."""
+    least, most = bounds
     return [
-        (row[0], catalogue.place_of[row[1]], min(max(float(label), -MOST_LABEL), MOST_LABEL))
+        (row[0], catalogue.place_of[row[1]], min(max(float(label), least), most))
         for row, label in zip(rows, labels, strict=True)
         if row[1] in catalogue.place_of
     ]
