@@ -49,11 +49,22 @@ def test_rating_and_time_may_be_missing(tmp_path: Path) -> None:
         ("user,item,rating\n1,2,nan\n", "rating", "line 2"),
         ("user,item,rating,timestamp\n1,2,3,1\n1,2,3,noon\n", "timestamp", "line 3: timestamp"),
         ("user,item,rating\n1,2,3\n1,2\n", "path", "line 3: expected 3 columns, got 2"),
-        ("user,item,rating\n,2,3\n", "user", "line 2: user: expected 1 to 1000 characters"),
+        ("user,item,rating\n,2,3\n", "user", "line 2: user: expected 1 to 256 characters"),
         ("user,thing,rating\n1,2,3\n", "path", "no column item"),
         ("a,b,c,d,e\n", "path", "no column user and item"),
         ("1,2,3,4,5\n", "path", "got 5 columns"),
         ('user,item\n1,"2\n', "path", "line 2"),
+        ('user,item\n1,2\n1,"2\n' + "3,4\n" * 50, "path", "line 3: unexpected end of data (a quote that begins here"),
+        ("user,item,rating,timestamp\n5,6,3,7,8\n", "path", "line 2: expected 4 columns, got 5"),
+        ("5,6,3,7\n5,6,3,7,8\n", "path", "line 2: expected 4 columns, got 5"),
+        (
+            "user,item,rating\n1,2,3\n1,2,1e308\n",
+            "rating",
+            "line 3: rating: expected a number from -1,000,000 to 1,000,000",
+        ),
+        ("user,item,timestamp\n1,2,1e300\n", "timestamp", "line 2: timestamp"),
+        ("user,item\n1\0,2\n", "user", "line 2: user"),
+        ('user,item\n1,"2\n3,4"\n', "item", "line 2: item: it goes over several lines"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, field: str, says: str) -> None:

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from everloop.core.errors import InvalidInput
+from everloop.runtime.factors import MOST_RATING
 from everloop.runtime.factors_model import Catalogue, by_value
+from everloop.runtime.recommending import check_id
 
 USER, ITEM, RATING, TIME = "user", "item", "rating", "timestamp"
 NAMES = {
@@ -43,7 +45,8 @@ NAMES = {
 """What a column may be called in a header, in any case."""
 _PARTED = ("::", "\t", ";", ",")
 _LONGEST_LINE = 1 << 20
-_LONGEST_ID = 1000
+_LARGEST_TIME = 1e18
+"""Nanoseconds since 1970, and what is coarser."""
 
 
 class Interaction(NamedTuple):
@@ -60,9 +63,10 @@ def read_interactions(path: str | Path) -> list[Interaction]:
     if not first:
         raise InvalidInput(f"{path} is empty: expected lines of user,item,rating,timestamp", field="path")
     columns = _columns(path, first)
-    found = [] if columns is not None else [_interaction(path, first_at, first, _by_place(path, first))]
+    width = len(first)
+    found = [] if columns is not None else [_interaction(path, first_at, first, _by_place(path, first), width)]
     columns = columns or _by_place(path, first)
-    found += [_interaction(path, at, row, columns) for at, row in lines]
+    found += [_interaction(path, at, row, columns, width) for at, row in lines]
     if not found:
         raise InvalidInput(f"{path} has a header and no interactions", field="path")
     if TIME in columns:
@@ -104,7 +108,8 @@ def read_items(path: str | Path, ids: Sequence[str] = ()) -> Catalogue:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number, and its columns; empty lines are passed over. Raises InvalidInput."""
+    """Line number (of several: the first), and its columns; empty lines are passed over. Raises InvalidInput."""
+    start = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(_LONGEST_LINE)
@@ -117,13 +122,15 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             reader = csv.reader(file, delimiter=parted, strict=True)
             for row in reader:
                 if row:
-                    yield reader.line_num, row
+                    yield start, row
+                start = reader.line_num + 1
     except FileNotFoundError:
         raise InvalidInput(f"there is no file {path}", field="path") from None
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8: {error.reason} at byte {error.start}", field="path") from error
     except csv.Error as error:
-        raise InvalidInput(f"{path}, line {reader.line_num}: {error}", field="path") from error
+        begins = "" if reader.line_num <= start else " (a quote that begins here goes on over later lines)"
+        raise InvalidInput(f"{path}, line {start}: {error}{begins}", field="path") from error
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror or error}", field="path") from error
 
@@ -153,11 +160,10 @@ def _by_place(path: str | Path, row: list[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate((USER, ITEM, RATING, TIME)[: len(row)])}
 
 
-def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, int]) -> Interaction:
-    if len(row) <= max(columns.values()):
-        raise InvalidInput(
-            f"{path}, line {at}: expected {max(columns.values()) + 1} columns, got {len(row)}", field="path"
-        )
+def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, int], width: int) -> Interaction:
+    """Columns that nobody asks for may be missing at the end of a line; none may be there that the first line does not have."""
+    if not max(columns.values()) < len(row) <= width:
+        raise InvalidInput(f"{path}, line {at}: expected {width} columns, got {len(row)}", field="path")
     user, item = row[columns[USER]].strip(), row[columns[ITEM]].strip()
     _check_id(path, at, USER, user)
     _check_id(path, at, ITEM, item)
@@ -169,10 +175,15 @@ def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, i
                 f"{path}, line {at}: rating: expected a finite number, got {row[columns[RATING]][:60]!r}",
                 field="rating",
             )
+        if abs(given) > MOST_RATING:
+            raise InvalidInput(
+                f"{path}, line {at}: rating: expected a number from {-MOST_RATING:,.0f} to {MOST_RATING:,.0f}, got {given:g}",
+                field="rating",
+            )
         label = given
     if TIME in columns:
         told = _time(row[columns[TIME]])
-        if told is None:
+        if told is None or abs(told) > _LARGEST_TIME:
             raise InvalidInput(
                 f"{path}, line {at}: timestamp: expected seconds or a date as 2026-01-31T12:00:00, got {row[columns[TIME]][:60]!r}",
                 field="timestamp",
@@ -182,10 +193,12 @@ def _interaction(path: str | Path, at: int, row: list[str], columns: dict[str, i
 
 
 def _check_id(path: str | Path, at: int, name: str, value: str) -> None:
-    if not 0 < len(value) <= _LONGEST_ID:
-        raise InvalidInput(
-            f"{path}, line {at}: {name}: expected 1 to {_LONGEST_ID} characters, got {len(value)}", field=name
-        )
+    try:
+        check_id(value, name)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}, line {at}: {error.message}", field=name) from error
+    if any(each in value for each in "\0\r\n"):
+        raise InvalidInput(f"{path}, line {at}: {name}: it goes over several lines, or holds NUL", field=name)
 
 
 def _number(text: str) -> float | None:
