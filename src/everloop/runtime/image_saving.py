@@ -137,7 +137,14 @@ def read_labels(labels: Sequence[str] | str | Path) -> list[str]:
 
 
 def _labels_in(path: Path) -> list[str]:
-    text = read_payload(path).decode("utf-8-sig", "replace")
+    try:
+        text = read_payload(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"labels: {path} is not UTF-8: {error.reason} at byte {error.start}", field="labels"
+        ) from error
+    if "\0" in text:
+        raise InvalidInput(f"labels: {path} is no text: it holds NUL", field="labels")
     if text.lstrip().startswith("["):
         try:
             return msgspec.json.decode(text, type=list[str])

@@ -5,7 +5,7 @@ What the routes of the server ask is the same artifact behind `api.questions.Ima
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from everloop.showcase.fetching import INTERNET, Way, fetch
 from everloop.showcase.shaping import likeliest
 
 RUNTIME = "image"
-Given: TypeAlias = bytes | str | Path
+Given: TypeAlias = bytes | bytearray | memoryview | str | Path
 """A file's bytes, base64 (with or without `data:…;base64,` before it), or where the file is."""
 
 
@@ -68,9 +68,12 @@ class ImageClassifier:
             image = fetch(image_url, self._config, self._way)
         return self._answers([image], top_k, began)[0]
 
-    def classify_batch(self, images: Sequence[Given], top_k: int = 5) -> list[ImageAnswer]:
+    def classify_batch(self, images: Iterable[Given], top_k: int = 5) -> list[ImageAnswer]:
         """One an image, in order; the time is that of all of them. Raises InvalidInput naming the image: `image[3]`."""
-        return self._answers(images, top_k, perf_counter()) if len(images) else []
+        if isinstance(images, (str, bytes, bytearray, memoryview, Path, Mapping)) or not isinstance(images, Iterable):
+            raise InvalidInput(f"images: expected several images, got {type(images).__name__}", field="images")
+        several = list(images)
+        return self._answers(several, top_k, perf_counter()) if several else []
 
     def warmup(self) -> None:
         """Make the first answer as fast as all others."""
@@ -103,9 +106,23 @@ class ImageClassifier:
         if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= most:
             raise InvalidInput(f"top_k: expected a whole number from 1 to {most:,}, got {top_k!r}", field="top_k")
         files = np.empty(len(images), object)
-        files[:] = [each.read_bytes() if isinstance(each, Path) else each for each in images]
+        files[:] = [_file(each, IMAGE if len(images) == 1 else f"{IMAGE}[{i}]") for i, each in enumerate(images)]
         tensors = self._session.tensors
         found = tensors.infer(tensors.take([Tensor(IMAGE, "BYTES", files)]), (PROBABILITIES,))
         best = likeliest(found, self._labels, top_k)
         took = round((perf_counter() - began) * 1000, 3)
         return [ImageAnswer(each, took, self.name) for each in best]
+
+
+def _file(given: Any, at: str) -> bytes | str:
+    """Raises InvalidInput."""
+    if isinstance(given, Path):
+        try:
+            return given.read_bytes()
+        except OSError as error:
+            raise InvalidInput(f"{at}: {given} cannot be read: {error.strerror or error}", field=at) from error
+    if isinstance(given, (bytearray, memoryview)):
+        return bytes(given)
+    if isinstance(given, (bytes, str)):
+        return given
+    raise InvalidInput(f"{at}: expected a file's bytes, base64 or a Path, got {type(given).__name__}", field=at)

@@ -5,7 +5,7 @@ What the routes of the server ask is the same artifact behind `api.questions.Sen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -57,11 +57,12 @@ class SentimentModel:
         answer.latency_ms, answer.model = _milliseconds(began), self.name
         return answer
 
-    def analyze_batch(self, texts: Sequence[str], options: Mapping[str, Any] | None = None) -> SentimentsAnswer:
+    def analyze_batch(self, texts: Iterable[str], options: Mapping[str, Any] | None = None) -> SentimentsAnswer:
         """In the order of the texts, of which there may be any number. Raises InvalidInput naming the text: `texts[3]`."""
         began = perf_counter()
-        if isinstance(texts, str):
-            raise InvalidInput("texts: expected several texts, got one", field="texts")
+        if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
+            raise InvalidInput(f"texts: expected several texts, got {type(texts).__name__}", field="texts")
+        texts = list(texts)
         asked = np.empty(len(texts), object)
         for i, text in enumerate(texts):
             asked[i : i + 1] = self._checked(text, f"texts[{i}]")
@@ -104,6 +105,8 @@ class SentimentModel:
 
 def _detailed(options: Mapping[str, Any] | None) -> bool:
     """Raises InvalidInput for an option that there is not."""
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidInput(f"options: expected a mapping, got {type(options).__name__}", field="options")
     for name, value in (options or {}).items():
         if name != DETAILED:
             raise InvalidInput(f"options.{name}: unknown; there is {DETAILED}", field=f"options.{name}")
