@@ -17,7 +17,7 @@ export interface BridgeOptions {
   poolSize?: number;
   /** The interpreter, or a virtual environment's folder. */
   pythonPath?: string;
-  /** Milliseconds that a call may take if it does not say itself; 0 is for ever. */
+  /** Milliseconds that a call may take if it does not say itself; 0 is for ever, as is Infinity. */
   timeout?: number;
   /** Tell on stderr what is called and how long it took. */
   debug?: boolean;
@@ -47,6 +47,8 @@ export interface BridgeInfo {
 }
 
 const CLOSE_TIMEOUT_MS = 5000;
+/** Almost 25 days; Node runs a timer of more milliseconds at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
 const STARTS_THAT_MAY_FAIL = 3;
 
 export class PolyglotBridge {
@@ -78,7 +80,7 @@ export class PolyglotBridge {
     checked("poolSize", poolSize, 1);
     checked("maxPending", maxPending, 1);
     checked("maxPendingBytes", maxPendingBytes, 1);
-    checked("timeout", timeout, 0);
+    checkedTime(timeout);
     this.options = { poolSize, timeout, debug, maxPending, maxPendingBytes };
     this.engine = { poolSize, fast, modulePath: modulePath(options.modulePath) };
     this.python = findPython(options.pythonPath);
@@ -99,9 +101,9 @@ export class PolyglotBridge {
    * PythonError, BridgeTimeout, BridgeOverloaded, BridgeArgumentError, BridgeCrashed, BridgeClosed or the signal's reason.
    */
   callPython<T = unknown>(module: string, fn: string, args?: unknown, options: BridgeCallOptions = {}): Promise<T> {
-    const timeout = options.timeout ?? this.options.timeout;
     let answer: Promise<unknown>;
     try {
+      const timeout = checkedTime(options.timeout ?? this.options.timeout);
       answer = this.opened().call(module, fn, args, options.signal ? { timeout, signal: options.signal } : { timeout });
     } catch (error) {
       answer = Promise.reject(error);
@@ -114,12 +116,13 @@ export class PolyglotBridge {
    * rejects with.
    */
   callPythonSync<T = unknown>(module: string, fn: string, args?: unknown, options: { timeout?: number } = {}): T {
-    return this.opened().callSync(module, fn, args, options.timeout ?? this.options.timeout) as T;
+    return this.opened().callSync(module, fn, args, checkedTime(options.timeout ?? this.options.timeout)) as T;
   }
 
   /** Import modules now, and call the `warmup` of those that have one; resolves to the milliseconds that each took. */
   async warmup(modules: readonly string[], options: BridgeCallOptions = {}): Promise<Record<string, number>> {
-    const answer = await this.opened().warmup(modules, { timeout: this.options.timeout, ...options });
+    const timeout = checkedTime(options.timeout ?? this.options.timeout);
+    const answer = await this.opened().warmup(modules, { ...options, timeout });
     return answer as Record<string, number>;
   }
 
@@ -150,7 +153,7 @@ export class PolyglotBridge {
    * closing once.
    */
   close({ timeout = CLOSE_TIMEOUT_MS }: { timeout?: number } = {}): Promise<void> {
-    this.closed ??= this.shutDown(timeout);
+    this.closed ??= this.shutDown(Math.min(timeout, LONGEST_TIMER));
     return this.closed;
   }
 
@@ -237,6 +240,14 @@ function modulePath(given: string | readonly string[] | undefined): string[] {
   const program = process.argv[1];
   const folders = given ?? [".", ...(program === undefined ? [] : [path.dirname(program)])];
   return [...new Set((typeof folders === "string" ? [folders] : folders).map((folder) => path.resolve(folder)))];
+}
+
+/** Milliseconds that Node's timers can wait; 0 for what they cannot, which is no end. Throws RangeError for what is no time. */
+function checkedTime(timeout: number): number {
+  if (!(timeout >= 0)) {
+    throw new RangeError(`timeout is a number of at least 0, not ${timeout}`);
+  }
+  return timeout > LONGEST_TIMER ? 0 : timeout;
 }
 
 function checked(name: string, value: number, least: number): number {

@@ -18,7 +18,7 @@ import { Answer, Ask, HEAD_SIZE, type Hello, type Link, type SharedMemory } from
 const NUMBERS = 2 ** 32;
 
 export interface BridgeCallOptions {
-  /** Milliseconds until the call is given up; 0 waits for ever. */
+  /** Milliseconds until the call is given up; 0 waits for ever, as does Infinity and what is longer than 24 days. */
   timeout?: number;
   signal?: AbortSignal;
 }

@@ -17,7 +17,7 @@ export interface ClientOptions {
   url?: string | URL | undefined;
   /** A key, where the server asks for one. */
   apiKey?: string | undefined;
-  /** Milliseconds for a whole call, its repeats included; 30,000. 0: no end. */
+  /** Milliseconds for a whole call, its repeats included; 30,000. 0 or Infinity: no end. */
   timeout?: number | undefined;
   /** How often a call is sent again at most, where that is safe; 3. */
   retries?: number | undefined;
@@ -55,7 +55,7 @@ export class EverloopClient {
       ["retries", retries, 0],
       ["connections", connections, 1],
     ] as const) {
-      if (!Number.isFinite(value) || value < least) {
+      if (!(value >= least) || (value === Number.POSITIVE_INFINITY && name !== "timeout")) {
         throw new RangeError(`${name}: expected a number of at least ${least}, got ${value}`);
       }
     }

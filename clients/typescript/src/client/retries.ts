@@ -20,10 +20,20 @@ export interface Clock {
   random(): number;
 }
 
+/** Node runs a timer of more milliseconds at once. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+
 export const systemClock: Clock = {
   now: () => performance.now(),
   after: (milliseconds, run) => {
-    const timer = setTimeout(run, milliseconds);
+    let timer: NodeJS.Timeout;
+    const wait = (left: number) => {
+      timer =
+        left > LONGEST_TIMER
+          ? setTimeout(wait, LONGEST_TIMER, left - LONGEST_TIMER)
+          : setTimeout(run, Math.max(0, left));
+    };
+    wait(milliseconds);
     return () => clearTimeout(timer);
   },
   random: Math.random,

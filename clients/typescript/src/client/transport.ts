@@ -11,7 +11,7 @@ import { type Backoff, type Clock, pause, sleep, worthRepeating } from "./retrie
 export interface CallOptions {
   /** Ends the call; it rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
-  /** Milliseconds for the whole call, repeats included; 0 for no end. The client's own where it is left out. */
+  /** Milliseconds for the whole call, repeats included; 0 or Infinity for no end. The client's own where it is left out. */
   timeout?: number | undefined;
 }
 
@@ -202,6 +202,9 @@ class TimeLimit {
     private readonly caller: AbortSignal | undefined,
   ) {
     this.#until = milliseconds > 0 ? clock.now() + milliseconds : Number.POSITIVE_INFINITY;
+    if (!(milliseconds >= 0)) {
+      throw new RangeError(`timeout: expected a number of at least 0, got ${milliseconds}`);
+    }
     const detail = `no answer within ${milliseconds} ms`;
     const late = () => this.#abort.abort(new EverloopError({ code: "timeout", detail }));
     this.#cancel = milliseconds > 0 ? clock.after(milliseconds, late) : () => {};

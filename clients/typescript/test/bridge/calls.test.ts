@@ -82,6 +82,13 @@ test("arguments go by name, by position or whole", async (t) => {
   assert.deepEqual(await call("optional", { other: 1 }), { other: 1 });
   assert.deepEqual(await call("anything", { a: 1, b: 2 }), { a: 1, b: 2 });
   assert.deepEqual(await call("same", {}), {});
+  assert.equal(await call("add", { a: 1, b: undefined }), 11);
+  assert.equal(await call("optional", { options: undefined }), null);
+  assert.deepEqual(await call("same", { size: 1, colour: undefined }), { size: 1 });
+  assert.deepEqual(await call("same", { value: [{ a: undefined }], x: undefined }), [{}]);
+  await assert.rejects(call("same", { value: undefined }), raised("TypeError", /missing .* argument: 'value'/));
+  await assert.rejects(call("same", { value: undefined, more: 1 }), raised("TypeError", /'more'/));
+  await assert.rejects(call("same", { colour: undefined }), raised("TypeError", /missing .* argument: 'value'/));
   await assert.rejects(call("add", {}), raised("TypeError", /missing 1 required positional argument: 'a'/));
   await assert.rejects(call("add", { a: 1, d: 2 }), raised("TypeError", /unexpected keyword argument 'd'/));
   await assert.rejects(call("add", [1, 2, 3, 4]), raised("TypeError", /positional arguments/));
@@ -263,7 +270,13 @@ test("a bridge tells what it is, and refuses options that mean nothing", async (
   assert.equal(info.poolSize, 7);
   assert.equal(info.python.pid, process.pid);
   assert.match(info.python.version, /^3\./);
-  for (const wrong of [{ poolSize: 0 }, { poolSize: 1.5 }, { timeout: -1 }, { maxPending: 0 }]) {
+  for (const wrong of [
+    { poolSize: 0 },
+    { poolSize: 1.5 },
+    { timeout: -1 },
+    { timeout: Number.NaN },
+    { maxPending: 0 },
+  ]) {
     assert.throws(() => new PolyglotBridge({ ...OPTIONS, ...wrong }), RangeError);
   }
 });
@@ -280,4 +293,19 @@ test("a closed bridge lets calls under way end, and refuses others", async () =>
   const given = assert.rejects(stuck.callPython("things", "sleep", [60]), BridgeClosed);
   await stuck.close({ timeout: 20 });
   await given;
+});
+
+test("a timeout that no timer can hold is no end, and what is no time is refused", async (t) => {
+  const bridge = opened(t, { timeout: Infinity });
+  for (const timeout of [undefined, Infinity, 2 ** 31, Number.MAX_VALUE]) {
+    const options = timeout === undefined ? {} : { timeout };
+    assert.equal(
+      await bridge.callPython("things", "block", [0.01], options),
+      await bridge.callPython("things", "block", [0]),
+    );
+  }
+  for (const timeout of [-1, Number.NaN]) {
+    await assert.rejects(bridge.callPython("things", "nothing", [], { timeout }), RangeError);
+    assert.throws(() => bridge.callPythonSync("things", "nothing", [], { timeout }), RangeError);
+  }
 });

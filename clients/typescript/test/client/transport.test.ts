@@ -7,6 +7,7 @@ import { type TestContext, test } from "node:test";
 import { EverloopClient, EverloopError } from "everloop";
 import { MockAgent } from "undici";
 import { NOT_JSON } from "../../dist/client/calls.js";
+import { systemClock } from "../../dist/client/retries.js";
 import { ManualClock } from "./clock.js";
 import { broken, json, problem, type Scene, scripted, silence } from "./scripted.js";
 
@@ -71,6 +72,21 @@ test("Retry-After is kept, and a wait that would be too long is not begun", asyn
   const other = await told(t, [problem(429, "quota_exceeded", { "retry-after": "60" })]);
   await assert.rejects(other.client.predict("m", [1]), { code: "quota_exceeded", retryAfter: 60 });
   assert.equal(other.asked.length, 1);
+});
+
+test("a wait of months is one of months, and a time that never ends none", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  let over = 0;
+  const months = 3_000_000_000;
+  systemClock.after(months, () => over++);
+  systemClock.after(Infinity, () => over++);
+  t.mock.timers.tick(2 ** 31 - 1);
+  t.mock.timers.tick(months - 2 ** 31);
+  assert.equal(over, 0);
+  t.mock.timers.tick(1);
+  assert.equal(over, 1);
+  const client = new EverloopClient({ timeout: Infinity });
+  await assert.rejects(client.models({ timeout: Number.NaN }), RangeError);
 });
 
 test("what may have been done is not done again", async (t) => {
