@@ -16,6 +16,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
+from everloop_bridge.wire import Named
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 _FAST = "__everloop_fast__"
 _files: dict[Path, Any] = {}
@@ -71,6 +73,11 @@ class Target:
             return self.function(*args)
         if args is None:
             return self.function()
+        if type(args) is Named:
+            # Its parameter's own name was given, without a value: what is left is not that parameter.
+            if self.whole and args and self.keywords.isdisjoint(args.absent) and not self.keywords >= args.keys():
+                return self.function(dict(args))
+            return self.function(**args)
         return self.function(args)
 
 

@@ -1,8 +1,9 @@
 """Frames and values as they travel: msgpack bodies behind a nine-byte head, arrays with their dtype and shape.
 
 A frame is `<u32 size of the rest> <u8 kind> <u32 call> <msgpack body>`. Within one process a large array is not written into
-the frame: its address is. The side that reads it says RELEASE once it no longer looks at that memory, and until then the side
-that owns it keeps it alive; memory that JavaScript lends is released when Python's last view of it is gone.
+the frame: its address is, and the memory belongs to the frame. JavaScript copies what an answer lends and then releases the
+answer, by the number of its call; Python lends only memory that nobody else can write to meanwhile. What a call lends to Python
+is released piece by piece, by pins, when Python's last view of it is gone, or all at once where the call cannot be read.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import ctypes
 import importlib
 import struct
 import sys
+import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -20,10 +23,11 @@ HEAD = struct.Struct("<IBI")
 # What Node asks.
 CALL, CANCEL, WARMUP, RELEASE, LISTEN, CLOSE = range(6)
 # What Python answers.
-RESULT, FAILED, CANCELLED, HELLO, RELEASED, CLOSED = range(16, 22)
+RESULT, FAILED, CANCELLED, HELLO, RELEASED, CLOSED, UNREAD = range(16, 23)
 
-ARRAY, ARRAY_AT, BIGINT, BYTES_AT = 1, 2, 3, 4
-"""Extension types: an array in the frame, an array elsewhere in this process, an integer beyond 64 bits, bytes elsewhere."""
+ARRAY, ARRAY_AT, BIGINT, BYTES_AT, NAMED = 1, 2, 3, 4, 5
+"""Extension types: an array in the frame, an array elsewhere in this process, an integer beyond 64 bits, bytes elsewhere, and
+arguments of which some are undefined in JavaScript."""
 
 LARGEST_BODY = 2**32 - 16
 
@@ -52,15 +56,57 @@ class Borrowed:
         self._released(self._pin)
 
 
+class Named(dict[str, Any]):
+    """Arguments without those that are undefined in JavaScript; these are `absent`."""
+
+    __slots__ = ("absent",)
+
+    def __init__(self, absent: list[str], members: dict[str, Any]) -> None:
+        super().__init__(members)
+        self.absent = absent
+
+
+class Own:
+    """An array that nobody but the bridge can reach any more."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+
+def owned(held: list[Any]) -> Any:
+    """The one value in `held`; as `Own` if it is an array of its own memory and `held` has the only reference to it. The list
+    is what makes counting exact: a local variable is counted differently from one version of Python to another."""
+    numpy = sys.modules.get("numpy")
+    if (
+        type(held[0]) is getattr(numpy, "ndarray", None)
+        and sys.getrefcount(held[0]) == 2
+        and held[0].base is None
+        and held[0].flags.owndata
+        and not weakref.getweakrefcount(held[0])
+    ):
+        return Own(held[0])
+    return held[0]
+
+
+class Lender(Protocol):
+    """Where memory of JavaScript's is noted: `expect` before it is used, `add` when it is free again. `add` runs in
+    finalizers, so it takes no lock."""
+
+    def expect(self) -> None: ...
+
+    def add(self, pin: int) -> None: ...
+
+
 class Codec:
-    """Encodes answers and decodes requests of one connection.
+    """Encodes answers and decodes requests of one connection; with a `lender` the other end is in the same process.
 
-    `lend(owner) -> pin` keeps a Python array until JavaScript has copied it; None where the two are not in one process.
-    `released(pin)` notes that JavaScript's memory is free again; it runs in finalizers, so it must take no lock."""
+    Several threads encode at once: what an answer lends is noted under the thread that encodes it."""
 
-    def __init__(self, lend: Callable[[Any], int] | None, released: Callable[[int], None]) -> None:
-        self._lend = lend
-        self._released = released
+    def __init__(self, lender: Lender | None = None) -> None:
+        self._lender = lender
+        self._lent: dict[int, list[Any]] = {}
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._foreign)
         self._decoder = msgspec.msgpack.Decoder(ext_hook=self._extension)
 
@@ -70,12 +116,21 @@ class Codec:
     def encode(self, value: Any) -> bytes:
         """Raises TypeError, naming the type, for what JavaScript has nothing like, and ValueError beyond 4 GB."""
         try:
-            body = self._encoder.encode(value)
-        except OverflowError:
-            body = self._encoder.encode(_widened(value))
-        if len(body) > LARGEST_BODY:
-            raise ValueError("the answer is larger than 4 GB")
+            try:
+                body = self._encoder.encode(value)
+            except OverflowError:
+                self.lent()
+                body = self._encoder.encode(_widened(value))
+            if len(body) > LARGEST_BODY:
+                raise ValueError("the answer is larger than 4 GB")
+        except BaseException:
+            self.lent()
+            raise
         return body
+
+    def lent(self) -> list[Any] | None:
+        """The arrays whose addresses are in what this thread encoded last; they are the caller's to keep."""
+        return self._lent.pop(threading.get_ident(), None) if self._lent else None
 
     def _extension(self, code: int, data: memoryview) -> Any:
         if code == ARRAY:
@@ -86,25 +141,39 @@ class Codec:
             return self._array_at(dtype, shape, address, pin)
         if code == BYTES_AT:
             address, size, pin = _unpack(data)
-            content = ctypes.string_at(address, size)
-            self._released(pin)
-            return content
+            return self._copied(address, size, pin)
         if code == BIGINT:
             return int.from_bytes(data, "big", signed=True)
+        if code == NAMED:
+            return Named(*self._decoder.decode(data))
         raise ValueError(f"the frame holds an extension {code} that this version does not know")
 
     def _array_at(self, dtype: str, shape: list[int], address: int, pin: int) -> Any:
         numpy = _numpy()
-        if numpy is not None:
-            return numpy.asarray(Borrowed(dtype, shape, address, pin, self._released))
-        content = ctypes.string_at(address, _count(shape) * int(dtype[2:]))
-        self._released(pin)
-        return _array_of(dtype, shape, content)
+        if numpy is None:
+            return _array_of(dtype, shape, self._copied(address, _count(shape) * int(dtype[2:]), pin))
+        lender = self._owner_of(pin)
+        lender.expect()
+        return numpy.asarray(Borrowed(dtype, shape, address, pin, lender.add))
+
+    def _copied(self, address: int, size: int, pin: int) -> bytes:
+        lender = self._owner_of(pin)
+        lender.expect()
+        content = ctypes.string_at(address, size)
+        lender.add(pin)
+        return content
+
+    def _owner_of(self, pin: int) -> Lender:
+        if self._lender is None:
+            raise ValueError(f"the frame lends memory (pin {pin}), but of another process")
+        return self._lender
 
     def _foreign(self, value: Any) -> Any:
         kind = type(value)
         numpy = sys.modules.get("numpy")
-        if numpy is not None:
+        if kind is Own:
+            return self._ndarray(numpy, value.array, own=True)
+        if hasattr(numpy, "ndarray"):  # It may be half imported, by another thread.
             if isinstance(value, numpy.ndarray):
                 return self._ndarray(numpy, value)
             if isinstance(value, numpy.generic):
@@ -120,19 +189,20 @@ class Codec:
             "a dataclass or a NumPy array"
         )
 
-    def _ndarray(self, numpy: Any, array: Any) -> Any:
+    def _ndarray(self, numpy: Any, array: Any, *, own: bool = False) -> Any:
         if array.dtype.kind in "OUSMmV":
             return array.tolist()
-        array = numpy.ascontiguousarray(array).reshape(array.shape)
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        dtype = array.dtype.str
+        whole = numpy.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        dtype = whole.dtype.str
         if dtype not in _DTYPES:
             raise TypeError(f"a NumPy array of {array.dtype} cannot be sent to JavaScript, which has no such numbers")
-        shape = list(array.shape)
-        if self._lend is not None and array.nbytes >= BY_ADDRESS:
-            pin = self._lend(array)
-            return msgspec.msgpack.Ext(ARRAY_AT, _pack([dtype, shape, array.ctypes.data, pin]))
-        return msgspec.msgpack.Ext(ARRAY, _pack([dtype, shape, array.tobytes()]))
+        shape = list(whole.shape)
+        if self._lender is None or whole.nbytes < BY_ADDRESS:
+            return msgspec.msgpack.Ext(ARRAY, _pack([dtype, shape, whole.tobytes()]))
+        if not own if whole is array else whole.base is not None:
+            whole = whole.copy()  # JavaScript reads it later, when its owner may have written to it.
+        self._lent.setdefault(threading.get_ident(), []).append(whole)
+        return msgspec.msgpack.Ext(ARRAY_AT, _pack([dtype, shape, whole.ctypes.data]))
 
 
 def frame(kind: int, call: int, body: bytes) -> bytes:

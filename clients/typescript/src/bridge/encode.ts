@@ -7,7 +7,7 @@
 import { types } from "node:util";
 import { dtypeCode, dtypeOf, NdArray } from "./arrays.js";
 import { BridgeArgumentError } from "./errors.js";
-import { BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory, twosComplement } from "./wire.js";
+import { absentIn, BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory, twosComplement } from "./wire.js";
 
 const FIRST_SIZE = 16_384;
 const KEPT_SIZE = 1 << 20;
@@ -70,10 +70,9 @@ export class Encoder {
 
   /** The frames so far, as bytes that nobody else writes to. */
   take(): Buffer {
-    const taken = this.bytes.subarray(0, this.at);
-    const used = this.at;
+    const taken = this.look();
     this.at = 0;
-    if (used <= FIRST_SIZE) {
+    if (taken.length <= FIRST_SIZE) {
       return Buffer.from(taken);
     }
     this.allocate(Math.min(KEPT_SIZE, this.bytes.length));
@@ -82,12 +81,20 @@ export class Encoder {
 
   /** The body of a call. */
   call(module: string, fn: string, args: unknown): void {
-    this.reserve(1);
-    this.bytes[this.at++] = 0x93;
+    this.byte(0x93);
     this.string(module);
     this.string(fn);
     this.path.push("args");
-    this.value(args, 0);
+    const absent = absentIn(args);
+    if (absent.length === 0) {
+      this.value(args, 0);
+    } else {
+      this.extension(Extension.named, () => {
+        this.byte(0x92);
+        this.array(absent, 0);
+        this.value(args, 0);
+      });
+    }
     this.path.pop();
   }
 
@@ -117,7 +124,6 @@ export class Encoder {
         return;
       default:
         this.refuse(`is a ${typeof value}, which Python cannot be given`);
-        return;
     }
   }
 
@@ -329,8 +335,7 @@ export class Encoder {
     }
     const seconds = Math.floor(milliseconds / 1000);
     this.reserve(15);
-    this.bytes[this.at] = 0xc7;
-    this.bytes[this.at + 1] = 12;
+    this.view.setUint16(this.at, 0xc7_0c);
     this.bytes[this.at + 2] = 0xff;
     this.view.setUint32(this.at + 3, (milliseconds - seconds * 1000) * 1_000_000);
     this.view.setBigInt64(this.at + 7, BigInt(seconds));
@@ -342,8 +347,7 @@ export class Encoder {
       this.binary(new Uint8Array(value.buffer, value.byteOffset, value.byteLength));
       return;
     }
-    const array = value as Uint8Array;
-    this.numbers(dtypeOf(array), [array.length], array);
+    this.numbers(dtypeOf(value as Uint8Array), [(value as Uint8Array).length], value);
   }
 
   private binary(value: Uint8Array): void {
@@ -397,12 +401,8 @@ export class Encoder {
   }
 
   private refuse(why: string): never {
-    const [first = "args", ...rest] = this.path;
-    const path = rest.reduce<string>(
-      (so, step) => (typeof step === "number" ? `${so}[${step}]` : `${so}.${step}`),
-      `${first}`,
-    );
-    throw new BridgeArgumentError(path, why);
+    const steps = this.path.map((step, i) => (typeof step === "number" ? `[${step}]` : `${i ? "." : ""}${step}`));
+    throw new BridgeArgumentError(steps.join("") || "args", why);
   }
 
   private reserve(more: number): void {

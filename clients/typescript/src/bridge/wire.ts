@@ -13,8 +13,11 @@ export const Ask = { call: 0, cancel: 1, warmup: 2, release: 3, listen: 4, close
 /** What Python answers. */
 export const Answer = { result: 16, failed: 17, cancelled: 18, hello: 19, released: 20, closed: 21 } as const;
 
-/** Extension types: array in the frame, array elsewhere in this process, integer beyond 64 bits, bytes elsewhere. */
-export const Extension = { array: 1, arrayAt: 2, bigint: 3, bytesAt: 4 } as const;
+/**
+ * Extension types: array in the frame, array elsewhere in this process, integer beyond 64 bits, bytes elsewhere, and a call's
+ * arguments of which some are undefined.
+ */
+export const Extension = { array: 1, arrayAt: 2, bigint: 3, bytesAt: 4, named: 5 } as const;
 
 /** From this many bytes on, arrays go by address (within one process). */
 export const BY_ADDRESS = 32_768;
@@ -29,6 +32,14 @@ export interface Link {
   reading(to: (data: Buffer) => void): void;
   /** Hand over what the system takes at once, past the socket's own queue, which must be empty; returns how much that was. */
   writeNow?(bytes: Buffer): number;
+}
+
+/** The members of a call's arguments that are undefined: they are not sent, but they say that the object's keys are names. */
+export function absentIn(args: unknown): string[] {
+  if (typeof args !== "object" || args === null || Array.isArray(args) || ArrayBuffer.isView(args)) {
+    return [];
+  }
+  return Object.keys(args).filter((key) => (args as Record<string, unknown>)[key] === undefined);
 }
 
 /** An integer of any size as big-endian bytes, in hexadecimal; its sign is the first bit. */
