@@ -2,8 +2,10 @@
 
     bytes ─► header: format, pixels ─► decode ─► upright, one of RGB or L, 8 bits ─► invert, trim ─► resize ─► (v·scale − mean) / std
 
-What comes in was written by anybody. So the formats are few and named, the header's size is held against `most_pixels` before a pixel is
-decoded (a few kilobytes can claim to be gigabytes), what is cut short is refused and not filled up with grey, and whatever a decoder
+What comes in was written by anybody. So the formats are few and named, and before a pixel is decoded the header's size is held against
+`most_pixels` and `LONGEST_SIDE` (a few kilobytes can claim to be gigabytes), and what would take a decoder minutes is refused: a JPEG of
+thousands of scans, each of which goes over the whole image, and a run-length encoded BMP, which Pillow decodes in Python. A PNG's
+checksums are compared, which Pillow leaves out for the pixels; the other formats have none. What is cut short is refused and not filled up with grey, and whatever a decoder
 raises is the caller's to mend. Of an animation the first frame counts. What is far larger than the network's input is made smaller first,
 a JPEG while it is decoded, which its format allows (`Image.draft`).
 """
@@ -30,13 +32,19 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 """Pillow's names of what is decoded: what browsers and cameras write. Others have decoders that saw less scrutiny."""
 SHOWN_FORMATS = "PNG, JPEG, WebP, GIF or BMP"
 MOST_PIXELS = 36_000_000
-"""Of one image: more than a frame of 8K film, and at most 144 MB while it is decoded."""
+"""Of one image: more than a frame of 8K film. Decoding it takes up to 300 MB, of a WebP up to 600 MB."""
+LONGEST_SIDE = 30_000
+"""Pixels: a strip costs far more than as many pixels of a picture, for rows and columns have their own price."""
+MOST_SCANS = 100
+"""Of a JPEG. Cameras and browsers write ten or so, when they write progressive ones at all."""
 LARGEST_SIDE = 4096
 """Of a network's input."""
 MOST_TRIMMED = 1024
 """Pixels of the shorter side of an image whose ink is looked for: one of twice as many is made smaller before."""
 DESCRIBED = ("width", "height", "red", "green", "blue", "brightness", "contrast", "saturation", "sharpness")
 """What `describe` tells, in this order."""
+_SCAN = b"\xff\xda"
+"""The marker of a JPEG's scan; in what is encoded, FF is followed by something else (ITU-T T.81, B.1.1.5)."""
 _EXIF_ORIENTATION = 0x0112
 _DRAFT = 3
 """A JPEG is decoded at no less than so many times the size that is wanted: the rest of the way is a proper filter's."""
@@ -130,6 +138,9 @@ def decode(data: bytes, wanted: Preprocessing, most_pixels: int, at: str) -> tup
         width, height = image.size
         if width * height > most_pixels:
             raise TooLarge(f"{at}: {width} x {height} is more than {most_pixels:,} pixels", field=at)
+        if max(width, height) > LONGEST_SIDE:
+            raise TooLarge(f"{at}: {width} x {height}: a side has at most {LONGEST_SIDE:,} pixels", field=at)
+        _check_coding(image, data, at)
         try:
             turned = _orientation(image)
             side = MOST_TRIMMED if wanted.trim else _DRAFT * max(wanted.size)
@@ -143,6 +154,29 @@ def decode(data: bytes, wanted: Preprocessing, most_pixels: int, at: str) -> tup
         if turned in _SIDEWAYS:
             width, height = height, width
     return _fitted(_trimmed(_inverted(plain, wanted), wanted), wanted), (width, height)
+
+
+def _check_coding(image: Image, data: bytes, at: str) -> None:
+    """Raises InvalidInput, TooLarge for what must not be decoded."""
+    if image.format == "JPEG" and data.count(_SCAN) > MOST_SCANS:
+        raise TooLarge(f"{at}: a JPEG of more than {MOST_SCANS} scans", field=at)
+    if image.format == "BMP" and any(each[0] == "bmp_rle" for each in getattr(image, "tile", ())):
+        raise InvalidInput(f"{at}: a compressed BMP, which is not read; expected {SHOWN_FORMATS}", field=at)
+    if image.format == "PNG":
+        _check_sums(data, at)
+
+
+def _check_sums(data: bytes, at: str) -> None:
+    """Of a PNG's critical chunks, which begin with a capital (ISO/IEC 15948, 5.3 to 5.5). Raises InvalidInput."""
+    whole, place = memoryview(data), 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(whole[place : place + 4], "big")
+        kind = bytes(whole[place + 4 : place + 8])
+        if kind[:1].isupper() and zlib.crc32(whole[place + 4 : end]) != int.from_bytes(whole[end : end + 4], "big"):
+            raise _damaged(at, ValueError(f"the checksum of its chunk {kind.decode('latin-1')} is wrong"))
+        if kind == b"IEND":
+            return
+        place = end + 4
 
 
 def read_base64(text: str, at: str) -> bytes:
