@@ -155,6 +155,16 @@ class TestOnce:
         assert accepted == 2
         assert [e.label for e in journal.examples("m")] == [1.0, 2.0]
 
+    def test_what_another_model_was_told_is_not_told(self, journal: Journal) -> None:
+        """As of an id that nobody has labelled: neither that there is a label, nor which."""
+        journal.record(batch(0, 2))
+        journal.append_now([by_id(0, 1.0)])
+        asked = [msgspec.structs.replace(by_id(i, y), model="other") for i, y in ((0, 1.0), (0, 2.0), (1, 1.0))]
+        outcomes = journal.append_now(asked).outcomes
+        assert [type(o) for o in outcomes] == [PredictionNotFound] * 3
+        assert "1.0" not in str(outcomes[1])
+        assert journal.examples_total("other") == 0
+
     def test_twice_in_one_append(self, journal: Journal) -> None:
         journal.record(batch(0, 2))
         first, again, other = journal.append_now([by_id(0, 1.0), by_id(0, 1.0), by_id(0, 2.0)]).outcomes

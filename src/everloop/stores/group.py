@@ -151,8 +151,8 @@ class Answered(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, frozen=True):
     """What there is already of what the labels and keys of a group refer to."""
 
-    labelled: dict[Address, tuple[int, Scalar]] = {}
-    """Example and label. Below 0: the n-th new example of this group."""
+    labelled: dict[Address, tuple[int, Scalar, str]] = {}
+    """Example, label and model. Below 0: the n-th new example of this group."""
     answered: dict[Address, Answered] = {}
     features: dict[int, bytes] = {}
     """All the features of a record, by its id, where they are msgpack."""
@@ -220,12 +220,12 @@ class Joiner:
         if address is None:
             return not_found(label)
         there = self._found.labelled.get(address)
-        if there is not None:
+        if there is not None and there[2] == label.model:  # what others were told of is nobody's to learn
             return there[0] if there[1] == label.label else conflicting(label, there[1])
         answered = self._found.answered.get(address)
         if answered is None:
             return not_found(label)
-        if answered.model != label.model:
+        if there is not None or answered.model != label.model:
             return not_found(label)
         if label.index >= answered.rows:
             return no_such_row(label, answered.rows)
@@ -249,7 +249,7 @@ class Joiner:
                 row,
             )
         )
-        self._found.labelled[address] = (example, label.label)
+        self._found.labelled[address] = (example, label.label, label.model)
         return example
 
     def _keep(self, parameters: tuple[Any, ...]) -> int:

@@ -21,6 +21,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     """One example, its row packed: a list of 30 floats would take four times the memory."""
 
     id: int
+    model: str
     label: Scalar
     at: float
     address: Address | None
@@ -63,7 +64,16 @@ class Examples:
         """The new example's id."""
         self.last += 1
         kept = Kept(
-            self.last, label.label, label.at, address, *packed, prediction, version, label.validation, record_id
+            self.last,
+            label.model,
+            label.label,
+            label.at,
+            address,
+            *packed,
+            prediction,
+            version,
+            label.validation,
+            record_id,
         )
         self._kept.setdefault(label.model, []).append(kept)
         self._totals[label.model] = self._totals.get(label.model, 0) + 1

@@ -229,9 +229,9 @@ class MemoryJournal:
             return not_found(label)
         there = self._examples.labelled(address)
         found = self._records.find(address[0], address[1])
-        if there is not None:
+        if there is not None and there.model == label.model:  # what others were told of is nobody's to learn
             return there.id if there.label == label.label else conflicting(label, there.label)
-        if found is None or found[1].model != label.model:
+        if there is not None or found is None or found[1].model != label.model:
             return not_found(label)
         record_id, record = found
         if label.index >= record.rows:

@@ -71,7 +71,7 @@ _KEYS = _Insert("keys", f"hash, {KEY_COLUMNS}")
 
 _WANTED = "unnest(%b::text[], %b::bigint[], %b::bigint[]) WITH ORDINALITY AS w(lane, number, place, i)"
 _LABELLED = f"""
-SELECT w.i, e.id, e.label
+SELECT w.i, e.id, e.label, e.model
 FROM {_WANTED} JOIN examples e ON e.lane = w.lane AND e.number = w.number AND e.place = w.place
 """  # noqa: S608 - our own names
 _ANSWERED = f"""
@@ -132,8 +132,8 @@ def _look_up(connection: psycopg.Connection[Any], appends: Sequence[QueuedAppend
         else None
     )
     if labelled is not None and answered is not None:
-        for i, example, label in labelled:
-            found.labelled[addresses[i - 1]] = (example, _decode(label))
+        for i, example, label, model in labelled:
+            found.labelled[addresses[i - 1]] = (example, _decode(label), model)
         whole = set()
         for i, record, model, version, count, rows, position, encoding, coding, features, answer in answered:
             number = None if answer is None else struct.unpack("<d", answer)[0]

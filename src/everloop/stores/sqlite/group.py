@@ -53,7 +53,7 @@ joined AS MATERIALIZED (
 )
 SELECT json_object(
     'labelled', (
-        SELECT json_group_array(json_array(w.i, e.id, e.label))
+        SELECT json_group_array(json_array(w.i, e.id, e.label, e.model))
         FROM wanted w JOIN examples e ON e.lane = w.lane AND e.number = w.number AND e.place = w.place
     ),
     'answered', (
@@ -84,7 +84,7 @@ SELECT json_object(
 class _LookedUp(msgspec.Struct):
     """What `_LOOK_UP` answers."""
 
-    labelled: list[tuple[int, int, str]]
+    labelled: list[tuple[int, int, str, str]]
     answered: list[tuple[int, int, str, int, int, int, int, Encoding, str, str]]
     whole: list[tuple[int, str, str]]
     keys: list[tuple[str, str, str, str]]
@@ -155,8 +155,8 @@ def _look_up(connection: sqlite3.Connection, appends: Sequence[QueuedAppend]) ->
     (text,) = connection.execute(_LOOK_UP, (_encode(addresses).decode(), _encode(keys).decode())).fetchone()
     there = _decode_looked_up(text)
     found = Found()
-    for i, example, label in there.labelled:
-        found.labelled[addresses[i]] = (example, _decode(label))
+    for i, example, label, model in there.labelled:
+        found.labelled[addresses[i]] = (example, _decode(label), model)
     for i, record, model, version, count, rows, position, encoding, features, answer in there.answered:
         number = struct.unpack("<d", bytes.fromhex(answer))[0] if answer else None
         found.answered[addresses[i]] = Answered(
