@@ -13,6 +13,7 @@ import msgspec
 from everloop_bridge.connection import Connection
 from everloop_bridge.embedded import run_exit_hooks
 from everloop_bridge.engine import Engine
+from everloop_bridge.printing import wait_when_full
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     # Ctrl-C reaches the whole terminal group: Node decides when its calls are done, and closing the socket ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.argv = [""]
+    wait_when_full()
     sys.path[:0] = [folder for folder in options["modulePath"] if folder not in sys.path]
     engine = Engine(options["poolSize"], options["fast"], options["modulePath"])
     os.set_inheritable(3, False)

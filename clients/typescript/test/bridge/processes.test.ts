@@ -1,7 +1,7 @@
 /** Where Python runs, what happens when it dies, and how Node ends: programs of their own, both transports. */
 
 import assert from "node:assert/strict";
-import { execFile, spawn } from "node:child_process";
+import { execFile, execFileSync, spawn } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -93,6 +93,21 @@ for (const transport of TRANSPORTS) {
     );
     assert.equal(ended.status, 0, ended.stderr);
     assert.match(ended.stdout, /partial line; goodbye/);
+  });
+
+  test(`${transport}: what Python prints into a pipe waits for a slow reader`, () => {
+    const text = program(
+      `console.log("hello"); await bridge.callPython("things", "print_lines", [5000]); await bridge.close();`,
+      { transport },
+    );
+    const piped = '"$0" --input-type=module -e "$1" | { sleep 0.2; wc -l; }';
+    assert.equal(execFileSync("sh", ["-c", piped, process.execPath, text], { encoding: "utf8" }).trim(), "5001");
+  });
+
+  test(`${transport}: a Python that closed its stdout ends as any other`, async () => {
+    const text = `await bridge.callPython("things", "close_stdout"); await bridge.close({ timeout: 30_000 }); console.log("closed");`;
+    const ended = await ran(program(text, { transport }));
+    assert.deepEqual([ended.status, ended.stdout, ended.stderr], [0, "closed\n", ""]);
   });
 
   test(`${transport}: Python's own processes work`, async (t) => {

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 from everloop_bridge import fast
 
@@ -193,11 +194,20 @@ def say_at_exit(what):
     atexit.register(lambda: sys.stdout.write(f"; {what}"))
 
 
+def print_lines(count):
+    for number in range(count):
+        print(f"line {number} of Python's own, which is long enough to fill a pipe soon")
+    sys.stdout.flush()
+
+
+def close_stdout():
+    sys.stdout.close()
+
+
 def write_at_exit(path):
     def late():
         time.sleep(0.05)  # An exit hook that takes its time.
-        with open(path, "w") as file:
-            file.write("written")
+        Path(path).write_text("written")
 
     atexit.register(late)
 
