@@ -201,3 +201,10 @@ def test_shares_leave_room_for_whoever_holds_nothing(order: list[int]) -> None:
         if admission.within_share(held[who], free):
             held[who] += min(10.0, free)
     assert total - sum(held.values()) > 0
+
+
+@pytest.mark.parametrize(("row", "longest"), [(0.001, 1.0), (0.5, 5.0), (3.0, 10.0), (60.0, 120.0)])
+def test_how_long_somebody_waits_where_nobody_said_so(row: float, longest: float) -> None:
+    curve = Pace(CostCurve((1,), (row,)))
+    assert admission.longest_delay(Limits(), row, curve) == pytest.approx(longest)
+    assert admission.longest_delay(Limits(max_wait=30.0), row, curve) == 30.0

@@ -8,7 +8,8 @@ Rules.
 
 1. Whoever finds nobody waiting and nothing running is taken, unless the run itself is longer than its deadline.
 2. A queue is as long as its wait: nobody is held up for longer than `max_wait`, and where a latency is promised, wait and run keep it.
-   Nothing said: ten times what the model takes for one row, and at least a second; who waits longer has mostly gone.
+   Nothing said: ten times what the model takes for one row, at least a second, and at most ten or two such rows; who waits longer has
+   mostly gone. So what one slow input teaches of a row does not become what everybody behind it waits.
 3. A request that cannot be answered before its deadline is refused now: as `deadline` if the run alone is too long, as `queue` if
    an empty queue would have let it through.
 4. Shares are dynamic thresholds (Choudhury and Hahne, Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, IEEE/ACM
@@ -36,6 +37,8 @@ PATIENCE = 10.0
 """How often the cost of one row a request waits where nobody said how long."""
 LEAST_PATIENCE = 1.0
 """Seconds that it waits at least."""
+MOST_PATIENCE, MOST_ROWS = 10.0, 2.0
+"""Seconds that it waits at most; and rows, of a model that takes longer than that for them: the one under way, and one that was before it."""
 LEAST_RETRY = 0.05
 
 
@@ -91,7 +94,10 @@ def longest_delay(limits: Limits, alone: float, curve: Curve) -> float:
     if limits.target is not None:
         promised = max(0.0, PROMISED * limits.target - alone)
         longest = promised if longest is None else min(longest, promised)
-    return max(LEAST_PATIENCE, PATIENCE * curve.likely(1)) if longest is None else longest
+    if longest is not None:
+        return longest
+    row = curve.likely(1)
+    return max(LEAST_PATIENCE, min(PATIENCE * row, max(MOST_PATIENCE, MOST_ROWS * row)))
 
 
 def refuse(

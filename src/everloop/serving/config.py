@@ -40,7 +40,7 @@ class ServingConfig:
     """Most rows that wait for their run, and never fewer than `max_batch_size`; beyond it requests are refused (`overloaded`)."""
     max_wait_ms: float | None = None
     """Milliseconds for which others may hold up a request; one that would have to wait longer is refused at once (`overloaded`). None, or 0:
-    ten times what the model takes for one row, and at least a second."""
+    ten times what the model takes for one row, at least a second, and at most ten or two such rows."""
     cache: bool = False
     """Whether equal inputs are answered from memory, as long as the same version serves."""
     cache_ttl_sec: float = 300.0
