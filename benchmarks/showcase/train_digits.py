@@ -8,12 +8,16 @@ A fifth of it, the same share of each digit, is held out (`everloop.app.bench.di
 training) was chosen by the last fifth of the remaining rows. The set does not tell who wrote a digit, so both parts have digits of the same people.
 
 Both training and measuring see an image as the server does: encoded, decoded, cut to its ink, brought to 8 x 8. Training turns, shifts and
-stretches it a little (`_moved`), since people do so. Needs the extras `torch` and `images`; takes about a minute.
+stretches it a little (`_moved`), since people do so; and a quarter of what it sees is no digit (`nothing_of`: blank, noise, digits with their
+pixels or their strips shuffled, bars and blocks, letters), with all ten answers equally right, so that the net is not sure of what it does
+not know. In the report `sure` is the median confidence in what was held out, `unsure` that in images without a digit that were not trained on.
+Needs the extras `torch` and `images`; takes about a minute.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 from pathlib import Path
@@ -34,11 +38,21 @@ ARTIFACT = HERE.parents[1] / "src/everloop/showcase/data/digits.artifact"
 REPORT = HERE / "digits.json"
 TORCH_SEED = 7
 EPOCHS, BATCH, RATE = 60, 64, 4e-3
+NOTHING = 1 / 3
+"""Of the digits' number, so many images more show none."""
+LETTERS = "AEFHKMNRXWPV"
+UNSEEN_LETTERS = "TY@&#%?kx+*"
+"""Which a hand does not make of a digit's strokes. Drawn by Pillow's own font, at random sizes; the second are only asked about."""
 RECORDED_BYTES = 4096
 """An image of a digit is recorded itself: it is small, and shadows can then be shown it."""
 WANTED = Preprocessing(
     size=(8, 8), mode="L", fit="stretch", resample="box", invert="light_ground", trim=0.12, scale=1 / 255
 )
+
+
+def seen_as(files: list[bytes]) -> np.ndarray:
+    """(n, 1, 8, 8), as the server sees them."""
+    return tensor_of([decode(file, WANTED, 20_000, "image")[0] for file in files], WANTED, np.float32)
 
 
 def net() -> Any:
@@ -69,10 +83,15 @@ def fit(X: np.ndarray, y: np.ndarray, seed: int = TORCH_SEED) -> Any:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.05)
     model.train()
+    draws, letters = np.random.default_rng(seed), seen_as(letter_files(LETTERS))
+    right = torch.nn.functional.one_hot(labels, 10).float()
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(images)).split(BATCH):
+            none = torch.tensor(nothing_of(draws, X, letters, math.ceil(len(rows) * NOTHING)))
+            seen = torch.cat([_moved(images[rows]), none])
+            wanted = torch.cat([right[rows], torch.full((len(none), 10), 0.1)])
             optimizer.zero_grad()
-            loss_of(model(_moved(images[rows])), labels[rows]).backward()
+            loss_of(model(seen), wanted).backward()
             optimizer.step()
             schedule.step()
             average.update_parameters(model)
@@ -96,6 +115,82 @@ def _moved(images: Any) -> Any:
     )
     grid = torch.nn.functional.affine_grid(turn, list(images.shape), align_corners=False)
     return torch.nn.functional.grid_sample(images, grid, align_corners=False)
+
+
+def letter_files(letters: str) -> list[bytes]:
+    """Each in several sizes and strengths."""
+    import PIL.Image
+    import PIL.ImageDraw
+    import PIL.ImageFont
+
+    found = []
+    for letter in letters:
+        for size in (12, 24, 40, 90):
+            for grey in (0, 110):
+                page = PIL.Image.new("L", (140, 140), 255)
+                font = PIL.ImageFont.load_default(size)
+                PIL.ImageDraw.Draw(page).text((20, 10), letter, fill=grey, font=font, stroke_width=size // 30)
+                found.append(_file(page))
+    return found
+
+
+def nothing_of(draws: np.random.Generator, digits: np.ndarray, letters: np.ndarray, n: int) -> np.ndarray:
+    """(n, 1, 8, 8) that show no digit, of one kind each."""
+    made = np.empty((n, 1, 8, 8), np.float32)
+    for out in made[:, 0]:
+        digit = digits[draws.integers(len(digits)), 0]
+        kind = draws.integers(8)
+        if kind == 0:  # blank
+            out[:] = draws.choice([0.0, draws.random()])
+        elif kind == 1:  # noise, of any strength
+            out[:] = np.clip(draws.random() + draws.random() * draws.normal(size=(8, 8)), 0, 1)
+        elif kind == 2:
+            out[:] = draws.permutation(digit.ravel()).reshape(8, 8)
+        elif kind == 3:  # strips of two, of several digits
+            rows = digits[draws.integers(len(digits), size=4), 0]
+            out[:] = np.concatenate([each[2 * draws.integers(4) :][:2] for each in rows])
+        elif kind == 4:  # a block, or a frame that is no oval
+            top, left = draws.integers(0, 3, 2)
+            out[:] = 0
+            out[top : 8 - draws.integers(3), left : 8 - draws.integers(3)] = 0.3 + 0.7 * draws.random()
+        elif kind == 5:  # a bar across, or several
+            out[:] = 0
+            out[draws.integers(0, 8, draws.integers(1, 4))] = 0.3 + 0.7 * draws.random()
+        elif kind == 6:  # spots
+            out[:] = draws.random((8, 8)) < 0.3 * draws.random()
+        else:
+            out[:] = letters[draws.integers(len(letters)), 0]
+    return made
+
+
+def unsure(session: Any) -> dict[str, Any]:
+    """How sure it is of images that show no digit: the largest probability, blank ones at most, others on average and at the 95th percentile."""
+    import PIL.Image
+
+    draws = np.random.default_rng(1)
+    kinds = {
+        "blank": [_file(PIL.Image.new("RGBA", (side, side), colour)) for side in (1, 28, 100)
+                  for colour in ("white", "black", "grey", "red", (0, 0, 0, 0))],
+        "noise": [_file(PIL.Image.fromarray(draws.integers(0, 256, (side, side), np.uint8))) for side in (8, 16, 64) for _ in range(100)],
+        "letters": letter_files(UNSEEN_LETTERS),
+    }  # fmt: skip
+    told = {}
+    for name, files in kinds.items():
+        given = np.empty(len(files), object)
+        given[:] = files
+        arrays = session.tensors.take([Tensor("image", "BYTES", given)])
+        told[name] = session.tensors.infer(arrays, ("probabilities",))["probabilities"].max(axis=1)
+    return {
+        name: {"images": len(found), "mean": round(float(found.mean()), 4), "p95": round(float(np.quantile(found, 0.95)), 4),
+               "max": round(float(found.max()), 4)}
+        for name, found in told.items()
+    }  # fmt: skip
+
+
+def _file(image: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
 
 
 def onnx_of(model: Any) -> bytes:
@@ -125,8 +220,7 @@ def main() -> None:
     images = load_digits().images
     target, train, held_out = split()
     files = [png_of(image) for image in images]
-    pixels = [decode(file, WANTED, 10_000, "image")[0] for file in files]
-    X = tensor_of(pixels, WANTED, np.float32)
+    X = seen_as(files)
     if asked.choose:
         cut = len(train) * 4 // 5
         train, held_out = train[:cut], train[cut:]
@@ -156,6 +250,8 @@ def main() -> None:
         "accuracy_held_out": round(accuracy, 6),
         "interval_95": [round(bound, 4) for bound in _wilson(int(right.sum()), n)],
         "wrong": wrong,
+        "sure": round(float(np.median(answers["probabilities"].max(axis=1))), 4),
+        "unsure": unsure(session),
         "parameters": sum(p.numel() for p in net().parameters()),
         "bytes": len(payload),
         "digest": artifact_digest(payload),

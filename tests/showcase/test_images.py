@@ -60,6 +60,27 @@ def test_the_shipped_digits_are_what_the_report_tells(digits: ImageClassifier, h
     assert found >= 0.98
 
 
+def test_of_what_shows_no_digit_it_is_not_sure(digits: ImageClassifier, held_out: Any) -> None:
+    """Blank, noise, letters: as the page says, a low confidence is the sign."""
+    from PIL import ImageDraw, ImageFont
+
+    def sure(files: list[bytes]) -> list[float]:
+        return sorted(each.predictions[0].confidence for each in digits.classify_batch(files, top_k=1))
+
+    blank = [encoded(plain(colour, (side, side))) for side in (1, 40) for colour in ((255,) * 3, (0,) * 3, (128,) * 3)]
+    assert sure([*blank, encoded(plain((0, 0, 0, 0), mode="RGBA"))])[-1] < 0.2
+    draws = np.random.default_rng(8)
+    noise = [encoded(PIL.Image.fromarray(draws.integers(0, 256, (n, n), np.uint8))) for n in (8, 32) for _ in range(20)]
+    assert sure(noise)[-1] < 0.5
+    letters = []
+    for letter in "XWKT":
+        page = PIL.Image.new("L", (60, 60), 255)
+        ImageDraw.Draw(page).text((10, 5), letter, fill=0, font=ImageFont.load_default(40))
+        letters.append(encoded(page))
+    assert sure(letters)[-1] < 0.6
+    assert np.median(sure([png_of(image) for image in held_out[0]])) > 0.8
+
+
 def test_a_photograph_of_ink_on_paper_does_as_well(digits: ImageClassifier, held_out: Any) -> None:
     """The same digits dark on light, larger, off the middle, as JPEG."""
     images, labels = held_out
