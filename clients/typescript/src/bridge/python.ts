@@ -3,7 +3,7 @@
  * environments, pyenv, conda and Debian's packages all tell where their library is.
  */
 
-import { execFileSync } from "node:child_process";
+import { execFileSync, type SpawnSyncReturns } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -21,17 +21,24 @@ export interface Python {
   library: string | undefined;
 }
 
+const OLDEST = [3, 9] as const;
+
+/** Old ones read it, too, and tell their version: there is no syntax and, before the check, no module in it that 2.7 has not. */
 const ASK = `
-import json, sys, sysconfig
-import importlib.util as u
-v = sysconfig.get_config_var
-print(json.dumps({
-    "executable": sys.executable, "version": ".".join(map(str, sys.version_info[:3])), "prefix": sys.prefix,
-    "minor": "%d.%d" % sys.version_info[:2] + getattr(sys, "abiflags", ""), "implementation": sys.implementation.name,
-    "folders": [v("LIBDIR"), v("LIBDIR") and v("MULTIARCH") and v("LIBDIR") + "/" + v("MULTIARCH"), sys.base_prefix + "/lib",
-                v("LIBPL"), v("PYTHONFRAMEWORKPREFIX")],
-    "names": [v("INSTSONAME"), v("LDLIBRARY")], "msgspec": u.find_spec("msgspec") is not None,
-}))
+import json, sys
+told = {"executable": sys.executable, "version": ".".join(map(str, sys.version_info[:3])), "prefix": sys.prefix}
+if sys.version_info[:2] >= (${OLDEST.join(", ")}):
+    import os, sysconfig
+    import importlib.util as u
+    v = sysconfig.get_config_var
+    told.update({
+        "minor": "%d.%d" % sys.version_info[:2] + getattr(sys, "abiflags", ""), "implementation": sys.implementation.name,
+        "folders": [v("LIBDIR"), v("LIBDIR") and v("MULTIARCH") and v("LIBDIR") + "/" + v("MULTIARCH"), sys.base_prefix + "/lib",
+                    v("LIBPL"), v("PYTHONFRAMEWORKPREFIX")],
+        "names": [v("INSTSONAME"), v("LDLIBRARY")], "msgspec": u.find_spec("msgspec") is not None,
+        "own": sys.prefix != sys.base_prefix or os.path.isdir(sys.prefix + "/conda-meta"), "pip": u.find_spec("pip") is not None,
+    })
+print(json.dumps(told))
 `;
 
 interface Told {
@@ -43,6 +50,9 @@ interface Told {
   folders: (string | null)[];
   names: (string | null)[];
   msgspec: boolean;
+  /** An environment that one may install into. */
+  own: boolean;
+  pip: boolean;
 }
 
 const asked = new Map<string, Python>();
@@ -74,7 +84,12 @@ function defaultCommand(): string {
 
 function commandOf(pythonPath: string): string {
   if (existsSync(pythonPath) && statSync(pythonPath).isDirectory()) {
-    return path.resolve(pythonPath, "bin", "python");
+    const there = ["bin/python", "python"].map((name) => path.resolve(pythonPath, name));
+    const command = there.find((each) => existsSync(each) && statSync(each).isFile());
+    if (command === undefined) {
+      throw new BridgeStartError(`${path.resolve(pythonPath)} is no virtual environment: it has no bin/python`);
+    }
+    return command;
   }
   return pythonPath.includes(path.sep) ? path.resolve(pythonPath) : pythonPath;
 }
@@ -86,21 +101,44 @@ function describe(command: string): Python {
       execFileSync(command, ["-c", ASK], { encoding: "utf8", timeout: 30_000, stdio: ["ignore", "pipe", "pipe"] }),
     );
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
+    // Without the error itself, which holds the whole program.
     throw new BridgeStartError(
-      `no Python could be run as ${command} (${why.trim()}); name one: new PolyglotBridge({pythonPath: "/path/to/python3"})`,
-      { cause: error },
+      `no Python could be run as ${command} (${whyNot(error)}); name one: new PolyglotBridge({pythonPath: "/path/to/python3"})`,
+    );
+  }
+  const [major = 0, minor = 0] = told.version.split(".").map(Number);
+  if (major < OLDEST[0] || (major === OLDEST[0] && minor < OLDEST[1])) {
+    throw new BridgeStartError(
+      `${command} is Python ${told.version}; the bridge needs ${OLDEST.join(".")} or newer: name another with pythonPath`,
     );
   }
   if (told.implementation !== "cpython") {
     throw new BridgeStartError(`${command} is ${told.implementation}; the bridge needs CPython`);
   }
   if (!told.msgspec) {
-    throw new BridgeStartError(
-      `the bridge needs msgspec in ${told.executable}: ${told.executable} -m pip install msgspec`,
-    );
+    throw new BridgeStartError(`the bridge needs msgspec in ${told.executable}: ${howToInstall(told)}`);
   }
   return { executable: told.executable, version: told.version, prefix: told.prefix, library: libraryOf(told) };
+}
+
+function whyNot(error: unknown): string {
+  if (error instanceof SyntaxError) {
+    return "it does not answer as Python does";
+  }
+  const { code, status, signal, stderr } = error as NodeJS.ErrnoException & SpawnSyncReturns<string>;
+  if (code !== undefined) {
+    return code === "ENOENT" ? "there is no such program" : code;
+  }
+  const last = stderr.trim().split("\n").at(-1)?.slice(0, 200);
+  return `it ended with ${signal ?? `code ${status}`}${last ? `: ${last}` : ""}`;
+}
+
+/** A system's own Python refuses what is installed into it (PEP 668), and should. */
+function howToInstall({ executable, own, pip }: Told): string {
+  if (!own) {
+    return `make an environment, which is found where you start your program: ${executable} -m venv .venv && .venv/bin/python -m pip install msgspec`;
+  }
+  return pip ? `${executable} -m pip install msgspec` : `uv pip install --python ${executable} msgspec`;
 }
 
 /**

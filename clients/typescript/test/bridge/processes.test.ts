@@ -221,7 +221,17 @@ test("a Python that cannot be used is refused with the remedy", (t) => {
     );
   refused("/no/such/python", /no Python could be run as \/no\/such\/python .*pythonPath/);
   refused(pretender(t, { implementation: "pypy" }), /is pypy; the bridge needs CPython/);
-  refused(pretender(t, { msgspec: false }), /python -m pip install msgspec/);
+  refused(pretender(t, { version: "2.7.18" }), /is Python 2\.7\.18; the bridge needs 3\.9 or newer/);
+  refused(pretender(t, { msgspec: false, own: true, pip: true }), /python -m pip install msgspec$/);
+  refused(pretender(t, { msgspec: false, own: true, pip: false }), /uv pip install --python \S+ msgspec$/);
+  refused(
+    pretender(t, { msgspec: false, own: false, pip: true }),
+    /python -m venv \.venv && \.venv\/bin\/python -m pip/,
+  );
+  refused(folder(t), /is no virtual environment: it has no bin\/python$/);
+  // What was asked of it is nobody's business.
+  refused("/bin/false", /^no Python could be run as \/bin\/false \(it ended with code 1\); name one: [^\n]*$/);
+  refused(process.execPath, /^no Python could be run as [^\n]*$/);
 });
 
 test("in a worker thread Python is a process", async () => {
@@ -243,5 +253,7 @@ await bridge.close();`;
 test("a virtual environment's folder names its interpreter", (t) => {
   const { python } = opened(t).getInfo();
   assert.equal(opened(t, { pythonPath: python.prefix }).getInfo().python.executable, python.executable);
+  const inside = path.join(python.prefix, "bin");
+  assert.equal(opened(t, { pythonPath: inside }).getInfo().python.executable, python.executable);
   assert.equal(opened(t, { ...OPTIONS, transport: "process" }).getInfo().reason, undefined);
 });
