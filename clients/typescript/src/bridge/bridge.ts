@@ -1,5 +1,6 @@
 /** `PolyglotBridge`: Python functions called from Node, in this process or in one of its own. */
 
+import { existsSync } from "node:fs";
 import path from "node:path";
 import { performance } from "node:perf_hooks";
 import { type BridgeCallOptions, Channel } from "./channel.js";
@@ -76,19 +77,24 @@ export class PolyglotBridge {
       maxPending = 10_000,
       maxPendingBytes = 2 ** 30,
       fast = [],
+      pythonPath,
+      transport,
+      modulePath: folders,
+      ...unknown
     } = options;
+    refused(unknown, transport, fast, pythonPath);
     checked("poolSize", poolSize, 1);
     checked("maxPending", maxPending, 1);
     checked("maxPendingBytes", maxPendingBytes, 1);
     checkedTime(timeout);
     this.options = { poolSize, timeout, debug, maxPending, maxPendingBytes };
-    this.engine = { poolSize, fast, modulePath: modulePath(options.modulePath) };
-    this.python = findPython(options.pythonPath);
-    this.reason = options.transport === "process" ? undefined : whyNotEmbedded(this.python);
-    if (this.reason !== undefined && options.transport === "in-process") {
+    this.engine = { poolSize, fast, modulePath: modulePath(folders) };
+    this.python = findPython(pythonPath);
+    this.reason = transport === "process" ? undefined : whyNotEmbedded(this.python);
+    if (this.reason !== undefined && transport === "in-process") {
       throw new BridgeStartError(`Python cannot run in this process: ${this.reason}`);
     }
-    this.transport = options.transport === "process" || this.reason !== undefined ? "process" : "in-process";
+    this.transport = transport === "process" || this.reason !== undefined ? "process" : "in-process";
     if (this.reason !== undefined) {
       process.emitWarning(`Python runs as a process of its own: ${this.reason}`, { code: "EVERLOOP_BRIDGE" });
     }
@@ -239,7 +245,30 @@ export class PolyglotBridge {
 function modulePath(given: string | readonly string[] | undefined): string[] {
   const program = process.argv[1];
   const folders = given ?? [".", ...(program === undefined ? [] : [path.dirname(program)])];
-  return [...new Set((typeof folders === "string" ? [folders] : folders).map((folder) => path.resolve(folder)))];
+  const all = [...new Set((typeof folders === "string" ? [folders] : folders).map((folder) => path.resolve(folder)))];
+  const absent = given === undefined ? undefined : all.find((folder) => !existsSync(folder));
+  if (absent !== undefined) {
+    throw new RangeError(`modulePath: there is no folder ${absent}`);
+  }
+  return all;
+}
+
+/** What programs without types may say. */
+function refused(unknown: object, transport: unknown, fast: readonly string[], pythonPath: unknown): void {
+  const [name] = Object.keys(unknown);
+  if (name !== undefined) {
+    throw new RangeError(`a bridge has no option ${name}`);
+  }
+  if (transport !== undefined && transport !== "in-process" && transport !== "process") {
+    throw new RangeError(`transport is "in-process" or "process", not ${JSON.stringify(transport)}`);
+  }
+  if (pythonPath !== undefined && typeof pythonPath !== "string") {
+    throw new RangeError(`pythonPath is a path, not ${JSON.stringify(pythonPath)}`);
+  }
+  const undotted = fast.find((each) => !/.\../.test(each));
+  if (undotted !== undefined) {
+    throw new RangeError(`fast names functions as "module.function", not ${JSON.stringify(undotted)}`);
+  }
 }
 
 /** Milliseconds that Node's timers can wait; 0 for what they cannot, which is no end. Throws RangeError for what is no time. */

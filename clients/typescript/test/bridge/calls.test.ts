@@ -279,6 +279,16 @@ test("a bridge tells what it is, and refuses options that mean nothing", async (
   ]) {
     assert.throws(() => new PolyglotBridge({ ...OPTIONS, ...wrong }), RangeError);
   }
+  const untyped: [object, RegExp][] = [
+    [{ poolsize: 2 }, /no option poolsize/],
+    [{ transport: "thread" }, /transport is "in-process" or "process", not "thread"/],
+    [{ modulePath: "/no/such/folder" }, /no folder \/no\/such\/folder/],
+    [{ pythonPath: 5 }, /pythonPath is a path, not 5/],
+    [{ fast: ["double"] }, /fast names functions as "module\.function", not "double"/],
+  ];
+  for (const [wrong, told] of untyped) {
+    assert.throws(() => new PolyglotBridge({ ...OPTIONS, ...wrong }), told);
+  }
 });
 
 test("a closed bridge lets calls under way end, and refuses others", async () => {
