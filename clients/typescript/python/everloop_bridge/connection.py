@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import queue
 import socket
 import sys
 import threading
@@ -19,6 +20,8 @@ from everloop_bridge import wire
 from everloop_bridge.engine import Call, Engine
 
 _READ = 1 << 17
+_END = 0
+"""What is no pin: they count from 1."""
 
 
 class Outbox:
@@ -77,6 +80,46 @@ class Outbox:
                     return
 
 
+class Releases:
+    """Pins of JavaScript's memory that Python has let go of, on their way back: with the next answer, or at once by a thread
+    that waits for them, for there may be no next answer."""
+
+    def __init__(self, post: Callable[[list[int]], None]) -> None:
+        self._post = post
+        # Its `put` may run in a finalizer, in the middle of any other code of the same thread.
+        self._pins: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.expected = False
+
+    def expect(self) -> None:
+        if not self.expected:
+            self.expected = True
+            threading.Thread(target=self._wait, name="everloop-bridge-releases", daemon=True).start()
+
+    def add(self, pin: int) -> None:
+        self._pins.put(pin)
+
+    def end(self) -> None:
+        self._pins.put(_END)
+
+    def taken(self) -> list[int]:
+        """All that are there now."""
+        pins: list[int] = []
+        while not self._pins.empty():
+            try:
+                pin = self._pins.get_nowait()
+            except queue.Empty:
+                break  # Another thread took the last one.
+            if pin == _END:
+                self.end()
+                break
+            pins.append(pin)
+        return pins
+
+    def _wait(self) -> None:
+        while (pin := self._pins.get()) != _END:
+            self._post([pin, *self.taken()])
+
+
 class Connection:
     """Serves one socket until Node closes it or says so; `ended(asked)` is called then, on the reader's thread."""
 
@@ -90,12 +133,12 @@ class Connection:
         self._ended = ended
         self._outbox = Outbox(sock)
         self._calls: dict[int, Call] = {}
-        self._lent: dict[int, Any] = {}
-        self._pins = 0
-        self._released: deque[int] = deque()
+        self._lent: dict[int, list[Any]] = {}
+        """Arrays that Node still has to copy, by the call that they answer."""
+        self._releases = Releases(lambda pins: self._outbox.send(self._release_frame(pins)))
         self._reader = 0
         self._batch: list[bytes] = []
-        self._codec = wire.Codec(self._lend if same_process else None, self._released.append)
+        self._codec = wire.Codec(self._releases if same_process else None)
 
     def start(self) -> None:
         threading.Thread(target=self.serve, name="everloop-bridge-reader", daemon=True).start()
@@ -137,6 +180,7 @@ class Connection:
             if asked:
                 self._outbox.send(wire.frame(wire.CLOSED, 0, b"\xc0"))
                 self._outbox.flush(5.0)
+            self._releases.end()
             self._lent.clear()
             self._sock.close()
 
@@ -162,7 +206,7 @@ class Connection:
         except Exception as error:
             message = f"the arguments could not be read in Python: {error}"
             told = {"type": type(error).__qualname__, "message": message, "traceback": "", "module": "", "function": ""}
-            self.answer(wire.FAILED, number, told)
+            self.answer(wire.UNREAD, number, told)
             return
         call = Call(self, number, module, function, args)
         del args
@@ -179,8 +223,8 @@ class Connection:
             if call is not None:
                 self._engine.cancel(call)
         elif kind == wire.RELEASE:
-            for pin in value:
-                self._lent.pop(pin, None)
+            for answered in value:
+                self._lent.pop(answered, None)
         elif kind == wire.WARMUP:
             self._engine.warm_up(self, number, value)
         elif kind == wire.LISTEN:
@@ -197,12 +241,15 @@ class Connection:
             told = {"type": type(error).__qualname__, "message": str(error), "traceback": ""}
             where = {"module": call.module, "function": call.function} if call is not None else {}
             kind, body = wire.FAILED, self._codec.encode({"module": "", "function": "", **told, **where})
+        lent = self._codec.lent()
+        if lent:
+            self._lent[number] = lent
         del value
         self._post(wire.frame(kind, number, body))
 
     def _post(self, data: bytes) -> None:
-        if self._released:
-            data += self._release_frame()
+        if self._releases.expected and (pins := self._releases.taken()):
+            data += self._release_frame(pins)
         if threading.get_ident() == self._reader:
             self._batch.append(data)
         else:
@@ -213,20 +260,8 @@ class Connection:
             batch, self._batch = self._batch, []
             self._outbox.send(b"".join(batch))
 
-    def _release_frame(self) -> bytes:
-        pins = []
-        while self._released:
-            try:
-                pins.append(self._released.popleft())
-            except IndexError:
-                break  # Another thread took the last one.
+    def _release_frame(self, pins: list[int]) -> bytes:
         return wire.frame(wire.RELEASED, 0, self._codec.encode(pins))
-
-    def _lend(self, owner: Any) -> int:
-        self._pins += 1
-        pin = self._pins
-        self._lent[pin] = owner
-        return pin
 
 
 def listen(path: str, engine: Engine, *, same_process: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from everloop_bridge import wire
 from everloop_bridge.connection import Connection
 from everloop_bridge.engine import Engine
+from everloop_bridge.printing import wait_when_full
 
 SWITCH_INTERVAL_S = 0.000_5
 """Python's own is 5 ms: a small call beside busy Python threads would wait that long for each of them."""
@@ -33,7 +34,7 @@ def start(fd: int, options: dict[str, Any]) -> None:
         connection = Connection(sock, engine, same_process=True, ended=lambda asked: _ended(engine, asked))
     except BaseException as error:
         told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        sock.sendall(wire.frame(wire.HELLO, 0, wire.Codec(None, lambda _pin: None).encode(told)))
+        sock.sendall(wire.frame(wire.HELLO, 0, wire.Codec().encode(told)))
         sock.close()
         return
     with _lock:
@@ -56,6 +57,7 @@ def _prepare(module_path: list[str]) -> None:
     for fd in range(3):
         with contextlib.suppress(OSError):
             os.set_inheritable(fd, True)
+    wait_when_full()
     # Node may end without a word, and Python's buffers with it.
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and hasattr(stream, "reconfigure"):
@@ -75,5 +77,6 @@ def run_exit_hooks() -> None:
     """What Python does when it ends, short of ending: Node's process goes on, or ends in its own way."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        # What a program closed, or put in the stream's place, has nothing to write out.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()

@@ -127,9 +127,13 @@ class Engine:
         except BaseException as error:
             call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
             return
-        if type(value) not in _PLAIN and inspect.isawaitable(value):
-            self._on_loop(call, target, value)
-            return
+        if type(value) not in _PLAIN:
+            if inspect.isawaitable(value):
+                self._on_loop(call, target, value)
+                return
+            held = [value]
+            del value
+            value = wire.owned(held)
         call.asker.answer(wire.RESULT, call.number, value)
 
     def _on_loop(self, call: Call, target: Target, awaitable: Any = None) -> None:
@@ -158,7 +162,9 @@ class Engine:
         except BaseException as error:
             call.asker.answer(wire.FAILED, call.number, _told(error, call.module, call.function))
         else:
-            call.asker.answer(wire.RESULT, call.number, value)
+            held = [value]
+            del value
+            call.asker.answer(wire.RESULT, call.number, wire.owned(held))
 
     def _start_loop(self) -> None:
         with self._lock:

@@ -27,6 +27,8 @@ interface Pending {
   name: string;
   /** Of its arguments. */
   bytes: number;
+  /** Pins of the memory that they lend. */
+  lent: readonly number[];
   began: number;
   resolve(value: unknown): void;
   reject(error: unknown): void;
@@ -59,8 +61,9 @@ export class Channel {
   private readonly encoder: Encoder;
   private readonly decoder: Decoder;
   private readonly pending = new Map<number, Pending>();
-  private readonly abandoned = new Map<number, number>();
+  private readonly abandoned = new Map<number, Pending>();
   private bytes = 0;
+  /** Answers whose memory Python need not keep any more. */
   private readonly copied: number[] = [];
   private readonly signals = new Map<AbortSignal, Followed>();
   private number = 0;
@@ -79,7 +82,7 @@ export class Channel {
   ) {
     const { memory } = surroundings;
     this.encoder = new Encoder(memory);
-    this.decoder = new Decoder(memory, (pin) => this.copied.push(pin));
+    this.decoder = new Decoder(memory);
     link.reading((data) => this.receive(data));
     const { socket } = link;
     // An error is always followed by "close".
@@ -102,11 +105,11 @@ export class Channel {
 
   /** Send a call; the promise is that of its answer. */
   call(module: string, fn: string, args: unknown, options: BridgeCallOptions): Promise<unknown> {
-    return this.ask(Ask.call, `${module}.${fn}`, options, () => this.encoder.call(module, fn, args));
+    return this.ask(Ask.call, `${module}.${fn}`, options, (to) => to.call(module, fn, args));
   }
 
   warmup(modules: readonly string[], options: BridgeCallOptions): Promise<unknown> {
-    return this.ask(Ask.warmup, "warmup", options, () => this.encoder.value(modules));
+    return this.ask(Ask.warmup, "warmup", options, (to) => to.value(modules));
   }
 
   /** Call and block this thread until the answer is there. */
@@ -117,28 +120,32 @@ export class Channel {
     const number = this.nextNumber();
     const name = `${module}.${fn}`;
     const encoder = new Encoder(this.surroundings.memory);
-    encoder.frame(Ask.call, number, () => encoder.call(module, fn, args));
-    this.sync ??= new SyncChannel((path) => this.listen(path));
+    encoder.frame(Ask.call, number, (to) => to.call(module, fn, args));
+    this.sync ??= new SyncChannel(
+      (path) => this.listen(path),
+      (frame) => void this.isSyncAnswer(frame),
+    );
     const began = performance.now();
     this.sync.send(encoder.take());
     let outcome = "timedOut" as Outcome;
     try {
       let value: unknown;
       const answered = this.sync.receive(timeout, (frame) => {
+        if (!this.isSyncAnswer(frame, number)) {
+          return false;
+        }
         const kind = frame[4] as number;
-        if (kind === Answer.released) {
-          this.surroundings.memory?.released(this.decoder.decode(frame, HEAD_SIZE) as number[]);
-        }
-        if (kind === Answer.released || frame.readUInt32LE(5) !== number) {
-          return false; // The answer of a call that timed out before.
-        }
         outcome = kind === Answer.result ? "succeeded" : "failed";
-        value = this.decoder.decode(frame, HEAD_SIZE);
+        this.unlent(kind, encoder.lent);
+        try {
+          value = this.decoder.decode(frame, HEAD_SIZE);
+        } finally {
+          this.releaseSync(frame);
+        }
         return true;
       });
       if (!answered) {
-        encoder.frame(Ask.cancel, number, () => encoder.value(null));
-        this.sync.send(encoder.take());
+        this.sendSync(Ask.cancel, number, null);
         throw new BridgeTimeout(name, timeout);
       }
       if (outcome !== "succeeded") {
@@ -151,10 +158,37 @@ export class Channel {
     }
   }
 
+  /** Whether `frame` answers the call of that number; everything else that comes on the same socket is done with here. */
+  private isSyncAnswer(frame: Buffer, number?: number): boolean {
+    if (frame[4] === Answer.released) {
+      this.surroundings.memory?.released(this.decoder.decode(frame, HEAD_SIZE) as number[]);
+      return false;
+    }
+    const answers = frame.readUInt32LE(5) === number;
+    if (!answers) {
+      this.releaseSync(frame); // Of a call that timed out before.
+    }
+    return answers;
+  }
+
+  private releaseSync(frame: Buffer): void {
+    if (this.surroundings.memory !== undefined) {
+      this.sendSync(Ask.release, 0, [frame.readUInt32LE(5)]);
+    }
+  }
+
+  private sendSync(kind: number, number: number, value: unknown): void {
+    const encoder = new Encoder();
+    encoder.frame(kind, number, (to) => to.value(value));
+    this.sync?.send(encoder.take());
+  }
+
   /** Have Python take a second connection at `path`; written at once, for the caller is about to block. */
   private listen(path: string): void {
-    this.encoder.frame(Ask.listen, 0, () => this.encoder.value(path));
-    this.flush();
+    // Past the encoder, which may be in the middle of a frame: of arguments whose getter makes this call.
+    const encoder = new Encoder();
+    encoder.frame(Ask.listen, 0, (to) => to.value(path));
+    this.write(encoder);
   }
 
   /** Resolves once no call is under way, or after `milliseconds`. */
@@ -207,7 +241,7 @@ export class Channel {
     }
   }
 
-  private ask(kind: number, name: string, options: BridgeCallOptions, write: () => void): Promise<unknown> {
+  private ask(kind: number, name: string, options: BridgeCallOptions, write: (to: Encoder) => void): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.over !== undefined) {
         throw this.over;
@@ -218,7 +252,8 @@ export class Channel {
       const number = this.nextNumber();
       // Before it is noted: arguments that cannot be sent leave nothing behind.
       const bytes = this.encoder.frame(kind, number, write);
-      const call: Pending = { name, began: performance.now(), bytes, resolve, reject, timer: undefined, signal };
+      const { lent } = this.encoder;
+      const call: Pending = { name, began: performance.now(), bytes, lent, resolve, reject, timer: undefined, signal };
       this.bytes += bytes;
       if (timeout > 0) {
         call.timer = setTimeout(() => this.giveUp(number, "timedOut", new BridgeTimeout(name, timeout)), timeout);
@@ -260,9 +295,9 @@ export class Channel {
       return;
     }
     this.forget(number, call);
-    this.abandoned.set(number, call.bytes);
+    this.abandoned.set(number, call);
     this.bytes += call.bytes;
-    this.encoder.frame(Ask.cancel, number, () => this.encoder.value(null));
+    this.encoder.frame(Ask.cancel, number, (to) => to.value(null));
     this.flushSoon();
     this.metrics.settled(call.name, performance.now() - call.began, outcome);
     call.reject(why);
@@ -322,17 +357,23 @@ export class Channel {
     this.flushing = false;
     if (this.copied.length > 0) {
       const pins = this.copied.splice(0);
-      this.encoder.frame(Ask.release, 0, () => this.encoder.value(pins));
+      this.encoder.frame(Ask.release, 0, (to) => to.value(pins));
     }
+    if (this.encoder.size > 0) {
+      this.write(this.encoder);
+    }
+  }
+
+  private write(frames: Encoder): void {
     const { socket, writeNow } = this.link;
-    if (this.encoder.size === 0 || socket.destroyed) {
+    if (socket.destroyed) {
       return;
     }
-    const written = writeNow !== undefined && socket.writableLength === 0 ? writeNow(this.encoder.look()) : 0;
-    if (written === this.encoder.size) {
-      this.encoder.clear();
+    const written = writeNow !== undefined && socket.writableLength === 0 ? writeNow(frames.look()) : 0;
+    if (written === frames.size) {
+      frames.clear();
     } else {
-      socket.write(this.encoder.take().subarray(written));
+      socket.write(frames.take().subarray(written));
     }
   }
 
@@ -359,14 +400,19 @@ export class Channel {
     }
     const call = this.pending.get(number);
     if (call === undefined) {
-      this.bytes -= this.abandoned.get(number) ?? 0;
+      const given = this.abandoned.get(number);
       this.abandoned.delete(number);
+      if (given !== undefined) {
+        this.bytes -= given.bytes;
+        this.unlent(kind, given.lent);
+      }
       // Its memory is let go even though nobody waits for it.
-      this.read(data, start);
+      this.read(number, data, start);
       return;
     }
     this.forget(number, call);
-    const answer = this.read(data, start);
+    this.unlent(kind, call.lent);
+    const answer = this.read(number, data, start);
     const outcome = kind === Answer.result && !(answer instanceof Error) ? "succeeded" : "failed";
     this.metrics.settled(call.name, performance.now() - call.began, outcome);
     if (answer instanceof Error) {
@@ -380,11 +426,23 @@ export class Channel {
     }
   };
 
-  private read(data: Buffer, start: number): unknown {
+  private read(number: number, data: Buffer, start: number): unknown {
+    let answer: unknown;
     try {
-      return this.decoder.decode(data, start);
+      answer = this.decoder.decode(data, start);
     } catch (error) {
-      return error instanceof Error ? error : new BridgeError("PROTOCOL", String(error));
+      answer = error instanceof Error ? error : new BridgeError("PROTOCOL", String(error));
+    }
+    if (this.decoder.lends) {
+      this.copied.push(number);
+    }
+    return answer;
+  }
+
+  /** A call that Python could not read has given it nothing to look at. */
+  private unlent(kind: number, pins: readonly number[]): void {
+    if (kind === Answer.unread && pins.length > 0) {
+      this.surroundings.memory?.released(pins);
     }
   }
 }

@@ -12,13 +12,13 @@ export class Decoder {
   private bytes: Buffer = Buffer.alloc(0);
   private view = new DataView(this.bytes.buffer);
   private at = 0;
+  private found = false;
   private readonly keys: ({ bytes: Uint8Array; text: string } | undefined)[] = new Array(CACHED_KEYS).fill(undefined);
 
-  /** `copied(pin)` is told of each of Python's arrays that has been copied and may be let go. */
-  constructor(
-    private readonly memory?: SharedMemory,
-    private readonly copied: (pin: number) => void = () => undefined,
-  ) {}
+  /** What was decoded last lends memory of Python's, or may: it is to be released. */
+  lends = false;
+
+  constructor(private readonly memory?: SharedMemory) {}
 
   decode(bytes: Buffer, start = 0): unknown {
     if (bytes !== this.bytes) {
@@ -26,7 +26,11 @@ export class Decoder {
       this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     }
     this.at = start;
-    return this.value();
+    this.lends = this.memory !== undefined; // Until it is read to its end.
+    this.found = false;
+    const value = this.value();
+    this.lends = this.found;
+    return value;
   }
 
   private value(): unknown {
@@ -211,13 +215,12 @@ export class Decoder {
         const dtype = this.value() as string;
         const shape = this.value() as number[];
         const address = this.value() as number | bigint;
-        const pin = this.value() as number;
         const size = shape.reduce((product, count) => product * count, Number(dtype.slice(2)));
         if (this.memory === undefined) {
           throw new BridgeError("PROTOCOL", "Python sent an address, but it is another process");
         }
         value = arrayFrom(dtype, shape, this.memory.copy(address, size));
-        this.copied(pin);
+        this.found = true;
         break;
       }
       case Extension.bigint: {

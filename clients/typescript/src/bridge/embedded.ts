@@ -244,7 +244,7 @@ export class Memory implements SharedMemory {
     return { address: this.c.address(kept), pin: this.pins };
   }
 
-  released(pins: number[]): void {
+  released(pins: readonly number[]): void {
     for (const pin of pins) {
       this.lent.delete(pin);
     }

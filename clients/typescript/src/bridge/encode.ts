@@ -14,6 +14,7 @@ const KEPT_SIZE = 1 << 20;
 const DEEPEST = 200;
 const SHORT = 32;
 const LARGEST_FRAME = 2 ** 32;
+const NONE: readonly number[] = [];
 
 /** Collects frames until they are taken, in one buffer that is used again. */
 export class Encoder {
@@ -21,9 +22,13 @@ export class Encoder {
   private view = new DataView(this.bytes.buffer);
   private at = 0;
   private readonly path: (string | number)[] = [];
-  /** Pins of the frame that is being written. */
-  private lent: number[] = [];
+  /** Pins of the frame that was appended last. */
+  lent: readonly number[] = NONE;
+  private pins: number[] | undefined;
   private lentBytes = 0;
+  private writing = false;
+  /** Frames of calls that a getter or toJSON of the arguments made: they follow the frame that was being written then. */
+  private late: Buffer[] = [];
 
   constructor(private readonly memory?: SharedMemory) {}
 
@@ -32,28 +37,55 @@ export class Encoder {
   }
 
   /** Append a frame whose body `write` writes; if it throws, the frame is not there. Returns its bytes, lent ones included. */
-  frame(kind: number, call: number, write: () => void): number {
-    this.lent = [];
+  frame(kind: number, call: number, write: (to: Encoder) => void): number {
+    if (this.writing) {
+      return this.frameLater(kind, call, write);
+    }
+    this.pins = undefined;
     this.lentBytes = 0;
     const start = this.at;
     this.reserve(HEAD_SIZE);
     this.at += HEAD_SIZE;
+    this.writing = true;
     try {
-      write();
+      write(this);
       if (this.at - start > LARGEST_FRAME) {
         throw new BridgeArgumentError("args", "are larger than 4 GB");
       }
     } catch (error) {
       this.at = start;
       this.path.length = 0;
-      this.memory?.released(this.lent);
+      this.memory?.released(this.pins ?? NONE);
+      this.appendLate();
       throw error;
+    } finally {
+      this.writing = false;
     }
     const size = this.at - start;
     this.view.setUint32(start, size - 4, true);
     this.bytes[start + 4] = kind;
     this.view.setUint32(start + 5, call, true);
+    this.lent = this.pins ?? NONE;
+    this.appendLate();
     return size + this.lentBytes;
+  }
+
+  private frameLater(kind: number, call: number, write: (to: Encoder) => void): number {
+    const other = new Encoder(this.memory);
+    const size = other.frame(kind, call, write);
+    this.late.push(other.take());
+    this.lent = other.lent;
+    return size;
+  }
+
+  private appendLate(): void {
+    if (this.late.length > 0) {
+      for (const frames of this.late.splice(0)) {
+        this.reserve(frames.length);
+        this.bytes.set(frames, this.at);
+        this.at += frames.length;
+      }
+    }
   }
 
   /** The frames so far, in memory that the next frame overwrites once they are cleared. */
@@ -145,7 +177,7 @@ export class Encoder {
       return;
     }
     if (value instanceof NdArray) {
-      this.numbers(dtypeCode(value.dtype), value.shape, value.data);
+      this.numbers(dtypeCode(value.dtype), [...value.shape], value.data);
       return;
     }
     this.other(value, depth);
@@ -161,12 +193,21 @@ export class Encoder {
       return;
     }
     if (types.isMap(value)) {
-      this.head(value.size, 0x80, 0xde);
+      const size = value.size;
+      let left = size;
+      this.head(size, 0x80, 0xde);
       for (const [key, item] of value) {
+        left -= 1;
+        if (left < 0) {
+          break;
+        }
         this.path.push(String(key));
         this.value(key, depth + 1);
         this.value(item, depth + 1);
         this.path.pop();
+      }
+      if (left !== 0) {
+        this.refuse("changes while it is read");
       }
       return;
     }
@@ -361,6 +402,16 @@ export class Encoder {
 
   private numbers(dtype: string, shape: readonly number[], data: ArrayBufferView): void {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    // Checked here, whatever was when the array was made: its buffer may have been resized since, and Python reads what is told.
+    const count = shape.reduce(
+      (product, length) => (length >= 0 ? product * length : Number.NaN),
+      Number(dtype.slice(2)),
+    );
+    if (count !== bytes.byteLength || !shape.every(Number.isSafeInteger)) {
+      this.refuse(
+        `has ${bytes.byteLength} bytes, which do not fill an array of ${dtype} and shape [${shape.join(", ")}]`,
+      );
+    }
     const shared = types.isSharedArrayBuffer(data.buffer);
     if (this.memory !== undefined && bytes.byteLength > 0 && (shared || bytes.byteLength >= BY_ADDRESS)) {
       const { address, pin } = this.lend(this.memory, bytes);
@@ -377,7 +428,8 @@ export class Encoder {
 
   private lend(memory: SharedMemory, bytes: Uint8Array): { address: bigint; pin: number } {
     const lent = memory.lend(bytes);
-    this.lent.push(lent.pin);
+    this.pins ??= [];
+    this.pins.push(lent.pin);
     this.lentBytes += bytes.byteLength;
     return lent;
   }

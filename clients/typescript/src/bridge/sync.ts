@@ -24,9 +24,14 @@ export class SyncChannel {
   private readonly port: MessagePort;
   private readonly worker: Worker;
   private tidy = false;
+  /** Why nothing comes any more. */
+  private ended: string | undefined;
 
-  /** `listen(path)` has Python wait for the worker at a socket that only this user can reach. */
-  constructor(listen: (path: string) => void) {
+  /**
+   * `listen(path)` has Python wait for the worker at a socket that only this user can reach; `stray` gets the frames that come
+   * while nobody waits in `receive`.
+   */
+  constructor(listen: (path: string) => void, stray: (frame: Buffer) => void) {
     const socket = path.join(this.folder, "socket");
     listen(socket);
     const { port1, port2 } = new MessageChannel();
@@ -36,6 +41,13 @@ export class SyncChannel {
       workerData,
       transferList: [port2],
       execArgv: [], // Not the program's own: `--input-type` and loaders are not for this file.
+    });
+    port1.on("message", (message: Uint8Array | string) => {
+      if (typeof message === "string") {
+        this.ended = message;
+      } else {
+        stray(bufferOf(message));
+      }
     });
     this.worker.unref();
     port1.unref();
@@ -54,11 +66,13 @@ export class SyncChannel {
         const message = got.message as Uint8Array | string;
         this.tidyUp();
         if (typeof message === "string") {
-          throw new BridgeCrashed(`the connection of callPythonSync ended: ${message}`);
-        }
-        if (take(Buffer.from(message.buffer, message.byteOffset, message.byteLength))) {
+          this.ended = message;
+        } else if (take(bufferOf(message))) {
           return true;
         }
+      }
+      if (this.ended !== undefined) {
+        throw new BridgeCrashed(`the connection of callPythonSync ended: ${this.ended}`);
       }
       const left = deadline - performance.now();
       if (left <= 0) {
@@ -81,4 +95,8 @@ export class SyncChannel {
       rmSync(this.folder, { recursive: true, force: true });
     }
   }
+}
+
+function bufferOf(message: Uint8Array): Buffer {
+  return Buffer.from(message.buffer, message.byteOffset, message.byteLength);
 }

@@ -11,7 +11,15 @@ export const HEAD_SIZE = 9;
 export const Ask = { call: 0, cancel: 1, warmup: 2, release: 3, listen: 4, close: 5 } as const;
 
 /** What Python answers. */
-export const Answer = { result: 16, failed: 17, cancelled: 18, hello: 19, released: 20, closed: 21 } as const;
+export const Answer = {
+  result: 16,
+  failed: 17,
+  cancelled: 18,
+  hello: 19,
+  released: 20,
+  closed: 21,
+  unread: 22,
+} as const;
 
 /**
  * Extension types: array in the frame, array elsewhere in this process, integer beyond 64 bits, bytes elsewhere, and a call's
@@ -66,7 +74,7 @@ export interface SharedMemory {
   /** Keep these bytes until Python says that it no longer looks at them; returns their address and the pin that it names. */
   lend(bytes: Uint8Array): { address: bigint; pin: number };
   /** Python has no view of these any more. */
-  released(pins: number[]): void;
+  released(pins: readonly number[]): void;
   /** A copy of Python's memory. */
   copy(address: number | bigint, size: number): ArrayBuffer;
 }

@@ -1,0 +1,138 @@
+/** What Python functions and JavaScript values do to a bridge that must not corrupt an answer, end, or keep memory for it. */
+
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { BridgeArgumentError, NdArray, type PolyglotBridge, PythonError } from "everloop/bridge";
+import { opened, TRANSPORTS } from "./opened.js";
+
+const LARGE = 100_000;
+
+/** Until nothing is lent any more; nothing is called meanwhile. */
+async function allReleased(bridge: PolyglotBridge, t: TestContext): Promise<void> {
+  while (bridge.getInfo().lent > 0) {
+    assert(!t.signal.aborted);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+for (const transport of TRANSPORTS) {
+  test(`${transport}: an array that Python writes to again is answered as it was`, async (t) => {
+    const bridge = opened(t, { transport, poolSize: 1 });
+    await bridge.callPython("hostile", "filled_fast", [0]);
+    for (const fn of ["filled", "filled_fast", "own"]) {
+      const calls = Array.from({ length: 8 }, (_, i) => bridge.callPython<Float64Array>("hostile", fn, [i]));
+      const answers = await Promise.all(calls);
+      assert.deepEqual(
+        answers.map((array) => [array.length, array[0], array[LARGE - 1]]),
+        answers.map((_, i) => [LARGE, i, i]),
+      );
+    }
+    const calls = Array.from({ length: 8 }, (_, i) =>
+      bridge.callPython<{ a: Float64Array; b: Float64Array[] }>("hostile", "filled_inside", [i]),
+    );
+    const answers = await Promise.all(calls);
+    assert.deepEqual(
+      answers.map(({ a, b }) => [a.length, a[0], b[0]?.[7]]),
+      answers.map((_, i) => [LARGE - 1, i, i]),
+    );
+  });
+
+  test(`${transport}: a getter, a toJSON or a Map that calls the bridge or changes while it is read`, async (t) => {
+    const bridge = opened(t, { transport });
+    const same = (value: unknown, options = {}) => bridge.callPython("things", "same", [value], options);
+    const inner: Promise<unknown>[] = [];
+    const outer = same({
+      a: 1,
+      get b() {
+        inner.push(same(["inner", new Float64Array(LARGE)]));
+        const abort = new AbortController();
+        inner.push(assert.rejects(same(1, { signal: abort.signal })));
+        abort.abort();
+        assert.equal(bridge.callPythonSync("things", "same", ["sync"]), "sync");
+        return 2;
+      },
+      c: new (class {
+        toJSON() {
+          inner.push(same(3));
+          return 3;
+        }
+      })(),
+    });
+    assert.deepEqual(await outer, { a: 1, b: 2, c: 3 });
+    const [first, , last] = await Promise.all(inner);
+    assert.deepEqual(first, ["inner", new Float64Array(LARGE)]);
+    assert.equal(last, 3);
+    const growing = new Map<string, unknown>();
+    growing.set("a", {
+      get b() {
+        growing.set("c", 1);
+        return 2;
+      },
+    });
+    await assert.rejects(
+      same(growing),
+      (error) => error instanceof BridgeArgumentError && /changes/.test(error.message),
+    );
+    const failing = same({
+      get a() {
+        inner.push(same("sent all the same"));
+        throw new Error("of the getter");
+      },
+    });
+    await assert.rejects(failing, /of the getter/);
+    assert.equal(await inner.pop(), "sent all the same");
+  });
+
+  test(`${transport}: an NdArray that is not what it was when it was made is refused`, async (t) => {
+    const bridge = opened(t, { transport });
+    const Resizable = ArrayBuffer as unknown as new (
+      size: number,
+      options: { maxByteLength: number },
+    ) => ArrayBuffer & { resize(size: number): void };
+    const buffer = new Resizable(8 * LARGE, { maxByteLength: 8 * LARGE });
+    const shrunk = new NdArray(new Float64Array(buffer), [LARGE]);
+    buffer.resize(8 * 5000);
+    const reshaped = new NdArray(new Float64Array(4), [4]);
+    (reshaped as unknown as { shape: number[] }).shape = [1000];
+    const odd = new NdArray(new Float64Array(4), [-2, -2]);
+    class Disguised extends Uint8Array {
+      override get [Symbol.toStringTag](): "Uint8Array" {
+        return "Float64Array" as "Uint8Array";
+      }
+    }
+    for (const array of [shrunk, reshaped, odd, new Disguised(LARGE)]) {
+      await assert.rejects(
+        bridge.callPython("things", "same", [array]),
+        (error) => error instanceof BridgeArgumentError && /^args\[0\] has \d+ bytes/.test(error.message),
+      );
+    }
+    assert.equal(bridge.getInfo().lent, 0);
+  });
+}
+
+test("in-process: memory of an answer that cannot be sent is let go, and so is that of one that was", async (t) => {
+  const bridge = opened(t, { transport: "in-process" });
+  for (let i = 0; i < 3; i++) {
+    await assert.rejects(bridge.callPython("hostile", "one_cannot_be_sent"), PythonError);
+    const [array, huge] = await bridge.callPython<[Float64Array, bigint]>("hostile", "one_is_huge");
+    assert.deepEqual([array.length, huge], [LARGE, 2n ** 100n]);
+    assert.equal(bridge.callPythonSync<unknown[]>("hostile", "one_is_huge").length, 2);
+  }
+  while ((await bridge.callPython("hostile", "kept_alive")) !== 0) {
+    assert(!t.signal.aborted);
+  }
+});
+
+test("in-process: large arguments are let go without a further call, whatever became of theirs", async (t) => {
+  const bridge = opened(t, { transport: "in-process" });
+  const array = new Float64Array(LARGE).fill(1);
+  assert.equal(await bridge.callPython("hostile", "total_awaited", [array]), LARGE);
+  await assert.rejects(bridge.callPython("hostile", "refuses", [array]), PythonError);
+  const unread = new Map([[{ a: 1 }, 1]]);
+  await assert.rejects(bridge.callPython("things", "add", [unread, array, Buffer.alloc(LARGE)]));
+  assert.throws(() => bridge.callPythonSync("things", "add", [unread, array]));
+  assert.deepEqual(await bridge.callPython("things", "same", [array]), array);
+  await allReleased(bridge, t);
+  assert.equal(bridge.callPythonSync("things", "total", [array]), LARGE);
+  await allReleased(bridge, t);
+});
