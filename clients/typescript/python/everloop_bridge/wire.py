@@ -9,6 +9,7 @@ is released piece by piece, by pins, when Python's last view of it is gone, or a
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib
 import struct
 import sys
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
+
+from everloop_bridge import foreign
 
 HEAD = struct.Struct("<IBI")
 # What Node asks.
@@ -177,21 +180,16 @@ class Codec:
             if isinstance(value, numpy.ndarray):
                 return self._ndarray(numpy, value)
             if isinstance(value, numpy.generic):
-                return value.item()
-        if hasattr(kind, "model_dump"):
-            return value.model_dump()
+                return foreign.scalar(numpy, value)
         if hasattr(value, "typecode") and hasattr(value, "tobytes"):
             view = memoryview(value)
             return msgspec.msgpack.Ext(ARRAY, _pack([_dtype_of(view), [len(view)], view.cast("B")]))
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        raise TypeError(
-            f"a {name} cannot be sent to JavaScript: answer with None, bool, int, float, str, bytes, list, dict, datetime, "
-            "a dataclass or a NumPy array"
-        )
+        return foreign.plain(value)
 
     def _ndarray(self, numpy: Any, array: Any, *, own: bool = False) -> Any:
+        array = foreign.unmasked(array)
         if array.dtype.kind in "OUSMmV":
-            return array.tolist()
+            return foreign.listed(numpy, array)
         whole = numpy.asarray(array, array.dtype.newbyteorder("<"), order="C")
         dtype = whole.dtype.str
         if dtype not in _DTYPES:
@@ -243,10 +241,21 @@ def _widened(value: Any) -> Any:
     """`value` with its integers beyond 64 bits as extensions: msgpack has none of their size."""
     if isinstance(value, bool):
         return value
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+    if _is_wide(value):
         return msgspec.msgpack.Ext(BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if isinstance(value, dict):
-        return {_widened(key): _widened(item) for key, item in value.items()}
+        # Keys are text in JavaScript, whatever they were.
+        return {str(key) if _is_wide(key) else key: _widened(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_widened(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return {each.encode_name: _widened(getattr(value, each.name)) for each in msgspec.structs.fields(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _widened(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(type(value), "model_dump"):
+        return _widened(value.model_dump())
     return value
+
+
+def _is_wide(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**64

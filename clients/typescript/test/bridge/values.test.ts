@@ -105,6 +105,18 @@ for (const transport of TRANSPORTS) {
     assert.deepEqual(await given("strings"), ["a", "b"]);
     assert.deepEqual(await given("halves"), new NdArray(Uint16Array.of(0x3c00), [1], "float16"));
     assert.deepEqual(await given("number keys"), { 1: "a", 2.5: "b" });
+    assert.equal(await given("naive"), "2020-01-02T03:04:05"); // Nobody knows which moment that was.
+    assert.deepEqual(await given("dates"), [["2020-01-02T00:00:00.000000000", null], ["2020-01-02"]]);
+    assert.equal(await given("date scalar"), "2020-01-02");
+    assert.deepEqual(await given("durations"), [["PT1.5S"], "PT1.5S"]);
+    assert.deepEqual(await given("records"), [
+      { x: 1, name: "a" },
+      { x: 2, name: "b" },
+    ]);
+    assert.deepEqual(await given("no mask"), Float64Array.of(1, 2));
+    assert.deepEqual(await given("derived"), ["t", Buffer.from("b")]);
+    assert.deepEqual(await given("huge in a dataclass"), { x: 2n ** 80n, y: 0.5 });
+    assert.deepEqual(await given("huge key"), { [`${2n ** 80n}`]: 2n ** 90n });
     const large = (await given("large")) as Float64Array;
     assert.equal(large.length, 100_000);
     assert.equal(large[99_999], 99_999);
@@ -113,6 +125,8 @@ for (const transport of TRANSPORTS) {
     assert.equal(({} as Record<string, unknown>).polluted, undefined);
     for (const [what, named] of [
       ["opaque", /Opaque cannot be sent to JavaScript/],
+      ["masked", /a masked array that hides values/],
+      ["long double", /longdouble cannot be sent/],
       ["complex", /complex128 cannot be sent/],
       ["function", /builtin_function_or_method cannot be sent/],
     ] as const) {
