@@ -211,3 +211,55 @@ def test_an_explanation_tells_how_far_each_word_moves_the_answer() -> None:
     )
     assert session().explain("very good very good") == session().explain("very good"), "there or not there"
     assert session().explain("") == []
+
+
+def test_words_are_told_as_they_are_written() -> None:
+    reader = Reader(LEXICON)
+    text = "@you it’s GR8, see https://x.org/A 5/5 1st &lt;3 a_b"
+    assert reader.written(text) == [
+        "@you", "it's", "gr8", "gr8", "see", "https://x.org/a", "5", "/", "5", "1st", "1st", "<3", "a", "b",
+    ]  # fmt: skip
+    made = tables()
+    made.features["0"], made.curvatures["0"] = (0.0, 0.0, 1.0), 8.0
+    found = load_session(manifest_of(LABELS, axis=("down", "up")), pack_text(made), trust=Trust())
+    assert isinstance(found, TextSession)
+    assert found.explain("gr8 and 7") == [("gr8", 1.0)], "as a number it is there once, whichever it is"
+
+
+@given(st.text(alphabet="ab1_'’.:)& \u00e9\U0001f600", max_size=60))
+def test_there_is_a_written_word_for_every_token(text: str) -> None:
+    reader = Reader(LEXICON)
+    assert len(reader.written(text)) == len(reader.read(text).tokens)
+
+
+def test_a_word_that_comes_several_times_tells_of_all_of_them() -> None:
+    """What the lexicon adds up to is in the answer as a whole, so it has to be in what is told."""
+    made = tables()
+    place = NUMBERS.index("compound")
+    made.numbers[place] = (0.0, 0.0, 2.0)
+    found = load_session(manifest_of(LABELS, axis=("down", "up")), pack_text(made), trust=Trust())
+    assert isinstance(found, TextSession)
+    ((word, weight),) = found.explain("love love love love")
+    alone, none = (found.model.logits(text) for text in ("love love love love", "x x x x"))
+    assert (word, weight) == ("love", pytest.approx(alone[2] - none[2], abs=1e-3))
+
+
+def test_a_text_that_is_too_long_is_refused_by_every_door() -> None:
+    short, long = "good" * 5, "good " * 4
+    found = session(options={"axis": ["down", "up"], "max_text": 18})
+    X = np.array([["good"], [long]], object)
+    asked = Tensor("text", "BYTES", X.reshape(-1))
+    for door, field in (
+        (lambda: found.run(X), "text[1]"),
+        (lambda: found.run(X[1:]), "text"),
+        (lambda: found.compile_row()([short]), "text"),
+        (lambda: found.tensors.take([asked]), "text[1]"),
+    ):
+        with pytest.raises(InvalidInput, match="at most 18 characters, got 20") as refused:
+            door()
+        assert refused.value.field == field
+    assert session().compile_row()(["good " * 2000]) == "up"
+    with pytest.raises(InvalidInput, match="at most 10,000"):
+        session().compile_row()(["good " * 2000 + "!"])
+    with pytest.raises(ArtifactCorrupt, match="max_text"):
+        session(options={"max_text": "long"})

@@ -16,7 +16,7 @@ import contextlib
 import gc
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import mul
 from typing import Any, NamedTuple, TypeAlias
 
@@ -138,8 +138,9 @@ class TextModel:
 
     def explain(self, text: str, toward: int, against: int | None, most: int) -> list[tuple[str, float]]:
         """The words that matter most, and how far each moves the logit of class `toward` from that of `against`; None: from the mean of
-        the others. A pair of words counts half for each, a negated word is shown with its negation, and what a lexicon makes of
-        a word counts as what the numbers would be without it."""
+        the others. A pair of neighbours counts half for each, so a negation shares with what it negates, which is shown with it (`not good`).
+        A word that comes several times is told once, and what a lexicon makes of it counts as what the numbers would be without all of
+        these."""
         read = self.reader.read(text)
         side = [-1.0 / (self.classes - 1)] * self.classes if against is None else [0.0] * self.classes
         side[toward] = 1.0
@@ -148,7 +149,8 @@ class TextModel:
         told: dict[str, float] = {}
         seen: set[str] = set()
         tokens, negated = read.tokens, set(read.negated)
-        shown = [f"not {token}" if i in negated else token for i, token in enumerate(tokens)]
+        written = self.reader.written(text)
+        shown = [f"not {word}" if i in negated else word for i, word in enumerate(written)]
 
         def add(feature: str, *places: int) -> None:
             """In equal parts to the words at these places; a feature is there once."""
@@ -167,10 +169,13 @@ class TextModel:
             add(f"{before} {after}", *(place for place in (i - 1, i) if 0 <= place < len(tokens)))
         whole = read.numbers()
         most_valued = max(_LEAST_VALUED, _MOST_NUMBERS // (len(read.valued) + 1))
-        for place, i in enumerate(read.valued[:most_valued]):
-            moved = [a - b for a, b in zip(whole, read.numbers(without=place), strict=True)]
+        valued: dict[str, set[int]] = {}
+        for place, i in enumerate(read.valued):
+            valued.setdefault(shown[i], set()).add(place)
+        for word, valences in islice(valued.items(), most_valued):
+            moved = [a - b for a, b in zip(whole, read.numbers(without=valences), strict=True)]
             effect = sum(s * sum(map(mul, moved, column)) for s, column in zip(side, self._columns, strict=True))
-            told[shown[i]] = told.get(shown[i], 0.0) + effect
+            told[word] = told.get(word, 0.0) + effect
         best = sorted(told.items(), key=lambda each: (-abs(each[1]), each[0]))
         return [(word, round(weight, 4)) for word, weight in best[:most] if abs(weight) >= _LEAST_WEIGHT]
 

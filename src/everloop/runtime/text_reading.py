@@ -18,7 +18,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 NUMBERS = (
@@ -127,12 +127,12 @@ class Text(NamedTuple):
         pairs = [f"{a} {b}" for a, b in zip(["<s>", *tokens], [*tokens, "</s>"], strict=True)]
         return pairs + [f"¬{tokens[i]}" for i in self.negated] if self.negated else pairs
 
-    def numbers(self, without: int = -1) -> list[float]:
-        """`NUMBERS`; `without` one of its valences."""
+    def numbers(self, without: Collection[int] = ()) -> list[float]:
+        """`NUMBERS`; `without` some of its valences, by their places among them."""
         values, after = self.valences, self.after
-        if without >= 0:
-            values = values[:without] + values[without + 1 :]
-            after -= 0 <= without < after
+        if without:
+            values = [value for place, value in enumerate(values) if place not in without]
+            after -= sum(place < after for place in without)
         ups = [v for v in values if v > 0.0]
         downs = [v for v in values if v < 0.0]
         up, down = sum(ups), sum(downs)
@@ -176,13 +176,24 @@ class Reader:
         """As they stand in the text."""
         return _TOKEN.findall(text)
 
+    def written(self, text: str) -> list[str]:
+        """One a token of `read`, as people see it, in small letters: what stands for all numbers, addresses or mentions is told as it is in
+        the text, and letters and digits that stand together (`gr8`) are one word."""
+        text = _plainer(text)
+        spans = [found.span() for found in _TOKEN.finditer(text)]
+        starts: list[int] = []
+        """Of the word that each token is in."""
+        end = -1
+        for first, last in spans:
+            together = first == end and text[first - 1].isalnum() and text[first].isalnum()
+            starts.append(starts[-1] if together else first)
+            end = last
+        ends = dict(zip(starts, (last for _, last in spans), strict=True))
+        words = {start: text[start:last].lower() for start, last in ends.items()}
+        return [word.rstrip(".,:") if word[:1].isalnum() else word for word in (words[start] for start in starts)]
+
     def read(self, text: str) -> Text:
-        if "&" in text:
-            text = html.unescape(text)
-        if "’" in text:
-            text = text.replace("’", "'")
-        if text.isupper():
-            text = text.lower()  # who always shouts emphasises nothing
+        text = _plainer(text)
         known, look = self._known.get, self._look_at
         tokens: list[str] = []
         negated: list[int] = []
@@ -260,3 +271,11 @@ class Reader:
         """Of an emoticon or pictograph; one whose last sign is repeated is the short one."""
         short = raw.rstrip(raw[-1]) + raw[-1]
         return self.lexicon.get(raw, self.lexicon.get(short, 0.0))
+
+
+def _plainer(text: str) -> str:
+    if "&" in text:
+        text = html.unescape(text)
+    if "’" in text:
+        text = text.replace("’", "'")
+    return text.lower() if text.isupper() else text  # who always shouts emphasises nothing
