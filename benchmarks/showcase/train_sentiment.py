@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import scipy.sparse as sp
-from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, read_snippets, read_valences
+from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, near_twins, read_snippets, read_valences
 from scipy.optimize import minimize
 from scipy.stats import norm
 from sklearn.metrics import f1_score
@@ -262,6 +262,7 @@ def judge(model: TextModel, snippets: Sequence[Snippet]) -> dict[str, Any]:
     error = sum(
         abs((ours == truth)[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())
     )
+    apart = ~np.array(near_twins(list(snippets)))
     return {
         "held_out": len(held),
         "held_out_groups": len(members),
@@ -270,6 +271,11 @@ def judge(model: TextModel, snippets: Sequence[Snippet]) -> dict[str, Any]:
         "vader_macro_f1": round(macro_f1(truth, theirs), 4),
         "difference": round(macro_f1(truth, ours) - macro_f1(truth, theirs), 4),
         "difference_95": [round(v, 4) for v in np.quantile(spread[:, 0] - spread[:, 1], [0.025, 0.975])],
+        "near_twins": {
+            "rows": int((~apart).sum()),
+            "macro_f1_without": round(macro_f1(truth[apart], ours[apart]), 4),
+            "vader_without": round(macro_f1(truth[apart], theirs[apart]), 4),
+        },
         "f1": {
             label: round(v, 4) for label, v in zip(LABELS, f1_score(truth, ours, average=None).tolist(), strict=True)
         },

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import compress
 from pathlib import Path
 
 import pytest
-from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, read_snippets
+from benchmarks.showcase.sentiment_rows import HELD_OUT, LABELS, Snippet, near_twins, read_snippets
 
 from everloop import Continuum
 from everloop.core.errors import InvalidInput
@@ -49,6 +50,12 @@ def test_the_report_tells_what_the_shipped_model_does_on_the_held_out_rows(
     assert ours == pytest.approx(report["macro_f1"], abs=1e-4)
     assert theirs == pytest.approx(report["vader_macro_f1"], abs=1e-4)
     assert ours - theirs >= 0.09
+    apart = [not twin for twin in near_twins(snippets)]
+    told = report["near_twins"]
+    assert len(held) - sum(apart) == told["rows"]
+    ours = macro_f1(list(compress(truth, apart)), list(compress(answers, apart)))
+    assert ours == pytest.approx(told["macro_f1_without"], abs=1e-4)
+    assert ours - told["vader_without"] >= 0.09
 
 
 def test_no_source_text_is_on_both_sides_of_the_split(snippets: list[Snippet]) -> None:
