@@ -316,6 +316,25 @@ def test_equal_questions_are_answered_from_memory(client: Any, services: Service
     assert client.get("/v1/cache").json()["models"][0]["hits"] == 2
 
 
+def test_a_text_has_an_end_on_other_routes_too(client: Any, services: Services) -> None:
+    manifest, payload = read_artifact(builtin_path("sentiment").read_bytes())
+    accept(services, "sentiment", manifest, payload, trust=Trust(), live=True, by="test")
+    services.reconciler.step()
+    long = "a" * 10_001
+    rows: dict[str, Any] = {"features": {"text": long}}
+    tensors = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ["good", long]}]}
+    for path, body, field in (
+        ("v1/models/sentiment/predict", rows, "text"),
+        ("v2/models/sentiment/infer", tensors, "text[1]"),
+    ):
+        refused = client.post(f"/{path}", json=body)
+        assert (refused.status_code, "at most 10,000 characters" in refused.text, field in refused.text) == (
+            422,
+            True,
+            True,
+        ), refused.text
+
+
 class Broken(Explaining):
     """Answers something else than what its signature says."""
 

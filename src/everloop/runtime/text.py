@@ -6,8 +6,11 @@
 
 A run takes as long as its texts are, and explaining them several times as long: such a session never runs on an event loop (`varies`).
 
-Manifest option `axis`: two labels [low, high]; an explanation then tells how far a word moves the log-odds of the second against the
-first. Without it: of the answer against the mean of the others.
+Manifest options.
+
+    axis        two labels [low, high]: an explanation then tells how far a word moves the log-odds of the second against the first.
+                Without it: of the answer against the mean of the others
+    max_text    characters of one text, 10,000 if it is not told: a longer one is refused, by whatever route it comes
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ TEXT, EXPLANATION = "text", "explanation"
 SCHEMA = Schema((Field(TEXT, "text"),), named=True)
 TARGET = Target("classification", "text")
 LONGEST_TEXT = 10_000
-"""Characters of an example, as a question to `/api/predict/sentiment` has at most unless the server says otherwise."""
+"""Characters of an example, and of a text that is asked about unless the manifest says otherwise."""
 MOST_WORDS = 10
 """Of one explanation."""
 
@@ -57,9 +60,12 @@ class TextSession:
         self.labels: list[str] = list(classes)
         self.model = model
         self.axis = _axis(manifest, self.labels)
+        self.max_text = _max_text(manifest)
         self.tensors = TextTensors(self)
 
     def run(self, X: Matrix) -> Matrix:
+        """Raises InvalidInput."""
+        self.check(X[:, 0].tolist())
         answers = np.empty(len(X), object)
         answers[:] = [self.label(text) for text in X[:, 0].tolist()]
         return answers
@@ -73,9 +79,17 @@ class TextSession:
             (text,) = row
             if type(text) is not str:
                 raise TypeError("expected a text")
+            self.check([text])
             return self.label(text)
 
         return answer
+
+    def check(self, asked: list[str]) -> None:
+        """Raises InvalidInput naming the text."""
+        for i, text in enumerate(asked):
+            if len(text) > self.max_text:
+                at = TEXT if len(asked) == 1 else f"{TEXT}[{i}]"
+                raise InvalidInput(f"{at}: at most {self.max_text:,} characters, got {len(text):,}", field=at)
 
     def label(self, text: str) -> str:
         return self.labels[_best(self.model.logits(text))]
@@ -111,7 +125,9 @@ class TextTensors:
             raise wrong_type(tensor, "BYTES")
         if tensor.shape[1:] not in ((), (1,)) or not tensor.shape:
             raise wrong_shape(tensor, (-1,))
-        return [texts(tensor).reshape(-1)]
+        asked = texts(tensor).reshape(-1)
+        self._session.check(asked.tolist())
+        return [asked]
 
     def infer(self, arrays: list[Array], outputs: Sequence[str]) -> Tensors:
         session = self._session
@@ -155,6 +171,13 @@ def _axis(manifest: Manifest, labels: list[str]) -> tuple[int, int] | None:
     if not isinstance(axis, list) or len(axis) != 2 or axis[0] == axis[1] or not set(axis) <= set(labels):
         raise ArtifactCorrupt(f"options.axis: expected two of the labels, got {axis!r:.100}")
     return labels.index(axis[0]), labels.index(axis[1])
+
+
+def _max_text(manifest: Manifest) -> int:
+    most = manifest.options.get("max_text", LONGEST_TEXT)
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise ArtifactCorrupt(f"options.max_text: expected a whole number of at least 1, got {most!r:.100}")
+    return most
 
 
 def _best(logits: list[float]) -> int:

@@ -20,7 +20,7 @@ class ShowcaseConfig:
     recommender: str = "recommender"
     """The model behind `/api/predict/recommend`."""
     max_text: int = 10_000
-    """Characters of one text."""
+    """Characters of one text; a model refuses more than 10,000 itself, unless its artifact says otherwise."""
     max_texts: int = 100
     """Texts of one batch."""
     max_top_k: int = 1000
