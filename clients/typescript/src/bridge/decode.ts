@@ -138,7 +138,10 @@ export class Decoder {
 
   private map(count: number): Record<string, unknown> {
     const made: Record<string, unknown> = {};
+    let short = true;
     for (let i = 0; i < count; i++) {
+      const code = this.view.getUint8(this.at);
+      short &&= code >= 0xa0 && code < 0xc0;
       const key = this.key();
       const value = this.value();
       if (key === "__proto__") {
@@ -146,6 +149,13 @@ export class Decoder {
       } else {
         made[key] = value;
       }
+    }
+    // Short texts cannot meet: Python's dict has each once. A number and its text can.
+    if (!short && Object.keys(made).length < count) {
+      throw new BridgeError(
+        "ANSWER",
+        "Python answered a dict of which two keys are one in JavaScript, as 1 and '1' are",
+      );
     }
     return made;
   }

@@ -7,6 +7,7 @@
 import { types } from "node:util";
 import { dtypeCode, dtypeOf, NdArray } from "./arrays.js";
 import { BridgeArgumentError } from "./errors.js";
+import { told, whyNotDate, whyNotKey, whyNotObject, whyNotText } from "./refusals.js";
 import { absentIn, BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory, twosComplement } from "./wire.js";
 
 const FIRST_SIZE = 16_384;
@@ -201,8 +202,9 @@ export class Encoder {
         if (left < 0) {
           break;
         }
-        this.path.push(String(key));
-        this.value(key, depth + 1);
+        this.path.push(typeof key === "object" ? "(key)" : String(key));
+        this.refuseIf(whyNotKey(key));
+        this.value(key);
         this.value(item, depth + 1);
         this.path.pop();
       }
@@ -215,21 +217,16 @@ export class Encoder {
       this.array([...value], depth);
       return;
     }
-    if (types.isPromise(value)) {
-      this.refuse("is a Promise: await it first");
-    }
     if (types.isBoxedPrimitive(value)) {
       this.value(value.valueOf(), depth);
       return;
-    }
-    if (types.isRegExp(value) || types.isWeakMap(value) || types.isWeakSet(value) || types.isNativeError(value)) {
-      this.refuse(`is a ${value.constructor.name}, which Python cannot be given`);
     }
     const asJson = (value as { toJSON?: unknown }).toJSON;
     if (typeof asJson === "function") {
       this.value(asJson.call(value, ""), depth + 1);
       return;
     }
+    this.refuseIf(whyNotObject(value));
     this.map(value as Record<string, unknown>, depth);
   }
 
@@ -355,6 +352,7 @@ export class Encoder {
         return;
       }
     }
+    this.refuseIf(whyNotText(value));
     this.reserve(length * 3 + 5);
     if (length * 3 < 65_536) {
       const written = this.bytes.write(value, this.at + 3);
@@ -371,9 +369,7 @@ export class Encoder {
 
   private date(value: Date): void {
     const milliseconds = value.getTime();
-    if (Number.isNaN(milliseconds)) {
-      this.refuse("is an invalid Date");
-    }
+    this.refuseIf(whyNotDate(milliseconds));
     const seconds = Math.floor(milliseconds / 1000);
     this.reserve(15);
     this.view.setUint16(this.at, 0xc7_0c);
@@ -452,9 +448,14 @@ export class Encoder {
     this.bytes[start + 5] = type;
   }
 
+  private refuseIf(why: string | undefined): void {
+    if (why !== undefined) {
+      this.refuse(why);
+    }
+  }
+
   private refuse(why: string): never {
-    const steps = this.path.map((step, i) => (typeof step === "number" ? `[${step}]` : `${i ? "." : ""}${step}`));
-    throw new BridgeArgumentError(steps.join("") || "args", why);
+    throw new BridgeArgumentError(told(this.path), why);
   }
 
   private reserve(more: number): void {

@@ -123,6 +123,7 @@ for (const transport of TRANSPORTS) {
     const proto = (await given("proto")) as Record<string, unknown>;
     assert.deepEqual(Object.keys(proto), ["__proto__", "ok"]);
     assert.equal(({} as Record<string, unknown>).polluted, undefined);
+    await assert.rejects(given("two keys"), { code: "ANSWER", message: /two keys are one in JavaScript/ });
     for (const [what, named] of [
       ["opaque", /Opaque cannot be sent to JavaScript/],
       ["masked", /a masked array that hides values/],
@@ -214,7 +215,21 @@ test("what Python cannot be given is refused by its path, and nothing is left wa
     [{ when: new Date(Number.NaN) }, /^args\.when is an invalid Date/],
     [{ like: /x/ }, /^args\.like is a RegExp/],
     [{ failed: new Error("x") }, /^args\.failed is a Error/],
-    [cycle, /nested deeper than 200/],
+    [{ when: [new Date(8.64e15)] }, /^args\.when\[0\] is a Date outside the years 1 to 9999/],
+    [new Map([[{ a: 1 }, 1]]), /^args\.\(key\) is a key Python/],
+    [{ m: new Map([[2n ** 80n, 1]]) }, /^args\.m\.1208925819614629174706176 is a key Python/],
+    [{ it: [1, 2].values() }, /^args\.it is a Array Iterator, which Python cannot be given/],
+    [{ it: (function* () {})() }, /^args\.it is a Generator/],
+    [[new Headers()], /^args\[0\] is a Headers/],
+    [[new URLSearchParams("a=1")], /^args\[0\] is a URLSearchParams/],
+    [[new WeakRef({})], /^args\[0\] is a WeakRef/],
+    [[new Blob([])], /^args\[0\] is a Blob/],
+    [[new Intl.NumberFormat()], /^args\[0\] is a Intl\.NumberFormat/],
+    [[new AbortController()], /^args\[0\] is a AbortController/],
+    [{ name: "a\ud800b" }, /^args\.name has half a surrogate pair/],
+    [{ "\udc00": 1 }, /has half a surrogate pair/],
+    [{ name: `${"a".repeat(40)}\ud800` }, /^args\.name has half a surrogate pair/],
+    [cycle, /^args(\.self){8}\.… is nested deeper than 200/],
   ];
   for (const [args, told] of refusals) {
     await assert.rejects(
