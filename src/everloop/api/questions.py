@@ -21,6 +21,7 @@ from everloop.api.inference import InferAsked, OutputAsked
 from everloop.core.errors import InvalidInput, ModelFailed, NotSupported, TooLarge
 from everloop.core.tensors import Tensor, Tensors
 from everloop.core.types import request_id
+from everloop.runtime.recommending import check_context
 from everloop.showcase import shaping
 from everloop.showcase.answers import (
     ImageAnswer,
@@ -76,7 +77,7 @@ class RecommendAsked(msgspec.Struct, forbid_unknown_fields=True):
     item_id: ItemId | None = None
     """What is like this item, instead of what is for a user."""
     context: dict[str, Condition | list[Condition]] | None = None
-    """Only items of which this holds, like `{"category": "tech"}`; of several values any one."""
+    """Only items of which this holds, like `{"category": "tech"}`; of several values any one. At most 100 attributes and values in all."""
     limit: Annotated[int, Meta(ge=1, extra_json_schema={"maximum": ShowcaseConfig.max_items})] = 10
     exclude: list[ItemId] = []
     """Items to leave out."""
@@ -238,6 +239,7 @@ def recommend_question(body: RecommendAsked, config: ShowcaseConfig) -> Recommen
     else:
         query["item"] = str(body.item_id)
     if body.context:
+        check_context(body.context)  # before it is written and read again
         query["context"] = body.context
     for name, listed in (("exclude", body.exclude), ("history", body.history)):
         if listed:

@@ -103,12 +103,13 @@ def check_query(query: Query) -> None:
             raise InvalidInput(f"{name}: at most {MOST} items, got {len(items)}", field=name)
         for i, item in enumerate(items):
             check_id(item, f"{name}[{i}]", 0)
-    _check_context(query.context)
+    check_context(query.context)
     if query.user and query.item:
         raise InvalidInput("item_id: give either a user or an item, not both", field="item_id")
 
 
-def _check_context(context: Mapping[str, Condition | list[Condition]]) -> None:
+def check_context(context: Mapping[str, Condition | list[Condition]]) -> None:
+    """Raises InvalidInput."""
     count = 0
     for name, value in context.items():
         field = f"context.{name[:60]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -173,6 +174,16 @@ def test_the_newest_users_and_interactions_stay() -> None:
     past = learner.model.users.get("u")
     assert past is not None
     assert [learner.model.catalogue.ids[place] for place in past.places] == ["j", "k"]
+
+
+def test_what_is_forgotten_of_a_user_may_come_again_unless_it_is_left_out() -> None:
+    learner = FactorsLearner(msgspec.structs.replace(SMALL, most_past=2))
+    learner.fit(SCHEMA, TARGET, *two_tastes())
+    learner.learn([["a0", "i1"], ["a0", "i2"], ["a0", "i3"]], [5.0, 5.0, 5.0])
+    again = first(learner, "a0", 40)
+    assert "i1" in again
+    assert not {"i2", "i3"} & set(again)
+    assert "i1" not in first(learner, "a0", 40, exclude=["i1"])
 
 
 def test_a_fit_keeps_what_the_artifact_knew() -> None:
