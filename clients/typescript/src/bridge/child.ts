@@ -16,7 +16,8 @@ export interface Child {
 }
 
 export function startChild(python: Python, options: EngineOptions, ended: (why: string) => void): Child {
-  const code = `import sys; sys.path.append(${JSON.stringify(PYTHON_HALF)}); from everloop_bridge.__main__ import main; main()`;
+  // Without the current folder, which comes first with -c: the folders of `modulePath` go there when the bridge has been loaded.
+  const code = `import sys; sys.path[:1] == [""] and sys.path.pop(0); sys.path.append(${JSON.stringify(PYTHON_HALF)}); from everloop_bridge.__main__ import main; main()`;
   const child = spawn(python.executable, ["-c", code, JSON.stringify(options)], {
     stdio: ["ignore", "inherit", "inherit", "pipe"],
   });

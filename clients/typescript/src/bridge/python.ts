@@ -25,7 +25,9 @@ const OLDEST = [3, 9] as const;
 
 /** Old ones read it, too, and tell their version: there is no syntax and, before the check, no module in it that 2.7 has not. */
 const ASK = `
-import json, sys
+import sys
+if sys.path[:1] == [""]: del sys.path[0]
+import json
 told = {"executable": sys.executable, "version": ".".join(map(str, sys.version_info[:3])), "prefix": sys.prefix}
 if sys.version_info[:2] >= (${OLDEST.join(", ")}):
     import os, sysconfig

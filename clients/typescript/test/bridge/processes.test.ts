@@ -115,6 +115,20 @@ for (const transport of TRANSPORTS) {
   });
 }
 
+for (const transport of TRANSPORTS) {
+  test(`${transport}: files that bear names of Python's own modules do not keep a bridge from starting`, (t) => {
+    const cwd = folder(t);
+    for (const name of ["json", "importlib", "sysconfig", "socket", "asyncio", "os"]) {
+      writeFileSync(path.join(cwd, `${name}.py`), "raise SystemExit('not this one')");
+    }
+    const text = program(`console.log(await bridge.callPython("things", "add", [1, 2])); await bridge.close();`, {
+      transport,
+    });
+    const told = execFileSync(process.execPath, ["--input-type=module", "-e", text], { cwd, encoding: "utf8" });
+    assert.equal(told, "3\n");
+  });
+}
+
 test("what Python and its children print is there without close", async () => {
   const ended = await ran(
     program(
