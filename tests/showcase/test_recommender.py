@@ -52,6 +52,8 @@ def test_it_answers_as_the_route_does(shop: Recommender) -> None:
     left = ids(shop.recommend("user123", {"category": "tech"}, 5, exclude=ids(answer)[:2]))
     assert not set(left) & set(ids(answer)[:2])
     assert len(ids(shop.similar_items("item45", 4))) == 4
+    first, second = ids(shop.similar_items("item45", 2))
+    assert ids(shop.similar_items("item45", 1, exclude=[first])) == [second]
     assert ids(shop.recommend("nobody", history=["item45"], limit=3)) != ids(shop.recommend("nobody", limit=3))
 
 

@@ -67,11 +67,20 @@ class Recommender:
         )
 
     def similar_items(
-        self, item_id: str | int, limit: int = 10, context: Mapping[str, Any] | None = None
+        self,
+        item_id: str | int,
+        limit: int = 10,
+        context: Mapping[str, Any] | None = None,
+        exclude: Iterable[str | int] = (),
     ) -> RecommendAnswer:
         """Items that are liked by those who like this one. Raises InvalidInput."""
         return self._answer(
-            {"item": _id(item_id, "item_id"), "limit": limit, "context": {} if context is None else context}
+            {
+                "item": _id(item_id, "item_id"),
+                "limit": limit,
+                "context": {} if context is None else context,
+                "exclude": _ids(exclude, "exclude"),
+            }
         )
 
     def record_interaction(self, user_id: str | int, item_id: str | int, rating: float = 1.0) -> None:
