@@ -3,6 +3,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import rateLimit from "@fastify/rate-limit";
 import fastify, { type FastifyInstance, type FastifyRequest, LogController } from "fastify";
+import { Ending } from "./ending";
 import type { Models } from "./models";
 import { tellProblems, Unauthenticated } from "./problems";
 import { Requests } from "./requests";
@@ -11,19 +12,24 @@ import type { Settings } from "./settings";
 
 const LARGEST_BODY = 10 << 20;
 
-export async function application(models: Models, settings: Settings): Promise<FastifyInstance> {
+export async function application(
+  models: Models,
+  settings: Settings,
+  ending: Ending = new Ending(),
+): Promise<FastifyInstance> {
   const app = fastify({
     bodyLimit: LARGEST_BODY,
     forceCloseConnections: "idle",
     logger: { level: settings.logLevel },
     logController: new LogController({ disableRequestLogging: settings.logLevel !== "debug" }),
     // A number is no text: nothing is coerced, and nothing unknown is silently left out.
-    ajv: { customOptions: { coerceTypes: false, removeAdditional: false } },
+    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, allowUnionTypes: true } },
   });
   const requests = new Requests();
   requests.watch(app);
+  ending.watch(app);
   tellProblems(app);
-  monitoring(app, models, requests);
+  monitoring(app, models, requests, ending);
   await app.register(async (api) => {
     if (settings.rateLimit > 0) {
       await api.register(rateLimit, { max: settings.rateLimit, timeWindow: "1 minute" });

@@ -9,7 +9,7 @@ interface Problem {
   status: number;
   title: string;
   detail: string;
-  field?: string;
+  field?: string | undefined;
   retryAfter?: number;
 }
 
@@ -19,18 +19,23 @@ const OF_PYTHON: Record<string, [status: number, title: string]> = {
   TooLarge: [413, "Too large"],
 };
 
+/** Too much of these is refused as a body is that is too large. */
+const COUNTED = /^(text|texts(\[\d+\])?|limit|top_k|exclude|history)$/;
+
 export class Unauthenticated extends Error {}
 
 export function tellProblems(app: FastifyInstance): void {
   app.setErrorHandler((error: FastifyError, request, reply) => tell(problemOf(error), error, request, reply));
-  app.setNotFoundHandler((request, reply) =>
-    tell(
-      { status: 404, title: "Not found", detail: `there is no ${request.method} ${request.url}` },
-      null,
-      request,
-      reply,
-    ),
-  );
+  app.setNotFoundHandler((request, reply) => {
+    const detail = `there is no ${request.method} ${request.url}`;
+    const url = request.url.split("?", 1)[0] ?? "";
+    const allowed = (["GET", "POST"] as const).filter((method) => app.hasRoute({ method, url }));
+    if (allowed.length > 0) {
+      reply.header("allow", allowed.join(", "));
+      return tell({ status: 405, title: "Method not allowed", detail }, null, request, reply);
+    }
+    return tell({ status: 404, title: "Not found", detail }, null, request, reply);
+  });
 }
 
 function tell(problem: Problem, error: Error | null, request: FastifyRequest, reply: FastifyReply): FastifyReply {
@@ -61,9 +66,11 @@ function problemOf(error: FastifyError): Problem {
   }
   if (fromPython(error)) {
     const [status, title] = OF_PYTHON[error.type.split(".").at(-1) ?? ""] ?? [500, "Model failed"];
-    const detail =
-      status === 500 ? "the model failed; the server's log tells why" : error.message.replace(/^[\w.]+: /, "");
-    return { status, title, detail };
+    if (status === 500) {
+      return { status, title, detail: "the model failed; the server's log tells why" };
+    }
+    const detail = error.message.slice(error.type.length + 2);
+    return { status, title, detail, field: /^([\w.[\]]+): /.exec(detail)?.[1] };
   }
   if (error instanceof NotReady) {
     return { status: 503, title: "Not ready", detail: error.message, retryAfter: 1 };
@@ -88,5 +95,9 @@ function invalid(first: NonNullable<FastifyError["validation"]>[number]): Proble
   const field = path.join(".").replace(/\.(\d+)(?=\.|$)/g, "[$1]");
   const what =
     additionalProperty === undefined ? (missingProperty === undefined ? first.message : "is missing") : "is unknown";
-  return { status: 422, title: "Invalid input", detail: `${field || "the body"} ${what}`, field };
+  const detail = `${field || "the body"} ${what}`;
+  if (first.keyword.startsWith("max") && COUNTED.test(field)) {
+    return { status: 413, title: "Too large", detail, field };
+  }
+  return { status: 422, title: "Invalid input", detail, field };
 }

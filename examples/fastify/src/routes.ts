@@ -1,7 +1,9 @@
 /** The API: four predictions, and how the server is. */
 
 import type { FastifyInstance } from "fastify";
-import type { Models } from "./models";
+import type { Ending } from "./ending";
+import { takeForms } from "./forms";
+import type { ModelName, Models } from "./models";
 import type { Requests } from "./requests";
 
 const MOST_TEXT = 10_000;
@@ -9,41 +11,44 @@ const MOST_TEXTS = 100;
 const MOST = 1000;
 
 const TEXT = { type: "string", minLength: 1, maxLength: MOST_TEXT };
-const NAME = { type: "string", minLength: 1, maxLength: 256 };
+const ID = { type: ["string", "integer"], minLength: 1, maxLength: 256 };
+const IDS = { type: "array", items: ID, maxItems: MOST };
+const OPTIONS = { type: "object", properties: { detailed: { type: "boolean" } }, additionalProperties: false };
 
 /** An object with these members and no others. */
 function body(properties: Record<string, object>, ...required: string[]): { schema: { body: object } } {
   return { schema: { body: { type: "object", properties, required, additionalProperties: false } } };
 }
 
-const SENTIMENT = body(
-  {
-    text: TEXT,
-    options: { type: "object", properties: { detailed: { type: "boolean" } }, additionalProperties: false },
-  },
-  "text",
-);
+const SENTIMENT = body({ text: TEXT, options: OPTIONS }, "text");
 const IMAGE = body({
   image: { type: "string", minLength: 1 },
   image_url: { type: "string", minLength: 1, maxLength: 2048 },
   top_k: { type: "integer", minimum: 1, maximum: MOST },
 });
-const RECOMMEND = body(
-  {
-    user_id: NAME,
-    context: { type: "object", maxProperties: 20 },
-    limit: { type: "integer", minimum: 1, maximum: MOST },
-    exclude: { type: "array", items: NAME, maxItems: MOST },
-  },
-  "user_id",
-);
+const RECOMMEND = body({
+  user_id: ID,
+  item_id: ID,
+  context: { type: "object", maxProperties: 20 },
+  limit: { type: "integer", minimum: 1, maximum: MOST },
+  exclude: IDS,
+  history: IDS,
+  seen: { type: "boolean" },
+});
 const BATCH = body(
   {
     texts: { type: "array", items: TEXT, minItems: 1, maxItems: MOST_TEXTS },
     model: { type: "string", enum: ["sentiment"] },
+    options: OPTIONS,
   },
   "texts",
 );
+
+const ROUTES: Record<ModelName, string[]> = {
+  sentiment: ["/api/predict/sentiment", "/api/predict/batch"],
+  image: ["/api/predict/image"],
+  recommender: ["/api/predict/recommend"],
+};
 
 export interface Sentiment {
   sentiment: string;
@@ -71,13 +76,14 @@ export interface Sentiments {
 }
 
 /** What may be asked without being asked who one is: nothing here costs a model's time. */
-export function monitoring(app: FastifyInstance, models: Models, requests: Requests): void {
+export function monitoring(app: FastifyInstance, models: Models, requests: Requests, ending: Ending): void {
   app.get("/health", (_request, reply) => {
     const state = models.state;
-    const ready = Object.values(state).every((each) => each === "ready");
+    const ready = !ending.begun && Object.values(state).every((each) => each === "ready");
+    const failed = Object.values(state).includes("failed");
     const { heapUsed, heapTotal, rss } = process.memoryUsage();
     return reply.code(ready ? 200 : 503).send({
-      status: ready ? "healthy" : Object.values(state).includes("failed") ? "unhealthy" : "starting",
+      status: ready ? "healthy" : ending.begun ? "draining" : failed ? "unhealthy" : "starting",
       uptime: Math.round(process.uptime() * 1000),
       models: state,
       memory: { heapUsed: megabytes(heapUsed), heapTotal: megabytes(heapTotal), resident: megabytes(rss) },
@@ -94,6 +100,8 @@ export function monitoring(app: FastifyInstance, models: Models, requests: Reque
 }
 
 export function predictions(app: FastifyInstance, models: Models): void {
+  takeForms(app);
+
   app.post<{ Body: { text: string; options?: object } }>("/api/predict/sentiment", SENTIMENT, (request) =>
     models.ask<Sentiment>("sentiment", "analyze", request.body),
   );
@@ -102,15 +110,19 @@ export function predictions(app: FastifyInstance, models: Models): void {
     models.ask<Classes>("image", "classify", request.body),
   );
 
-  app.post<{ Body: { user_id: string } }>("/api/predict/recommend", RECOMMEND, (request) =>
+  app.post<{ Body: Record<string, unknown> }>("/api/predict/recommend", RECOMMEND, (request) =>
     models.ask<Recommendations>("recommender", "recommend", request.body),
   );
 
-  app.post<{ Body: { texts: string[] } }>("/api/predict/batch", BATCH, (request) =>
-    models.ask<Sentiments>("sentiment", "analyze_batch", { texts: request.body.texts }),
+  app.post<{ Body: { texts: string[]; options?: object } }>(
+    "/api/predict/batch",
+    BATCH,
+    ({ body: { texts, options } }) => models.ask<Sentiments>("sentiment", "analyze_batch", { texts, options }),
   );
 
-  app.get("/api/models", () => ({ models: Object.entries(models.state).map(([name, state]) => ({ name, state })) }));
+  app.get("/api/models", () => ({
+    models: Object.entries(models.state).map(([name, status]) => ({ name, status, routes: ROUTES[name as ModelName] })),
+  }));
 }
 
 function megabytes(bytes: number): string {

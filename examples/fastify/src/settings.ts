@@ -13,6 +13,8 @@ export interface Settings {
   poolSize: number;
   /** Calls that may wait for Python at once; further requests are told to come again. */
   maxPending: number;
+  /** Milliseconds for which a server that was told to end still takes requests, and says that it ends. */
+  drain: number;
   /** Milliseconds that requests under way are given when the server is told to end. */
   grace: number;
   logLevel: string;
@@ -35,6 +37,7 @@ export function settingsFrom(env: NodeJS.ProcessEnv): Settings {
     timeout: number("TIMEOUT_MS", 5000, 1),
     poolSize: number("POOL_SIZE", 2, 1),
     maxPending: number("MAX_PENDING", 1000, 1),
+    drain: number("DRAIN_MS", 1000, 0),
     grace: number("GRACE_MS", 10_000, 0),
     logLevel: env.LOG_LEVEL ?? "info",
   };

@@ -1,10 +1,13 @@
 /** The routes, asked inside this process: what they answer, and what they refuse. */
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { Agent, type IncomingMessage, request } from "node:http";
 import { after, before, test } from "node:test";
 import { deflateSync } from "node:zlib";
 import type { FastifyInstance } from "fastify";
 import { application } from "../src/app";
+import { Ending } from "../src/ending";
 import { Models } from "../src/models";
 import { PolyglotBridge } from "../src/polyglot/bridge";
 import { settingsFrom } from "../src/settings";
@@ -61,6 +64,68 @@ test("an image of a digit, in base64", async () => {
   assert.match(body.predictions[0].label, /^\d$/);
 });
 
+test("an image in a form, as curl -F sends it", async () => {
+  const form = new FormData();
+  form.set("image", new Blob([png(8, (x) => (x === 4 ? 255 : 0))]), "digit.png");
+  form.set("top_k", "2");
+  const sent = new Request("http://localhost/", { method: "POST", body: form });
+  const headers = { "content-type": sent.headers.get("content-type") ?? "" };
+  const payload = Buffer.from(await sent.arrayBuffer());
+  const ask = (payload: Buffer) => app.inject({ method: "POST", url: "/api/predict/image", headers, payload });
+  assert.equal((await ask(payload)).json().predictions.length, 2);
+  assert.equal((await ask(payload.subarray(0, 100))).statusCode, 400);
+});
+
+test("what the typed client sends is taken", async () => {
+  const batch = await post("/api/predict/batch", { texts: ["I hate this"], options: { detailed: true } });
+  assert.ok(batch.body.results[0].words.length > 0);
+  const numbered = await post("/api/predict/recommend", { user_id: 5, history: ["item456", 7], seen: true, limit: 2 });
+  assert.equal(numbered.body.recommendations.length, 2);
+  const [first, second] = numbered.body.recommendations.map(({ item_id }: { item_id: string }) => item_id);
+  const like = await post("/api/predict/recommend", { item_id: first, limit: 3, exclude: [second] });
+  assert.equal(like.body.recommendations.length, 3);
+  assert.ok(like.body.recommendations.every(({ item_id }: { item_id: string }) => item_id !== second));
+  const { models: shown } = (await app.inject("/api/models")).json();
+  assert.deepEqual(shown[0], {
+    name: "sentiment",
+    status: "ready",
+    routes: ["/api/predict/sentiment", "/api/predict/batch"],
+  });
+});
+
+test("what a model refuses names its field", async () => {
+  const { body } = await post("/api/predict/recommend", { user_id: "u", context: { category: "nope" } });
+  assert.equal(body.field, "context.category");
+});
+
+test("another method is 405", async () => {
+  const answer = await app.inject("/api/predict/sentiment?x=1");
+  assert.deepEqual([answer.statusCode, answer.headers.allow], [405, "POST"]);
+});
+
+test("once the end has begun, health fails and every answer is the last of its connection", async () => {
+  const ending = new Ending();
+  const some = await application(models, QUIET, ending);
+  const url = await some.listen({ port: 0, host: "127.0.0.1" });
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const ask = async (path: string, body?: object) => {
+    const headers = { "content-type": "application/json" };
+    const sent = request(url + path, { agent, headers, method: body === undefined ? "GET" : "POST" });
+    sent.end(body === undefined ? undefined : JSON.stringify(body));
+    const [answer] = (await once(sent, "response")) as [IncomingMessage];
+    const told = JSON.parse(Buffer.concat(await answer.toArray()).toString());
+    return { status: answer.statusCode, connection: answer.headers.connection, told };
+  };
+  assert.equal((await ask("/api/predict/sentiment", { text: "Great!" })).connection, "keep-alive");
+  ending.begun = true;
+  const last = await ask("/api/predict/sentiment", { text: "Great!" });
+  assert.deepEqual([last.status, last.connection], [200, "close"]);
+  const health = await ask("/health");
+  assert.deepEqual([health.status, health.connection, health.told.status], [503, "close", "draining"]);
+  agent.destroy();
+  await some.close();
+});
+
 test("recommendations", async () => {
   const asked = { user_id: "user123", context: { category: "tech" }, limit: 3 };
   const { status, body } = await post("/api/predict/recommend", asked);
@@ -75,15 +140,16 @@ const REFUSED: [what: string, path: string, body: object, status: number, tells:
   ["no text", "sentiment", {}, 422, /text is missing/],
   ["a number for a text", "sentiment", { text: 5 }, 422, /text must be string/],
   ["an empty text", "sentiment", { text: "" }, 422, /text/],
-  ["a text that is too long", "sentiment", { text: "a".repeat(10_001) }, 422, /text .*10000/],
+  ["a text that is too long", "sentiment", { text: "a".repeat(10_001) }, 413, /text .*10000/],
   ["a member that there is not", "sentiment", { text: "a", option: {} }, 422, /option is unknown/],
-  ["too many texts", "batch", { texts: Array(101).fill("a") }, 422, /texts .*100/],
+  ["too many texts", "batch", { texts: Array(101).fill("a") }, 413, /texts .*100/],
   ["one text that is none", "batch", { texts: ["a", 1] }, 422, /texts\[1\] must be string/],
   ["another model", "batch", { texts: ["a"], model: "gpt" }, 422, /model/],
   ["neither image nor URL", "image", {}, 422, /image/],
   ["what is no image", "image", { image: "bm90IGFuIGltYWdl" }, 422, /image/],
-  ["a URL, which nobody allowed", "image", { image_url: "https://example.com/cat.jpg" }, 422, /image_url/],
-  ["no user", "recommend", { limit: 3 }, 422, /user_id is missing/],
+  ["a URL, which nobody allowed", "image", { image_url: "https://example.com/cat.jpg" }, 422, /IMAGE_URLS=1/],
+  ["neither user nor item", "recommend", { limit: 3 }, 422, /either user_id .* or item_id/],
+  ["too many recommendations", "recommend", { user_id: "u", limit: 100_000 }, 413, /limit .*1000/],
   ["an attribute that no item has", "recommend", { user_id: "u", context: { colour: "red" } }, 422, /context\.colour/],
   ["no such route", "nothing", {}, 404, /there is no POST/],
 ];

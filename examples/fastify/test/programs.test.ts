@@ -3,11 +3,15 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { request } from "node:http";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { PolyglotBridge } from "../src/polyglot/bridge";
 
 const at = (program: string) => fileURLToPath(new URL(`${program}.js`, import.meta.url));
 let server: ChildProcess;
@@ -25,7 +29,7 @@ async function logged(words: string): Promise<string> {
 }
 
 before(async () => {
-  const env = { ...process.env, PORT: "0", LOG_LEVEL: "info" };
+  const env = { ...process.env, PORT: "0", LOG_LEVEL: "info", DRAIN_MS: "0" };
   server = spawn(process.execPath, [at("server")], { env, stdio: ["ignore", "pipe", "inherit"] });
   assert.ok(server.stdout);
   log = createInterface({ input: server.stdout });
@@ -85,6 +89,37 @@ test("SIGTERM: what is under way is answered, and the exit code is 0", async () 
   assert.equal(JSON.parse((await answer.toArray()).join("")).count, 100);
   const [code] = server.exitCode === null ? await once(server, "exit") : [server.exitCode];
   assert.equal(code, 0);
+});
+
+/** How the server ends that cannot start. */
+async function refused(environment: Record<string, string>): Promise<{ code: number; stderr: string }> {
+  const env = { ...process.env, PORT: "0", ...environment };
+  return promisify(execFile)(process.execPath, [at("server")], { env }).then(
+    () => assert.fail("it started"),
+    (error) => error,
+  );
+}
+
+test("what the environment gets wrong is told in a sentence", async () => {
+  const port = await refused({ PORT: "abc" });
+  assert.deepEqual([port.code, port.stderr], [1, 'PORT is a whole number of at least 0, not "abc"\n']);
+  const python = await refused({ PYTHON: "/no/such/python" });
+  assert.match(python.stderr, /^no Python could be run as [^\n]*make venv[^\n]*requirements\.txt[^\n]*\n$/);
+});
+
+test("a Python without everloop is told at once, with what to do", async (t) => {
+  const bridge = new PolyglotBridge({ transport: "process" });
+  const [from] = (await bridge.callPython("site", "getsitepackages")) as [string];
+  const { executable } = bridge.getInfo().python;
+  await bridge.close();
+  const environment = mkdtempSync(path.join(tmpdir(), "everloop-test-"));
+  t.after(() => rmSync(environment, { recursive: true, force: true }));
+  await promisify(execFile)(executable, ["-m", "venv", "--without-pip", environment]);
+  const [lib = ""] = readdirSync(path.join(environment, "lib"));
+  symlinkSync(path.join(from, "msgspec"), path.join(environment, "lib", lib, "site-packages", "msgspec"));
+  const { code, stderr } = await refused({ PYTHON: environment });
+  assert.equal(code, 1);
+  assert.match(stderr, /^this Python has no everloop; prepare one: `make venv`[^\n]*\n$/m);
 });
 
 const run = async (program: string) => (await promisify(execFile)(process.execPath, [at(program)])).stdout;
