@@ -11,13 +11,14 @@ import queue
 import socket
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from everloop_bridge import wire
-from everloop_bridge.engine import Call, Engine
+from everloop_bridge.engine import Call, Engine, told
 
 _READ = 1 << 17
 _END = 0
@@ -173,10 +174,16 @@ class Connection:
         except OSError:
             asked = False  # The socket broke: the same as Node's going away.
         finally:
+            self._end(asked)
+
+    def _end(self, asked: bool) -> None:
+        try:
             for call in list(self._calls.values()):
                 self._engine.cancel(call)
             if self._ended is not None:
                 self._ended(asked)
+        finally:
+            # Whatever happens here: Node must not wait for a reader that has gone.
             if asked:
                 self._outbox.send(wire.frame(wire.CLOSED, 0, b"\xc0"))
                 self._outbox.flush(5.0)
@@ -203,10 +210,10 @@ class Connection:
     def _call(self, number: int, body: memoryview) -> None:
         try:
             module, function, args = self._codec.decode(body)
-        except Exception as error:
-            message = f"the arguments could not be read in Python: {error}"
-            told = {"type": type(error).__qualname__, "message": message, "traceback": "", "module": "", "function": ""}
-            self.answer(wire.UNREAD, number, told)
+        except BaseException as error:
+            failure = told(error, "", "")
+            failure["message"] = f"the arguments could not be read in Python: {failure['message']}"
+            self.answer(wire.UNREAD, number, {**failure, "traceback": ""})
             return
         call = Call(self, number, module, function, args)
         del args
@@ -237,10 +244,9 @@ class Connection:
             kind, value = wire.CANCELLED, None
         try:
             body = self._codec.encode(value)
-        except Exception as error:
-            told = {"type": type(error).__qualname__, "message": str(error), "traceback": ""}
-            where = {"module": call.module, "function": call.function} if call is not None else {}
-            kind, body = wire.FAILED, self._codec.encode({"module": "", "function": "", **told, **where})
+        except BaseException as error:
+            where = (call.module, call.function) if call is not None else ("", "")
+            kind, body = wire.FAILED, self._codec.encode(told(error, *where))
         lent = self._codec.lent()
         if lent:
             self._lent[number] = lent
@@ -267,8 +273,13 @@ class Connection:
 def listen(path: str, engine: Engine, *, same_process: bool) -> None:
     """Take one more connection of the same bridge, at a Unix socket in a folder that only its user may enter."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    listener.listen(1)
+    try:
+        listener.bind(path)
+        listener.listen(1)
+    except OSError:
+        traceback.print_exc()  # `callPythonSync` waits in vain; the other calls do not.
+        listener.close()
+        return
 
     def accept() -> None:
         with listener:

@@ -124,11 +124,12 @@ class Codec:
             except OverflowError:
                 self.lent()
                 body = self._encoder.encode(_widened(value))
-            if len(body) > LARGEST_BODY:
-                raise ValueError("the answer is larger than 4 GB")
         except BaseException:
             self.lent()
             raise
+        if len(body) > LARGEST_BODY:
+            self.lent()
+            raise ValueError("the answer is larger than 4 GB")
         return body
 
     def lent(self) -> list[Any] | None:
@@ -176,7 +177,7 @@ class Codec:
         numpy = sys.modules.get("numpy")
         if kind is Own:
             return self._ndarray(numpy, value.array, own=True)
-        if hasattr(numpy, "ndarray"):  # It may be half imported, by another thread.
+        if numpy is not None and hasattr(numpy, "ndarray"):  # It may be half imported, by another thread.
             if isinstance(value, numpy.ndarray):
                 return self._ndarray(numpy, value)
             if isinstance(value, numpy.generic):

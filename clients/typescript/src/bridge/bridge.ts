@@ -196,26 +196,39 @@ export class PolyglotBridge {
       this.greeted(hello);
       const channel = new Channel(link, this.metrics, this.options, {
         memory,
-        broken: () => channel.end(new BridgeCrashed("Python closed its end of the bridge")),
+        broken: () => {
+          channel.end(new BridgeCrashed("Python closed its end of the bridge"));
+          this.drop(channel);
+        },
       });
       return channel;
     }
     const child = startChild(this.python, this.engine, (why) => {
-      const when = channel.greeting === undefined ? "before it was ready (see stderr)" : "while calls were under way";
+      const when = channel.ready ? "while calls were under way" : "before it was ready (see stderr)";
       channel.end(new BridgeCrashed(`the Python process ended ${when}: ${why}`));
-      this.startsFailed = channel.greeting === undefined ? this.startsFailed + 1 : 0;
-      if (this.channel === channel) {
-        this.channel = undefined;
-        this.child = undefined;
-      }
+      this.startsFailed = channel.ready ? 0 : this.startsFailed + 1;
+      this.drop(channel);
       this.say(`process ${child.pid} ended: ${why}`);
     });
     this.child = child;
     const channel = new Channel(child.link, this.metrics, this.options, {
       greeted: (hello) => this.greeted(hello),
+      pid: child.pid,
       broken: child.kill,
+      syncBroken: () => {
+        child.kill();
+        this.drop(channel); // Its end is seen later: this thread may not turn to its events before the next call.
+      },
     });
     return channel;
+  }
+
+  /** The next call has another. */
+  private drop(channel: Channel): void {
+    if (this.channel === channel) {
+      this.channel = undefined;
+      this.child = undefined;
+    }
   }
 
   private greeted(hello: Hello): void {

@@ -9,7 +9,14 @@
 import { performance } from "node:perf_hooks";
 import { Decoder } from "./decode.js";
 import { Encoder } from "./encode.js";
-import { BridgeError, BridgeOverloaded, BridgeTimeout, PythonError, type RaisedException } from "./errors.js";
+import {
+  BridgeCrashed,
+  BridgeError,
+  BridgeOverloaded,
+  BridgeTimeout,
+  PythonError,
+  type RaisedException,
+} from "./errors.js";
 import { Frames } from "./frames.js";
 import type { Metrics, Outcome } from "./metrics.js";
 import { SyncChannel } from "./sync.js";
@@ -45,8 +52,12 @@ interface Followed {
 /** What a channel tells, and where it is: `broken` is called if the socket ends unasked. */
 export interface Surroundings {
   memory?: SharedMemory;
+  /** The process that Python is, where it is one of its own. */
+  pid?: number | undefined;
   greeted?(hello: Hello): void;
   broken(): void;
+  /** The same of the socket of `callPythonSync`. */
+  syncBroken?(): void;
 }
 
 /** What may wait for Python at once. */
@@ -73,6 +84,7 @@ export class Channel {
   private readonly idle: (() => void)[] = [];
   private sync: SyncChannel | undefined;
   private closing = false;
+  private answeredSync = false;
 
   constructor(
     private readonly link: Link,
@@ -93,6 +105,11 @@ export class Channel {
       }
     });
     socket.unref();
+  }
+
+  /** Whether Python has said anything. */
+  get ready(): boolean {
+    return this.greeting !== undefined || this.answeredSync;
   }
 
   get pendingNow(): number {
@@ -122,6 +139,7 @@ export class Channel {
     const encoder = new Encoder(this.surroundings.memory);
     encoder.frame(Ask.call, number, (to) => to.call(module, fn, args));
     this.sync ??= new SyncChannel(
+      this.surroundings.pid,
       (path) => this.listen(path),
       (frame) => void this.isSyncAnswer(frame),
     );
@@ -131,6 +149,7 @@ export class Channel {
     try {
       let value: unknown;
       const answered = this.sync.receive(timeout, (frame) => {
+        this.answeredSync = true;
         if (!this.isSyncAnswer(frame, number)) {
           return false;
         }
@@ -152,6 +171,14 @@ export class Channel {
         throw new PythonError(value as RaisedException);
       }
       return value;
+    } catch (error) {
+      if (error instanceof BridgeCrashed) {
+        outcome = "failed";
+        void this.sync.close();
+        this.sync = undefined;
+        this.surroundings.syncBroken?.();
+      }
+      throw error;
     } finally {
       this.metrics.settled(name, performance.now() - began, outcome);
       this.flushSoon();
@@ -229,6 +256,7 @@ export class Channel {
   end(why: Error): void {
     this.rejectAll(why);
     this.abandoned.clear();
+    void this.sync?.close();
     this.link.socket.destroy();
   }
 

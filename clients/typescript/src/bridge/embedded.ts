@@ -218,15 +218,18 @@ function readExactly(fd: number, into: Buffer): void {
   }
 }
 
-/** Memory of both languages: what is lent to Python is held here until Python has let go of it. */
+/** What is lent to Python, by pins. Of no bridge: Python may look at it when the bridge that lent it is long gone. */
+const lent = new Map<number, Uint8Array>();
+let pins = 0;
+
+/** Memory of both languages: what a bridge lends to Python is held until Python has let go of it. */
 export class Memory implements SharedMemory {
-  private readonly lent = new Map<number, Uint8Array>();
-  private pins = 0;
+  private readonly pins = new Set<number>();
 
   constructor(private readonly c: Functions) {}
 
   get lentNow(): number {
-    return this.lent.size;
+    return this.pins.size;
   }
 
   /**
@@ -239,14 +242,16 @@ export class Memory implements SharedMemory {
       kept = Buffer.allocUnsafeSlow(bytes.byteLength);
       kept.set(bytes);
     }
-    this.pins += 1;
-    this.lent.set(this.pins, kept);
-    return { address: this.c.address(kept), pin: this.pins };
+    pins += 1;
+    this.pins.add(pins);
+    lent.set(pins, kept);
+    return { address: this.c.address(kept), pin: pins };
   }
 
-  released(pins: readonly number[]): void {
-    for (const pin of pins) {
-      this.lent.delete(pin);
+  released(free: readonly number[]): void {
+    for (const pin of free) {
+      this.pins.delete(pin);
+      lent.delete(pin);
     }
   }
 

@@ -13,13 +13,18 @@ import { BridgeCrashed } from "./errors.js";
 /** What the worker is started with. */
 export interface SyncWorkerData {
   path: string;
+  /** The process that Python is, where it is one of its own. */
+  pid: number | undefined;
   port: MessagePort;
   /** Counted up, and its waiter woken, with each message. */
   signal: SharedArrayBuffer;
 }
 
+/** How long the name of a Unix socket may be: 103 bytes on macOS, 107 on Linux. */
+const LONGEST_NAME = 103;
+
 export class SyncChannel {
-  private readonly folder = mkdtempSync(path.join(tmpdir(), "everloop-bridge-"));
+  private readonly folder = mkdtempSync(placeOfFolder());
   private readonly signal = new Int32Array(new SharedArrayBuffer(4));
   private readonly port: MessagePort;
   private readonly worker: Worker;
@@ -31,12 +36,17 @@ export class SyncChannel {
    * `listen(path)` has Python wait for the worker at a socket that only this user can reach; `stray` gets the frames that come
    * while nobody waits in `receive`.
    */
-  constructor(listen: (path: string) => void, stray: (frame: Buffer) => void) {
+  constructor(pid: number | undefined, listen: (path: string) => void, stray: (frame: Buffer) => void) {
     const socket = path.join(this.folder, "socket");
     listen(socket);
     const { port1, port2 } = new MessageChannel();
     this.port = port1;
-    const workerData: SyncWorkerData = { path: socket, port: port2, signal: this.signal.buffer as SharedArrayBuffer };
+    const workerData: SyncWorkerData = {
+      path: socket,
+      pid,
+      port: port2,
+      signal: this.signal.buffer as SharedArrayBuffer,
+    };
     this.worker = new Worker(new URL("./sync_worker.js", import.meta.url), {
       workerData,
       transferList: [port2],
@@ -95,6 +105,12 @@ export class SyncChannel {
       rmSync(this.folder, { recursive: true, force: true });
     }
   }
+}
+
+function placeOfFolder(): string {
+  const name = "everloop-bridge-";
+  const place = path.join(tmpdir(), name);
+  return Buffer.byteLength(place) + "XXXXXX/socket".length <= LONGEST_NAME ? place : path.join("/tmp", name);
 }
 
 function bufferOf(message: Uint8Array): Buffer {

@@ -1,8 +1,11 @@
 /** What Python functions and JavaScript values do to a bridge that must not corrupt an answer, end, or keep memory for it. */
 
 import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { type TestContext, test } from "node:test";
-import { BridgeArgumentError, NdArray, type PolyglotBridge, PythonError } from "everloop/bridge";
+import { BridgeArgumentError, BridgeCrashed, NdArray, type PolyglotBridge, PythonError } from "everloop/bridge";
 import { opened, TRANSPORTS } from "./opened.js";
 
 const LARGE = 100_000;
@@ -109,6 +112,80 @@ for (const transport of TRANSPORTS) {
     assert.equal(bridge.getInfo().lent, 0);
   });
 }
+
+for (const transport of TRANSPORTS) {
+  test(`${transport}: no function ends a thread that others need`, async (t) => {
+    const bridge = opened(t, { transport, poolSize: 2 });
+    const raises = async (fn: string, type: RegExp) =>
+      assert.rejects(
+        bridge.callPython("hostile", fn),
+        (error) => error instanceof PythonError && type.test(error.type),
+      );
+    for (let i = 0; i < 3; i++) {
+      await raises("dead", /ReferenceError/);
+      await raises("dead_fast", /ReferenceError/);
+      await raises("unreadable", /Unreadable/);
+      await raises("unreadable_fast", /Unreadable/);
+      await raises("halting_fast", /KeyboardInterrupt/);
+      assert.equal(await bridge.callPython("hostile", "child_leaves"), true);
+      await bridge.callPython("hostile", "stop_the_loop");
+    }
+    await bridge.callPython("things", "sleep", [0]); // Looked up: the next one is on the loop that breaks.
+    const waiting = bridge.callPython("things", "sleep", [60]);
+    await assert.rejects(bridge.callPython("hostile", "break_the_loop"), PythonError);
+    await assert.rejects(waiting, PythonError);
+    for (const fn of ["same", "same_in_pool", "same_awaited"]) {
+      assert.equal(await bridge.callPython("things", fn, [1]), 1);
+      assert.equal(bridge.callPythonSync("things", fn, [1]), 1);
+    }
+    assert.equal(bridge.getMetrics().restarts, 0);
+  });
+
+  test(`${transport}: callPythonSync in a temporary folder whose name is too long for a socket`, async (t) => {
+    const long = path.join(mkdtempSync(path.join(tmpdir(), "everloop-test-")), "x".repeat(120));
+    mkdirSync(long);
+    const before = process.env.TMPDIR;
+    process.env.TMPDIR = long;
+    t.after(() => {
+      process.env.TMPDIR = before;
+      if (before === undefined) {
+        delete process.env.TMPDIR;
+      }
+      rmSync(path.dirname(long), { recursive: true });
+    });
+    assert.equal(opened(t, { transport }).callPythonSync("things", "same", [1]), 1);
+  });
+}
+
+test("in-process: a bridge whose Python end broke has another with the next call", async (t) => {
+  const bridge = opened(t, { transport: "in-process" });
+  const array = new Float64Array(LARGE).fill(1);
+  await bridge.callPython("things", "keep", [array]);
+  const waiting = bridge.callPython("things", "sleep", [60]);
+  const ending = bridge.callPython("hostile", "end_the_reader");
+  await assert.rejects(waiting, BridgeCrashed);
+  await assert.rejects(ending, BridgeCrashed);
+  assert.equal(await bridge.callPython("things", "kept_total"), LARGE);
+  await bridge.callPython("things", "forget");
+  assert.equal(bridge.callPythonSync("things", "same", [1]), 1);
+  assert.equal(bridge.getMetrics().restarts, 1);
+});
+
+test("process: callPythonSync sees that Python has died, and the next call has another, in the same turn", (t) => {
+  const bridge = opened(t, { transport: "process", timeout: 0 });
+  for (let i = 0; i < 2; i++) {
+    assert.throws(() => bridge.callPythonSync("os", "_exit", [7]), BridgeCrashed);
+    assert.equal(bridge.callPythonSync("things", "same", [i]), i);
+  }
+});
+
+test("process: so does the first callPythonSync after its end", { skip: process.platform !== "linux" }, async (t) => {
+  const bridge = opened(t, { transport: "process", timeout: 0 });
+  const pid = (await bridge.callPython("os", "getpid")) as number;
+  process.kill(pid, "SIGKILL");
+  assert.throws(() => bridge.callPythonSync("things", "same", [1]), BridgeCrashed);
+  assert.equal(await bridge.callPython("things", "same", [1]), 1);
+});
 
 test("in-process: memory of an answer that cannot be sent is let go, and so is that of one that was", async (t) => {
   const bridge = opened(t, { transport: "in-process" });

@@ -8,6 +8,7 @@ import threading
 import weakref
 
 import numpy as np
+
 from everloop_bridge import fast
 
 shared = np.zeros(100_000)
@@ -103,7 +104,7 @@ async def stop_the_loop():
 
 async def break_the_loop():
     loop = asyncio.get_running_loop()
-    loop._selector.close()
+    loop._selector.select = None
     await asyncio.sleep(60)
 
 
