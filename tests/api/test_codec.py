@@ -25,6 +25,8 @@ LIMITS = Limits(max_rows=3, max_features=4)
         (b"{", Malformed, "body"),
         (b'{"features":[NaN]}', Malformed, "body"),
         (b'{"features":[1]} x', Malformed, "body"),
+        (b'{"feature":', Malformed, "body"),
+        (b'{"feature":[1]} x', Malformed, "body"),
         (b"\xff", Malformed, "body"),
         (b'{"features":["\xff"]}', Malformed, "body"),
         (b"[1]", InvalidInput, "body"),

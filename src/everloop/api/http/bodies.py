@@ -135,15 +135,29 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid(error, decoder.type) from None
+        raise _broken_after(body) or invalid(error, decoder.type) from None
     except msgspec.DecodeError as error:
-        raise Malformed(
-            "the body is empty; expected a JSON object" if not body.strip() else f"the body is not valid JSON: {error}",
-            field="body",
-        ) from None
+        raise _no_json(body, error) from None
     except (RecursionError, UnicodeDecodeError) as error:
         what = "nests too deeply" if isinstance(error, RecursionError) else "is not UTF-8"
         raise Malformed(f"the body {what}", field="body") from None
+
+
+def _no_json(body: bytes, error: msgspec.DecodeError) -> Malformed:
+    empty = not body.strip()
+    told = "the body is empty; expected a JSON object" if empty else f"the body is not valid JSON: {error}"
+    return Malformed(told, field="body")
+
+
+def _broken_after(body: bytes) -> Malformed | None:
+    """Decoding stops at the first field that is wrong, and has not looked at what follows it."""
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        return _no_json(body, error)
+    except RecursionError:
+        return Malformed("the body nests too deeply", field="body")
+    return None
 
 
 def invalid(error: msgspec.ValidationError, asked: Any) -> InvalidInput:
