@@ -282,6 +282,13 @@ def test_a_model_that_is_not_there_is_a_404_that_helps(client: Any) -> None:
         assert builtin in problem["detail"]
 
 
+def test_a_model_whose_library_is_missing_says_what_to_install(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everloop.runtime.formats.find_spec", lambda name: None)
+    status, problem = post(client, "image", {"image": "YWE="})
+    assert (status, problem["code"]) == (404, "model_not_found")
+    assert "pip install 'everloop[images]'" in problem["detail"]
+
+
 def test_the_models_are_listed_with_what_asks_them(client: Any, shown: Shown) -> None:
     models = {each["name"]: each for each in client.get("/api/models").json()["models"]}
     assert models["sentiment"]["routes"] == ["/api/predict/sentiment", "/api/predict/batch"]
@@ -314,6 +321,16 @@ def test_equal_questions_are_answered_from_memory(client: Any, services: Service
     assert len({each["request_id"] for each in told}) == 3
     assert len({each["confidence"] for each in told}) == 1
     assert client.get("/v1/cache").json()["models"][0]["hits"] == 2
+
+
+def test_a_form_may_tell_where_the_image_is(client: Any, shown: Shown) -> None:
+    """Which this server does not fetch, as its owner has not allowed it."""
+    given = {"image_url": (None, "http://example.com/cat.jpg"), "top_k": (None, "1")}
+    refused = client.post("/api/predict/image", files=given)
+    assert (refused.status_code, refused.json()["field"]) == (422, "image_url")
+    both = {**given, "image": ("cat.jpg", b"a")}
+    refused = client.post("/api/predict/image", files=both)
+    assert (refused.status_code, refused.json()["field"]) == (422, "image")
 
 
 def test_a_text_has_an_end_on_other_routes_too(client: Any, services: Services) -> None:

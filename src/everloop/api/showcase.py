@@ -18,6 +18,7 @@ from everloop.api.questions import Question, Told, answer
 from everloop.api.services import Services
 from everloop.api.wire import ModelStatus
 from everloop.core.errors import EverloopError, ModelNotFound
+from everloop.runtime.formats import FORMATS
 from everloop.showcase.builtin import BUILTIN
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ ROUTES = {
     "recommender": ("/api/predict/recommend",),
 }
 """By field of `ShowcaseConfig`: what asks the model that it names."""
+
+RUNTIMES = {"sentiment": "text", "image": "image", "recommender": "factors"}
+"""What the models that come with everloop need."""
 
 
 class ShownModel(msgspec.Struct, kw_only=True):
@@ -97,6 +101,9 @@ def absent(services: Services, name: str) -> EverloopError:
     roles = [role for role in ROUTES if getattr(services.showcase, role) == name]
     if not isinstance(error, ModelNotFound) or not roles:
         return error
+    missing = FORMATS[RUNTIMES[roles[0]]].missing()
+    if missing is not None:
+        return ModelNotFound(f"{error.message}; {missing.message}, then start the server again", field=error.field)
     builtin = dict(zip(ROUTES, BUILTIN, strict=True))[roles[0]]
     return ModelNotFound(
         f"{error.message}; `everloop serve --showcase` serves the models that come with everloop, "

@@ -32,9 +32,16 @@ class Format:
 
     def open(self) -> ModuleType:
         """Raises MissingExtra where its library is not installed."""
-        if self.library and find_spec(self.library) is None:
-            raise MissingExtra.of(self.extra, self.what)
+        missing = self.missing()
+        if missing is not None:
+            raise missing
         return import_module(self.module)
+
+    def missing(self) -> MissingExtra | None:
+        """What `open` would raise."""
+        if self.library and find_spec(self.library) is None:
+            return MissingExtra.of(self.extra, self.what)
+        return None
 
 
 FORMATS: dict[str, Format] = {
