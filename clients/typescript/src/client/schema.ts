@@ -2096,7 +2096,7 @@ export interface components {
          */
         RecommendAsked: {
             /**
-             * @description Only items of which this holds, like `{"category": "tech"}`; of several values any one.
+             * @description Only items of which this holds, like `{"category": "tech"}`; of several values any one. At most 100 attributes and values in all.
              * @default null
              */
             context?: {
@@ -2944,7 +2944,9 @@ export interface operations {
                 "application/json": components["schemas"]["ImageAsked"];
                 "multipart/form-data": {
                     /** @description The file. */
-                    image: string;
+                    image?: string;
+                    /** @description Where the server shall fetch it, if it does that (`showcase.image_urls`). */
+                    image_url?: string;
                     /**
                      * @description How many labels to tell.
                      * @default 5

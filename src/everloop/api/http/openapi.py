@@ -39,9 +39,12 @@ _KEY_SCHEME = {
 }
 _FORM = {
     "type": "object",
-    "required": ["image"],
     "properties": {
         "image": {"type": "string", "contentMediaType": "application/octet-stream", "description": "The file."},
+        "image_url": {
+            "type": "string",
+            "description": "Where the server shall fetch it, if it does that (`showcase.image_urls`).",
+        },
         "top_k": {"type": "integer", "minimum": 1, "default": 5, "description": "How many labels to tell."},
     },
 }

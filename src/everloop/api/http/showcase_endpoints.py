@@ -42,7 +42,9 @@ async def predict_image(api: Api, request: Request) -> Response:
     if config.image not in services.table.current.lanes:  # before anything is decoded, or fetched, for nothing
         raise await api.threads.run(showcase.absent, services, config.image)
     if is_form(request.headers.get("content-type", "")):
-        image, top_k = _uploaded(await read_form(request, services.limits.max_body, ("image", "top_k")))
+        fields = ("image", "image_url", "top_k")
+        image, url, top_k = _uploaded(await read_form(request, services.limits.max_body, fields))
+        image = image if url is None else await _fetched(api, url)
     else:
         asked = decode(_image, await read_json(request, services.limits.max_body))
         image, top_k = await _image_of(api, asked), asked.top_k
@@ -77,17 +79,19 @@ async def _answer(api: Api, request: Request, question: questions.Question, bega
     return json(answer)
 
 
-def _uploaded(form: dict[str, bytes]) -> tuple[bytes, int]:
-    """The image, and how many labels to tell. Raises InvalidInput."""
-    if not form.get("image"):
-        raise InvalidInput("image: missing; upload the file as the field image of the form", field="image")
+def _uploaded(form: dict[str, bytes]) -> tuple[bytes, str | None, int]:
+    """The image, or where it is, and how many labels to tell. Raises InvalidInput."""
+    image, url = form.get("image", b""), form.get("image_url")
+    if bool(image) == (url is not None):
+        raise InvalidInput(
+            "image: upload the file as the field image of the form, or tell where it is as image_url", field="image"
+        )
     top_k = form.get("top_k", b"5").decode("utf-8", "replace")
-    return form["image"], whole(top_k, "top_k", least=1, most=MOST_ID)
+    return image, None if url is None else url.decode("utf-8", "replace"), whole(top_k, "top_k", least=1, most=MOST_ID)
 
 
 async def _image_of(api: Api, asked: questions.ImageAsked) -> bytes:
     """Raises InvalidInput, TooLarge, NotSupported."""
-    from everloop.showcase.fetching import fetch
     from everloop.showcase.images import decoded
 
     text, url = asked.image, asked.image_url
@@ -97,6 +101,13 @@ async def _image_of(api: Api, asked: questions.ImageAsked) -> bytes:
             field="image",
         )
     if url is not None:
-        return await api.fetches.run(fetch, url, api.services.showcase)
+        return await _fetched(api, url)
     assert text is not None
     return decoded(text) if len(text) < _LARGE else await api.threads.run(decoded, text)
+
+
+async def _fetched(api: Api, url: str) -> bytes:
+    """Raises InvalidInput, TooLarge, NotSupported."""
+    from everloop.showcase.fetching import fetch
+
+    return await api.fetches.run(fetch, url, api.services.showcase)
