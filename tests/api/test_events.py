@@ -105,15 +105,18 @@ def test_who_comes_back_gets_what_was_missed_once(services: Services) -> None:
     run(services, test)
 
 
-def test_an_id_of_another_journal_means_from_now_on(services: Services) -> None:
-    happen(services, 5)
+def test_an_id_of_another_journal_is_told_and_this_one_comes_from_its_beginning(services: Services) -> None:
+    happen(services, 2)
+    there = newest(services)
 
     async def test(hub: EventHub) -> None:
         stream = await hub.open(10_000, None)
         lines = stream.lines()
-        await anext(lines)
+        assert await anext(lines) == b"retry: 2000\nid: 0\n\n"
+        assert await anext(lines) == b"event: reset\ndata: {}\n\n"
+        assert await ids(lines, there) == list(range(1, there + 1))
         happen(services, 1)
-        assert await ids(lines, 1) == [6]
+        assert await ids(lines, 1) == [there + 1]
         stream.close()
 
     run(services, test)

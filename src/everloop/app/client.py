@@ -164,13 +164,17 @@ class Client:
             if response.status != 200:
                 _decode(response.status, response.read(), None)
             data: list[str] = []
+            reset = False  # The server has another journal than `after` is of; no event of a model.
             while line := response.readline():
                 text = line.decode().rstrip("\r\n")
                 if text.startswith("data:"):
                     data.append(text[5:].lstrip(" "))
-                elif not text and data:
-                    yield json.loads("\n".join(data))
-                    data = []
+                elif text:
+                    reset = reset or text == "event: reset"
+                else:
+                    if data and not reset:
+                        yield json.loads("\n".join(data))
+                    data, reset = [], False
         except (http.client.HTTPException, OSError) as error:
             raise self._unreachable(error) from error
         finally:

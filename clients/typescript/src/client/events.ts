@@ -2,9 +2,10 @@
  * Server-sent events (WHATWG HTML, 9.2) as an async iterator that comes back by itself and misses nothing.
  *
  * The id of the newest event goes back as Last-Event-ID when a connection is opened anew, so what happened in between comes first.
+ * A server whose newest event is older than that has another journal: it says `reset`, and tells its own from the beginning.
  */
 
-import { EverloopError } from "./errors.js";
+import { EverloopError, foreign, short } from "./errors.js";
 import { pause, sleep, worthRepeating } from "./retries.js";
 import type { Transport } from "./transport.js";
 import type { EverloopEvent } from "./types.js";
@@ -19,6 +20,9 @@ export interface EventOptions {
   after?: number | undefined;
   /** Ends the iteration, quietly. */
   signal?: AbortSignal | undefined;
+  /** The server's journal is not the one that was read before: it began anew (a server without a store, or another one). What it has
+   * comes from its beginning; what the old one still had is lost. A warning of the process where it is left out. */
+  restarted?: (() => void) | undefined;
   /** How many attempts in a row may fail before the iteration fails, too. As often as it takes where it is left out. */
   attempts?: number | undefined;
 }
@@ -33,7 +37,7 @@ export interface Message {
 export async function* follow(
   transport: Transport,
   prefix: string,
-  { model, after, signal, attempts = Number.POSITIVE_INFINITY }: EventOptions,
+  { model, after, signal, restarted = warn, attempts = Number.POSITIVE_INFINITY }: EventOptions,
 ): AsyncGenerator<EverloopEvent, void, void> {
   const path = `${prefix}/v1/events${model === undefined ? "" : `?model=${encodeURIComponent(model)}`}`;
   const ended = new AbortController();
@@ -51,7 +55,11 @@ export async function* follow(
           failed = 0;
           for (const message of parser.feed(chunk)) {
             newest = message.id;
-            yield JSON.parse(message.data) as EverloopEvent;
+            if (message.event === "reset") {
+              restarted();
+            } else {
+              yield read(message.data);
+            }
           }
           newest = parser.newest;
         }
@@ -123,6 +131,19 @@ export class Parser {
     }
     return undefined;
   }
+}
+
+function read(data: string): EverloopEvent {
+  try {
+    return JSON.parse(data) as EverloopEvent;
+  } catch (cause) {
+    throw foreign(`its stream has an event that is no JSON: ${short(data)}`, { cause });
+  }
+}
+
+function warn(): void {
+  const what = "the server's journal of events began anew: what happened before it did may be missing";
+  process.emitWarning(what, { code: "EVERLOOP_EVENTS" });
 }
 
 function brokenOff(cause: unknown): EverloopError {

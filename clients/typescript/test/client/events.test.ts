@@ -99,3 +99,36 @@ test("a signal ends it quietly", async (t) => {
   }
   assert.deepEqual(seen, [1]);
 });
+
+test("a server that began a new journal is told, and read from its beginning", async (t) => {
+  const { url, asked } = await scripted(
+    t,
+    stream(event(16)),
+    stream("retry: 20\nid: 0\n\nevent: reset\ndata: {}\n\n", event(1)),
+    stream(event(2)),
+  );
+  const client = new EverloopClient({ url, clock: new ManualClock(60_000) });
+  t.after(() => client.close());
+  const seen: (number | string)[] = [];
+  for await (const { id } of client.events({ restarted: () => seen.push("restarted") })) {
+    seen.push(id);
+    if (id === 2) {
+      break;
+    }
+  }
+  assert.deepEqual(seen, [16, "restarted", 1, 2]);
+  assert.deepEqual(
+    asked.map(({ headers }) => headers["last-event-id"]),
+    [undefined, "16", "1"],
+  );
+});
+
+test("what is no stream of events, or has an event that is none, is told and not asked for again", async (t) => {
+  const page: Scene = (response) => response.writeHead(200, { "content-type": "text/html" }).end("<h1>Log in</h1>");
+  const { url, asked } = await scripted(t, page, stream("id: 1\ndata: <br>\n\n"));
+  const client = new EverloopClient({ url, clock: new ManualClock(60_000) });
+  t.after(() => client.close());
+  await assert.rejects(client.events().next(), { code: "not_everloop", message: /<h1>Log in/ });
+  await assert.rejects(client.events().next(), { code: "not_everloop", message: /no JSON: <br>/ });
+  assert.equal(asked.length, 2);
+});

@@ -3,8 +3,9 @@
 Theory of operation: an event has its id from the journal, so the journal is what is read; the bus only wakes the reader. One
 `EventHub` an app tails the journal while somebody listens, on a thread, and fans out into one bounded queue a client. A client
 first reads what it missed (Last-Event-ID) straight from the journal, in pages, then its queue from there on: ids only grow, so
-the seam is a comparison. A client that is too slow for its queue is let go: its browser comes back with Last-Event-ID. The tail
-also looks without being woken, for events that other processes wrote.
+the seam is a comparison. An id beyond the newest is of another journal (a server without a store began anew): its reader is told
+by an event `reset`, and reads this journal from its beginning. A client that is too slow for its queue is let go: its browser
+comes back with Last-Event-ID. The tail also looks without being woken, for events that other processes wrote.
 """
 
 from __future__ import annotations
@@ -86,10 +87,11 @@ class EventHub:
         if self._tail is None:
             self._cursor = newest
             self._tail = asyncio.get_running_loop().create_task(self._follow())
-        # An id beyond the newest comes from a journal that is no more.
-        cursor = newest if after is None or after > newest else after
+        # An id beyond the newest comes from a journal that is no more: whoever names it has seen nothing of this one.
+        reset = after is not None and after > newest
+        cursor = 0 if reset else newest if after is None else after
         # What the tail has read before this client came is not in its queue: read that from the journal.
-        return EventStream(self, client, cursor, max(newest, self._cursor), model)
+        return EventStream(self, client, cursor, max(newest, self._cursor), model, reset=reset)
 
     def leave(self, client: Client) -> None:
         self._clients.discard(client)
@@ -141,12 +143,15 @@ class EventHub:
 class EventStream:
     """The lines of one client's stream, from `cursor` on; up to `seam` from the journal, then from the client's queue."""
 
-    def __init__(self, hub: EventHub, client: Client, cursor: int, seam: int, model: str | None) -> None:
+    def __init__(
+        self, hub: EventHub, client: Client, cursor: int, seam: int, model: str | None, *, reset: bool = False
+    ) -> None:
         self._hub = hub
         self._client = client
         self._cursor = cursor
         self._seam = seam
         self._model = model
+        self._reset = reset
         self._undo = hub.services.on_drain(self._closer())
         self.stands: Callable[[], bool] = lambda: True
         """Whether its reader may still see it: looked at before each line."""
@@ -161,6 +166,8 @@ class EventStream:
         client = self._client
         # The id goes out before there is an event, so that a reader whose connection breaks early misses nothing either.
         yield b"retry: %d\nid: %d\n\n" % (RETRY_MILLISECONDS, self._cursor)
+        if self._reset:
+            yield b"event: reset\ndata: {}\n\n"
         while self._cursor < self._seam and not client.closed:
             events = await self._hub.read(self._cursor)
             if not events:  # pruned
