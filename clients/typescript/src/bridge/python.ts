@@ -23,7 +23,8 @@ export interface Python {
 
 const OLDEST = [3, 9] as const;
 
-/** Old ones read it, too, and tell their version: there is no syntax and, before the check, no module in it that 2.7 has not. */
+/** Old ones read it, too, and tell their version: there is no syntax and, before the check, no module in it that 2.7 has not.
+ * First on the path is the current folder, whose json.py would not be Python's. */
 const ASK = `
 import sys
 if sys.path[:1] == [""]: del sys.path[0]

@@ -15,14 +15,14 @@ export interface PredictOptions extends CallOptions {
 }
 
 /** The part of a call that says so. Asking twice is as good as asking once. */
-export function asking({ unit, deadline, version, overrideKey, timeout, signal }: PredictOptions) {
+export function asking({ unit, deadline, version, overrideKey, timeout, retries, signal }: PredictOptions) {
   const header = {
     "Everloop-Unit": unit === undefined ? undefined : encoded(unit),
     "Everloop-Timeout": deadline === undefined ? undefined : deadline / 1000,
     "Everloop-Version": version === undefined ? undefined : String(version),
     "Everloop-Key": overrideKey,
   };
-  return { header, signal, timeout: timeout ?? deadline, harmless: true };
+  return { header, signal, timeout: timeout ?? deadline, retries, harmless: true };
 }
 
 /** A header carries bytes; the server reads them as UTF-8. */

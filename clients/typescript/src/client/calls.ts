@@ -71,7 +71,7 @@ interface AnyInit extends Repeats {
 /** Fills in paths below `prefix` and sends what comes of it. */
 export function calls(transport: Transport, prefix: string): Call {
   const call = async (method: Method, template: string, init: AnyInit = {}): Promise<unknown> => {
-    const { path = {}, query, header, body, signal, timeout, harmless } = init;
+    const { path = {}, query, header, body, signal, timeout, retries, harmless } = init;
     const filled = template.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(String(path[name])));
     const bytes = body instanceof Uint8Array;
     const headers = text(header);
@@ -86,6 +86,7 @@ export function calls(transport: Transport, prefix: string): Call {
       body: bytes || body === undefined ? body : JSON.stringify(body),
       signal,
       timeout,
+      retries,
       harmless: harmless ?? (method === "GET" || method === "PUT"),
     });
     return answer.content(NOT_JSON[template] ?? JSON_TYPE);

@@ -83,8 +83,8 @@ export class Model<Row extends object = Features, Label extends NonNullable<Scal
   ): AsyncGenerator<Answered<Row, Label> | Refused<Row>>;
   score(rows: Rows<Row>, options?: ScoreOptions): AsyncGenerator<Answered<Row, Label>>;
   score(rows: Rows<Row>, options: ScoreOptions = {}): AsyncGenerator<Answered<Row, Label> | Refused<Row>> {
-    const { timeout } = options;
-    return scoreAll((batch, signal) => this.predictBatch(batch, { signal, timeout }), rows, options);
+    const { timeout, retries } = options;
+    return scoreAll((batch, signal) => this.predictBatch(batch, { signal, timeout, retries }), rows, options);
   }
 
   /** Tell what was true. Resolves when it is durable; `rejected` says what was not taken, and why. */

@@ -21,6 +21,8 @@ export interface ScoreOptions {
   signal?: AbortSignal | undefined;
   /** Milliseconds for each request, its repeats included. */
   timeout?: number | undefined;
+  /** How often a request is sent again at most; the client's own, 3, is over in a second. 20 outlast a server's restart. */
+  retries?: number | undefined;
 }
 
 export interface Answered<Row, Label> {
@@ -114,7 +116,10 @@ export async function* scoreAll<Row, Label = Scalar>(
       }
       if (first?.answers) {
         underWay.shift();
-        yield* first.answers;
+        for (const answer of first.answers) {
+          signal?.throwIfAborted();
+          yield answer;
+        }
       } else if (reading || first) {
         await new Promise<void>((resolve) => {
           wake = resolve;

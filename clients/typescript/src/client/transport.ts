@@ -13,6 +13,8 @@ export interface CallOptions {
   signal?: AbortSignal | undefined;
   /** Milliseconds for the whole call, repeats included; 0 or Infinity for no end. The client's own where it is left out. */
   timeout?: number | undefined;
+  /** How often the call is sent again at most, where that is safe. The client's own where it is left out. */
+  retries?: number | undefined;
 }
 
 export interface Outgoing extends CallOptions {
@@ -98,7 +100,8 @@ export class Transport {
 
   /** The whole answer. Rejects with EverloopError, or with the reason of the caller's signal. */
   async send(request: Outgoing): Promise<Incoming> {
-    const { clock, retries, backoff } = this.#options;
+    const { clock, backoff } = this.#options;
+    const retries = request.retries ?? this.#options.retries;
     const timeout = request.timeout ?? this.#options.timeout;
     const time = new TimeLimit(clock, timeout, request.signal);
     try {
@@ -130,6 +133,10 @@ export class Transport {
     const { statusCode, headers: answered, body } = await this.#exchange(options, signal);
     if (statusCode >= 300) {
       throw refusal(statusCode, (name) => one(answered[name]), await body.text());
+    }
+    const type = one(answered["content-type"]) ?? "nothing";
+    if (!type.startsWith("text/event-stream")) {
+      throw foreign(`text/event-stream was expected, ${type} came: ${short(await body.text())}`);
     }
     return body as AsyncIterable<Buffer>;
   }

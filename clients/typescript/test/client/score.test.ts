@@ -171,3 +171,16 @@ test("what no row is to blame for ends it all the same", async () => {
 test("sizes that cannot be are refused", async () => {
   await assert.rejects(all(scoreAll(async (rows: number[]) => answer(rows), [1], { batchSize: 0 })), RangeError);
 });
+
+test("no row is given after the signal has ended it", async () => {
+  const abort = new AbortController();
+  const seen: number[] = [];
+  const scored = scoreAll(async (rows: number[]) => answer(rows), [1, 2, 3], { signal: abort.signal });
+  await assert.rejects(async () => {
+    for await (const { number } of scored) {
+      seen.push(number);
+      abort.abort(new Error("enough"));
+    }
+  }, /enough/);
+  assert.deepEqual(seen, [0]);
+});

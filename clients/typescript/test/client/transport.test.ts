@@ -62,6 +62,11 @@ test("no more often than said, and then with the last error", async (t) => {
   const { client, asked } = await told(t, [problem(503, "overloaded")], { retries: 2 });
   await assert.rejects(client.predict("m", [1]), { code: "overloaded" });
   assert.equal(asked.length, 3);
+  await assert.rejects(client.predict("m", [1], { retries: 5 }), { code: "overloaded" });
+  assert.equal(asked.length, 9);
+  const scored = client.score("m", [[1]], { retries: 7 });
+  await assert.rejects(scored.next(), { code: "overloaded" });
+  assert.equal(asked.length, 17);
 });
 
 test("Retry-After is kept, and a wait that would be too long is not begun", async (t) => {
