@@ -178,9 +178,10 @@ class Engine:
         args, call.args = call.args, None
         try:
             value = await (target.call(args) if awaitable is None else awaitable)
-            held = [value]
-            del value
-            value = wire.owned(held)
+            if type(value) not in _PLAIN:
+                held = [value]
+                del value
+                value = wire.owned(held)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and call.cancelled:
                 call.asker.answer(wire.CANCELLED, call.number, None)
