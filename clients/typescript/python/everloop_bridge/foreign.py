@@ -6,9 +6,14 @@ dates and durations do likewise, in whatever unit they are.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
+_DEEPEST = 100
 _BASES: tuple[tuple[type, Any], ...] = (
     (str, str.__str__),
     (int, int.__int__),
@@ -36,6 +41,35 @@ def plain(value: Any) -> Any:
     if hasattr(type(value), "model_dump"):
         return value.model_dump()
     raise refused(f"a {name_of(type(value))}")
+
+
+def tensor(value: Any) -> Any:
+    """One of PyTorch's as a NumPy array of the same memory; None for anything else. Raises TypeError where it is not on the CPU
+    or of numbers that NumPy has not, in PyTorch's words, which tell what to call."""
+    detach = getattr(value, "detach", None)
+    return detach().numpy() if callable(detach) and callable(getattr(value, "numpy", None)) else None
+
+
+def place_in(value: Any, refuses: Callable[[Any], bool]) -> str:
+    """Where in `value` the first thing is that cannot be sent, `.rows[1].when`; empty where that is the whole."""
+    place = ""
+    for _ in range(_DEEPEST):
+        found = next(((step, part) for step, part in _parts(value) if refuses(part)), None)
+        if found is None:
+            break
+        place, value = place + found[0], found[1]
+    return place
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((f".{key}", item) for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{i}]", item) for i, item in enumerate(value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from ((f".{each.name}", getattr(value, each.name)) for each in dataclasses.fields(value))
+    elif isinstance(value, msgspec.Struct):
+        yield from ((f".{name}", getattr(value, name)) for name in value.__struct_fields__)
 
 
 def scalar(numpy: Any, value: Any) -> Any:

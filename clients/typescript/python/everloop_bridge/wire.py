@@ -117,7 +117,22 @@ class Codec:
         return self._decoder.decode(body)
 
     def encode(self, value: Any) -> bytes:
-        """Raises TypeError, naming the type, for what JavaScript has nothing like, and ValueError beyond 4 GB."""
+        """Raises TypeError, naming the place and the type, for what JavaScript has nothing like, and ValueError beyond 4 GB."""
+        try:
+            return self._body(value)
+        except TypeError as error:
+            place = foreign.place_in(value, self._refuses)
+            raise TypeError(f"{place.lstrip('.')}: {error}" if place else str(error)) from None
+
+    def _refuses(self, value: Any) -> bool:
+        try:
+            self._body(value)
+        except TypeError:
+            return True
+        self.lent()
+        return False
+
+    def _body(self, value: Any) -> bytes:
         try:
             try:
                 body = self._encoder.encode(value)
@@ -185,6 +200,9 @@ class Codec:
         if hasattr(value, "typecode") and hasattr(value, "tobytes"):
             view = memoryview(value)
             return msgspec.msgpack.Ext(ARRAY, _pack([_dtype_of(view), [len(view)], view.cast("B")]))
+        array = foreign.tensor(value)
+        if array is not None:
+            return self._ndarray(_numpy(), array)
         return foreign.plain(value)
 
     def _ndarray(self, numpy: Any, array: Any, *, own: bool = False) -> Any:

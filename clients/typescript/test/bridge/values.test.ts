@@ -98,6 +98,7 @@ for (const transport of TRANSPORTS) {
     assert.deepEqual(await given("bytes"), Buffer.from([0, 255]));
     assert.deepEqual(await given("numpy scalars"), [0.5, 1.5, 7, true, "s"]);
     assert.deepEqual(await given("matrix"), new NdArray(Int16Array.of(0, 1, 2, 3, 4, 5), [2, 3]));
+    assert.deepEqual(await given("tensor"), new NdArray(Float32Array.of(0, 1, 2, 3), [2, 2]));
     assert.deepEqual(await given("transposed"), new NdArray(Float64Array.of(0, 3, 1, 4, 2, 5), [3, 2]));
     assert.deepEqual(await given("big endian"), Int32Array.of(1, 2));
     assert.deepEqual(await given("scalar array"), new NdArray(Float64Array.of(3.5), []));
@@ -130,6 +131,7 @@ for (const transport of TRANSPORTS) {
       ["long double", /longdouble cannot be sent/],
       ["complex", /complex128 cannot be sent/],
       ["function", /builtin_function_or_method cannot be sent/],
+      ["deep", /^TypeError: rows\[1\]\.point\.y: a complex cannot be sent/],
     ] as const) {
       await assert.rejects(
         given(what),

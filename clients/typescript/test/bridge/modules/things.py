@@ -76,6 +76,18 @@ def give(what):
     class Opaque:
         pass
 
+    class Tensor:
+        """As much of PyTorch's as is called."""
+
+        def __init__(self, array):
+            self.array = array
+
+        def detach(self):
+            return self
+
+        def numpy(self):
+            return self.array
+
     return {
         "dataclass": lambda: Point(1, 2.5),
         "set": lambda: {1},
@@ -114,6 +126,8 @@ def give(what):
         "opaque": Opaque,
         "complex": lambda: np.array([1j]),
         "function": lambda: len,
+        "deep": lambda: {"rows": [1, {"point": Point(1, 1j)}]},
+        "tensor": lambda: Tensor(np.arange(4, dtype=np.float32).reshape(2, 2)),
     }[what]()
 
 
