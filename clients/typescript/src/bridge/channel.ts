@@ -30,12 +30,18 @@ export interface BridgeCallOptions {
   signal?: AbortSignal;
 }
 
-interface Pending {
-  name: string;
+/** What Python has of a call until it has answered it, waited for or not. */
+interface Held {
   /** Of its arguments. */
   bytes: number;
   /** Pins of the memory that they lend. */
   lent: readonly number[];
+  /** On the connection of `callPythonSync`. */
+  sync?: boolean;
+}
+
+interface Pending extends Held {
+  name: string;
   began: number;
   resolve(value: unknown): void;
   reject(error: unknown): void;
@@ -72,7 +78,7 @@ export class Channel {
   private readonly encoder: Encoder;
   private readonly decoder: Decoder;
   private readonly pending = new Map<number, Pending>();
-  private readonly abandoned = new Map<number, Pending>();
+  private readonly abandoned = new Map<number, Held>();
   private bytes = 0;
   /** Answers whose memory Python need not keep any more. */
   private readonly copied: number[] = [];
@@ -134,10 +140,11 @@ export class Channel {
     if (this.over !== undefined) {
       throw this.over;
     }
+    this.checkLimits();
     const number = this.nextNumber();
     const name = `${module}.${fn}`;
     const encoder = new Encoder(this.surroundings.memory);
-    encoder.frame(Ask.call, number, (to) => to.call(module, fn, args));
+    const bytes = encoder.frame(Ask.call, number, (to) => to.call(module, fn, args));
     this.sync ??= new SyncChannel(
       this.surroundings.pid,
       (path) => this.listen(path),
@@ -165,6 +172,7 @@ export class Channel {
       });
       if (!answered) {
         this.sendSync(Ask.cancel, number, null);
+        this.abandon(number, { bytes, lent: encoder.lent, sync: true });
         throw new BridgeTimeout(name, timeout);
       }
       if (outcome !== "succeeded") {
@@ -176,6 +184,7 @@ export class Channel {
         outcome = "failed";
         void this.sync.close();
         this.sync = undefined;
+        this.forgetSync();
         this.surroundings.syncBroken?.();
       }
       throw error;
@@ -193,7 +202,9 @@ export class Channel {
     }
     const answers = frame.readUInt32LE(5) === number;
     if (!answers) {
-      this.releaseSync(frame); // Of a call that timed out before.
+      // Of a call that timed out before.
+      this.answeredLate(frame[4] as number, frame.readUInt32LE(5));
+      this.releaseSync(frame);
     }
     return answers;
   }
@@ -323,12 +334,34 @@ export class Channel {
       return;
     }
     this.forget(number, call);
-    this.abandoned.set(number, call);
-    this.bytes += call.bytes;
+    this.abandon(number, call);
     this.encoder.frame(Ask.cancel, number, (to) => to.value(null));
     this.flushSoon();
     this.metrics.settled(call.name, performance.now() - call.began, outcome);
     call.reject(why);
+  }
+
+  private abandon(number: number, call: Held): void {
+    this.abandoned.set(number, call);
+    this.bytes += call.bytes;
+  }
+
+  private answeredLate(kind: number, number: number): void {
+    const given = this.abandoned.get(number);
+    if (given !== undefined) {
+      this.abandoned.delete(number);
+      this.bytes -= given.bytes;
+      this.unlent(kind, given.lent);
+    }
+  }
+
+  /** The connection on which these would be answered has ended. */
+  private forgetSync(): void {
+    for (const [number, { sync }] of this.abandoned) {
+      if (sync) {
+        this.answeredLate(Answer.cancelled, number);
+      }
+    }
   }
 
   private forget(number: number, call: Pending): void {
@@ -428,12 +461,7 @@ export class Channel {
     }
     const call = this.pending.get(number);
     if (call === undefined) {
-      const given = this.abandoned.get(number);
-      this.abandoned.delete(number);
-      if (given !== undefined) {
-        this.bytes -= given.bytes;
-        this.unlent(kind, given.lent);
-      }
+      this.answeredLate(kind, number);
       // Its memory is let go even though nobody waits for it.
       this.read(number, data, start);
       return;

@@ -305,6 +305,22 @@ test("a closed bridge lets calls under way end, and refuses others", async () =>
   await given;
 });
 
+for (const transport of TRANSPORTS) {
+  test(`${transport}: calls that callPythonSync gave up keep their places until Python has answered them`, async (t) => {
+    const bridge = opened(t, { transport, poolSize: 2, maxPending: 2 });
+    bridge.callPythonSync("things", "nothing");
+    for (let i = 0; i < 2; i++) {
+      assert.throws(() => bridge.callPythonSync("things", "block", [0.2], { timeout: 5 }), BridgeTimeout);
+    }
+    assert.equal(bridge.getMetrics().abandoned, 2);
+    assert.throws(() => bridge.callPythonSync("things", "nothing"), BridgeOverloaded);
+    while (bridge.getMetrics().abandoned > 0) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    assert.equal(bridge.callPythonSync("things", "nothing"), "nothing");
+  });
+}
+
 test("a timeout that no timer can hold is no end, and what is no time is refused", async (t) => {
   const bridge = opened(t, { timeout: Infinity });
   for (const timeout of [undefined, Infinity, 2 ** 31, Number.MAX_VALUE]) {
