@@ -23,6 +23,7 @@ _BASES: tuple[tuple[type, Any], ...] = (
 
 
 def refused(what: str) -> TypeError:
+    what = f"an {what[2:]}" if what.startswith(("a a", "a e", "a i", "a o", "a A", "a E", "a I", "a O")) else what
     return TypeError(
         f"{what} cannot be sent to JavaScript: answer with None, bool, int, float, str, bytes, list, dict, datetime, "
         "a dataclass or a NumPy array"
