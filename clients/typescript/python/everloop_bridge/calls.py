@@ -21,7 +21,8 @@ from everloop_bridge.wire import Named
 Function = TypeVar("Function", bound=Callable[..., Any])
 _FAST = "__everloop_fast__"
 _files: dict[Path, Any] = {}
-_files_lock = threading.RLock()
+_files_locks: dict[Path, threading.RLock] = {}
+_naming = threading.Lock()
 
 
 def fast(function: Function) -> Function:
@@ -146,7 +147,9 @@ def _imported_from(name: str) -> Path | str | None:
 
 
 def _of_file(path: Path) -> Any:
-    with _files_lock:
+    with _naming:
+        lock = _files_locks.setdefault(path, threading.RLock())
+    with lock:  # Of this file alone: one whose import takes long holds up no other.
         if path not in _files:
             _files[path] = _load_file(path)
         return _files[path]
@@ -156,22 +159,30 @@ def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ModuleNotFoundError(f"there is no file {path}")
     name = path.parent.name if path.name == "__init__.py" else path.stem
-    taken = _imported_from(name)
-    if taken == path:
+    spec = _named(path, name)
+    if spec is None:
         return importlib.import_module(name)
-    # Two files may have one name: the second is kept under its path, so that neither hides the other.
-    name = name if taken is None else f"{name}@{path}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    made = importlib.util.module_from_spec(spec)
-    sys.modules[name] = made
+    made = sys.modules[spec.name]
     try:
         spec.loader.exec_module(made)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[spec.name]
         raise
     return made
+
+
+def _named(path: Path, name: str) -> Any:
+    """The spec of a new module of that file, whose name is taken with it; None where `import name` gives the file."""
+    with _naming:
+        taken = _imported_from(name)
+        if taken == path:
+            return None
+        # Two files may have one name: the second is kept under its path, so that neither hides the other.
+        spec = importlib.util.spec_from_file_location(name if taken is None else f"{name}@{path}", path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python file")
+        folder = str(path.parent)
+        if folder not in sys.path:
+            sys.path.append(folder)
+        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        return spec

@@ -1,7 +1,7 @@
 /** What Python functions and JavaScript values do to a bridge that must not corrupt an answer, end, or keep memory for it. */
 
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
@@ -156,6 +156,20 @@ for (const transport of TRANSPORTS) {
     assert.equal(opened(t, { transport }).callPythonSync("things", "same", [1]), 1);
   });
 }
+
+test("a file whose import takes long holds up no other", async (t) => {
+  const bridge = opened(t);
+  const folder = mkdtempSync(path.join(tmpdir(), "everloop-test-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const [slow, quick] = [path.join(folder, "slow_to_import.py"), path.join(folder, "quick_to_import.py")];
+  const waits = "import quick_to_import\nquick_to_import.imported.wait(50)\ndef name(): return __name__\n";
+  writeFileSync(slow, waits);
+  writeFileSync(quick, "import threading\nimported = threading.Event()\ndef go(): imported.set()\ndef no(): pass\n");
+  await bridge.callPython(quick, "no");
+  const importing = bridge.callPython(slow, "name");
+  await bridge.callPython(quick, "go"); // A function that is looked up while the other file's import waits for it.
+  assert.equal(await importing, "slow_to_import");
+});
 
 test("in-process: a bridge whose Python end broke has another with the next call", async (t) => {
   const bridge = opened(t, { transport: "in-process" });
