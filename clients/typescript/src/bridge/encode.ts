@@ -9,19 +9,15 @@ import { dtypeCode, dtypeOf, NdArray } from "./arrays.js";
 import { BridgeArgumentError } from "./errors.js";
 import { told, whyNotDate, whyNotKey, whyNotObject, whyNotText } from "./refusals.js";
 import { absentIn, BY_ADDRESS, Extension, HEAD_SIZE, type SharedMemory, twosComplement } from "./wire.js";
+import { Writer } from "./writer.js";
 
-const FIRST_SIZE = 16_384;
-const KEPT_SIZE = 1 << 20;
 const DEEPEST = 200;
 const SHORT = 32;
 const LARGEST_FRAME = 2 ** 32;
 const NONE: readonly number[] = [];
 
 /** Collects frames until they are taken, in one buffer that is used again. */
-export class Encoder {
-  private bytes = Buffer.allocUnsafeSlow(FIRST_SIZE);
-  private view = new DataView(this.bytes.buffer);
-  private at = 0;
+export class Encoder extends Writer {
   private readonly path: (string | number)[] = [];
   /** Pins of the frame that was appended last. */
   lent: readonly number[] = NONE;
@@ -31,10 +27,8 @@ export class Encoder {
   /** Frames of calls that a getter or toJSON of the arguments made: they follow the frame that was being written then. */
   private late: Buffer[] = [];
 
-  constructor(private readonly memory?: SharedMemory) {}
-
-  get size(): number {
-    return this.at;
+  constructor(private readonly memory?: SharedMemory) {
+    super();
   }
 
   /** Append a frame whose body `write` writes; if it throws, the frame is not there. Returns its bytes, lent ones included. */
@@ -87,29 +81,6 @@ export class Encoder {
         this.at += frames.length;
       }
     }
-  }
-
-  /** The frames so far, in memory that the next frame overwrites once they are cleared. */
-  look(): Buffer {
-    return this.bytes.subarray(0, this.at);
-  }
-
-  clear(): void {
-    this.at = 0;
-    if (this.bytes.length > KEPT_SIZE) {
-      this.allocate(KEPT_SIZE);
-    }
-  }
-
-  /** The frames so far, as bytes that nobody else writes to. */
-  take(): Buffer {
-    const taken = this.look();
-    this.at = 0;
-    if (taken.length <= FIRST_SIZE) {
-      return Buffer.from(taken);
-    }
-    this.allocate(Math.min(KEPT_SIZE, this.bytes.length));
-    return taken;
   }
 
   /** The body of a call. */
@@ -275,48 +246,6 @@ export class Encoder {
     }
   }
 
-  /** The head of a map or array: `fixed` holds up to 15, `wide` is its 16-bit form, and the next code its 32-bit one. */
-  private head(count: number, fixed: number, wide: number): void {
-    this.reserve(5);
-    if (count < 16) {
-      this.bytes[this.at++] = fixed | count;
-    } else if (count < 65_536) {
-      this.bytes[this.at] = wide;
-      this.view.setUint16(this.at + 1, count);
-      this.at += 3;
-    } else {
-      this.bytes[this.at] = wide + 1;
-      this.view.setUint32(this.at + 1, count);
-      this.at += 5;
-    }
-  }
-
-  private byte(byte: number): void {
-    this.reserve(1);
-    this.bytes[this.at++] = byte;
-  }
-
-  private number(value: number): void {
-    this.reserve(9);
-    if (!Number.isSafeInteger(value) || Object.is(value, -0)) {
-      this.bytes[this.at] = 0xcb;
-      this.view.setFloat64(this.at + 1, value);
-      this.at += 9;
-    } else if (value >= 0 && value < 128) {
-      this.bytes[this.at++] = value;
-    } else if (value < 0 && value >= -32) {
-      this.bytes[this.at++] = value + 256;
-    } else if (value >= -2_147_483_648 && value <= 2_147_483_647) {
-      this.bytes[this.at] = 0xd2;
-      this.view.setInt32(this.at + 1, value);
-      this.at += 5;
-    } else {
-      this.bytes[this.at] = 0xd3;
-      this.view.setBigInt64(this.at + 1, BigInt(value));
-      this.at += 9;
-    }
-  }
-
   private bigint(value: bigint): void {
     this.reserve(9);
     if (value >= -(2n ** 63n) && value < 2n ** 64n) {
@@ -430,14 +359,6 @@ export class Encoder {
     return lent;
   }
 
-  private raw(bytes: Uint8Array): void {
-    this.reserve(bytes.byteLength + 5);
-    this.bytes[this.at] = 0xc6;
-    this.view.setUint32(this.at + 1, bytes.byteLength);
-    this.bytes.set(bytes, this.at + 5);
-    this.at += bytes.byteLength + 5;
-  }
-
   private extension(type: number, write: () => void): void {
     this.reserve(6);
     const start = this.at;
@@ -456,18 +377,5 @@ export class Encoder {
 
   private refuse(why: string): never {
     throw new BridgeArgumentError(told(this.path), why);
-  }
-
-  private reserve(more: number): void {
-    if (this.at + more > this.bytes.length) {
-      const old = this.bytes;
-      this.allocate(Math.max(old.length * 2, this.at + more));
-      this.bytes.set(old.subarray(0, this.at));
-    }
-  }
-
-  private allocate(size: number): void {
-    this.bytes = Buffer.allocUnsafeSlow(size);
-    this.view = new DataView(this.bytes.buffer);
   }
 }
