@@ -52,7 +52,7 @@ export class BridgeClosed extends BridgeError {
   }
 }
 
-/** The Python process ended while it had calls; the next call starts another. */
+/** The Python process ended, or its end of the bridge broke, while it had calls; the next call starts another. */
 export class BridgeCrashed extends BridgeError {
   override name = "BridgeCrashed";
 
