@@ -19,6 +19,7 @@ import {
 } from "./errors.js";
 import { Frames } from "./frames.js";
 import type { Metrics, Outcome } from "./metrics.js";
+import { Signals } from "./signals.js";
 import { SyncChannel } from "./sync.js";
 import { Answer, Ask, HEAD_SIZE, type Hello, type Link, type SharedMemory } from "./wire.js";
 
@@ -49,12 +50,6 @@ interface Pending extends Held {
   signal: AbortSignal | undefined;
 }
 
-/** The calls that one signal ends: a signal that many calls share has one listener, not one for each. */
-interface Followed {
-  numbers: Set<number>;
-  aborted(): void;
-}
-
 /** What a channel tells, and where it is: `broken` is called if the socket ends unasked. */
 export interface Surroundings {
   memory?: SharedMemory;
@@ -82,7 +77,7 @@ export class Channel {
   private bytes = 0;
   /** Answers whose memory Python need not keep any more. */
   private readonly copied: number[] = [];
-  private readonly signals = new Map<AbortSignal, Followed>();
+  private readonly signals = new Signals((number, reason) => this.giveUp(number, "cancelled", reason));
   private number = 0;
   private flushing = false;
   private readonly frames = new Frames();
@@ -298,7 +293,7 @@ export class Channel {
         call.timer = setTimeout(() => this.giveUp(number, "timedOut", new BridgeTimeout(name, timeout)), timeout);
       }
       if (signal !== undefined) {
-        this.follow(signal, number);
+        this.signals.follow(signal, number);
       }
       if (this.pending.size === 0) {
         this.link.socket.ref();
@@ -371,38 +366,13 @@ export class Channel {
       clearTimeout(call.timer);
     }
     if (call.signal !== undefined) {
-      this.unfollow(call.signal, number);
+      this.signals.unfollow(call.signal, number);
     }
     if (this.pending.size === 0) {
       this.link.socket.unref();
       for (const done of this.idle.splice(0)) {
         done();
       }
-    }
-  }
-
-  private follow(signal: AbortSignal, number: number): void {
-    let followed = this.signals.get(signal);
-    if (followed === undefined) {
-      const numbers = new Set<number>();
-      const aborted = () => {
-        for (const each of [...numbers]) {
-          this.giveUp(each, "cancelled", signal.reason);
-        }
-      };
-      followed = { numbers, aborted };
-      this.signals.set(signal, followed);
-      signal.addEventListener("abort", aborted, { once: true });
-    }
-    followed.numbers.add(number);
-  }
-
-  private unfollow(signal: AbortSignal, number: number): void {
-    const followed = this.signals.get(signal);
-    followed?.numbers.delete(number);
-    if (followed?.numbers.size === 0) {
-      signal.removeEventListener("abort", followed.aborted);
-      this.signals.delete(signal);
     }
   }
 
