@@ -6,7 +6,7 @@ import { performance } from "node:perf_hooks";
 import { type BridgeCallOptions, Channel } from "./channel.js";
 import { type Child, startChild } from "./child.js";
 import { type EngineOptions, type Memory, startEmbedded, whyNotEmbedded } from "./embedded.js";
-import { BridgeClosed, BridgeCrashed, BridgeStartError } from "./errors.js";
+import { BridgeArgumentError, BridgeClosed, BridgeCrashed, BridgeStartError } from "./errors.js";
 import { type BridgeMetrics, Metrics } from "./metrics.js";
 import { findPython, type Python } from "./python.js";
 import type { Hello } from "./wire.js";
@@ -110,6 +110,7 @@ export class PolyglotBridge {
     let answer: Promise<unknown>;
     try {
       const timeout = checkedTime(options.timeout ?? this.options.timeout);
+      named(module, fn);
       answer = this.opened().call(module, fn, args, options.signal ? { timeout, signal: options.signal } : { timeout });
     } catch (error) {
       answer = Promise.reject(error);
@@ -122,6 +123,7 @@ export class PolyglotBridge {
    * rejects with.
    */
   callPythonSync<T = unknown>(module: string, fn: string, args?: unknown, options: { timeout?: number } = {}): T {
+    named(module, fn);
     return this.opened().callSync(module, fn, args, checkedTime(options.timeout ?? this.options.timeout)) as T;
   }
 
@@ -264,6 +266,13 @@ function modulePath(given: string | readonly string[] | undefined): string[] {
     throw new RangeError(`modulePath: there is no folder ${absent}`);
   }
   return all;
+}
+
+function named(module: unknown, fn: unknown): void {
+  if (typeof module !== "string" || typeof fn !== "string") {
+    const [what, given] = typeof module === "string" ? ["fn", fn] : ["module", module];
+    throw new BridgeArgumentError(`${what}`, `is a name, not of the type ${typeof given}`);
+  }
 }
 
 /** What programs without types may say. */

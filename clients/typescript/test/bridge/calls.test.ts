@@ -286,6 +286,11 @@ test("a bridge tells what it is, and refuses options that mean nothing", async (
     [{ pythonPath: 5 }, /pythonPath is a path, not 5/],
     [{ fast: ["double"] }, /fast names functions as "module\.function", not "double"/],
   ];
+  const call = bridge.callPython.bind(bridge) as (...args: unknown[]) => Promise<unknown>;
+  await assert.rejects(call("things"), {
+    name: "BridgeArgumentError",
+    message: /fn is a name, not of the type undefined/,
+  });
   for (const [wrong, told] of untyped) {
     assert.throws(() => new PolyglotBridge({ ...OPTIONS, ...wrong }), told);
   }
