@@ -327,7 +327,7 @@ for (const transport of TRANSPORTS) {
 }
 
 test("a timeout that no timer can hold is no end, and what is no time is refused", async (t) => {
-  const bridge = opened(t, { timeout: Infinity });
+  const bridge = opened(t, { timeout: Infinity, poolSize: 1 });
   for (const timeout of [undefined, Infinity, 2 ** 31, Number.MAX_VALUE]) {
     const options = timeout === undefined ? {} : { timeout };
     assert.equal(
