@@ -1,27 +1,21 @@
 /**
  * The calls under way on one socket. Calls of one turn of the event loop leave in one write; answers settle their promises.
  *
- * A call that is given up (timeout, abort) rejects at once, and Python is told; its number stays taken until Python has
- * answered it, because until then it may hold one of Python's threads. While nothing is under way, the socket does not keep
- * Node running.
+ * A call that is given up (timeout, abort) rejects at once, and Python is told; `Abandoned` has it from then on. Calls that
+ * block this thread go another way, `SynchronousCalls`, but take their numbers and places among all. While nothing is under
+ * way, the socket does not keep Node running.
  */
 
 import { performance } from "node:perf_hooks";
+import { Abandoned, type Held, unlent } from "./abandoned.js";
 import { Decoder } from "./decode.js";
 import { Encoder } from "./encode.js";
-import {
-  BridgeCrashed,
-  BridgeError,
-  BridgeOverloaded,
-  BridgeTimeout,
-  PythonError,
-  type RaisedException,
-} from "./errors.js";
+import { BridgeError, BridgeOverloaded, BridgeTimeout, PythonError, type RaisedException } from "./errors.js";
 import { Frames } from "./frames.js";
 import type { Metrics, Outcome } from "./metrics.js";
 import { Signals } from "./signals.js";
-import { SyncChannel } from "./sync.js";
-import { Answer, Ask, HEAD_SIZE, type Hello, type Link, type SharedMemory } from "./wire.js";
+import { SynchronousCalls, type SyncSurroundings } from "./synchronous.js";
+import { Answer, Ask, HEAD_SIZE, type Hello, type Link } from "./wire.js";
 
 const NUMBERS = 2 ** 32;
 
@@ -29,16 +23,6 @@ export interface BridgeCallOptions {
   /** Milliseconds until the call is given up; 0 waits for ever, as does Infinity and what is longer than 24 days. */
   timeout?: number;
   signal?: AbortSignal;
-}
-
-/** What Python has of a call until it has answered it, waited for or not. */
-interface Held {
-  /** Of its arguments. */
-  bytes: number;
-  /** Pins of the memory that they lend. */
-  lent: readonly number[];
-  /** On the connection of `callPythonSync`. */
-  sync?: boolean;
 }
 
 interface Pending extends Held {
@@ -51,14 +35,9 @@ interface Pending extends Held {
 }
 
 /** What a channel tells, and where it is: `broken` is called if the socket ends unasked. */
-export interface Surroundings {
-  memory?: SharedMemory;
-  /** The process that Python is, where it is one of its own. */
-  pid?: number | undefined;
+export interface Surroundings extends SyncSurroundings {
   greeted?(hello: Hello): void;
   broken(): void;
-  /** The same of the socket of `callPythonSync`. */
-  syncBroken?(): void;
 }
 
 /** What may wait for Python at once. */
@@ -73,8 +52,9 @@ export class Channel {
   private readonly encoder: Encoder;
   private readonly decoder: Decoder;
   private readonly pending = new Map<number, Pending>();
-  private readonly abandoned = new Map<number, Held>();
   private bytes = 0;
+  private readonly abandoned: Abandoned;
+  private readonly synchronous: SynchronousCalls;
   /** Answers whose memory Python need not keep any more. */
   private readonly copied: number[] = [];
   private readonly signals = new Signals((number, reason) => this.giveUp(number, "cancelled", reason));
@@ -83,9 +63,7 @@ export class Channel {
   private readonly frames = new Frames();
   private over: Error | undefined;
   private readonly idle: (() => void)[] = [];
-  private sync: SyncChannel | undefined;
   private closing = false;
-  private answeredSync = false;
 
   constructor(
     private readonly link: Link,
@@ -96,6 +74,8 @@ export class Channel {
     const { memory } = surroundings;
     this.encoder = new Encoder(memory);
     this.decoder = new Decoder(memory);
+    this.abandoned = new Abandoned(memory);
+    this.synchronous = new SynchronousCalls(metrics, surroundings, (path) => this.listen(path));
     link.reading((data) => this.receive(data));
     const { socket } = link;
     // An error is always followed by "close".
@@ -110,7 +90,7 @@ export class Channel {
 
   /** Whether Python has said anything. */
   get ready(): boolean {
-    return this.greeting !== undefined || this.answeredSync;
+    return this.greeting !== undefined || this.synchronous.heard;
   }
 
   get pendingNow(): number {
@@ -118,7 +98,7 @@ export class Channel {
   }
 
   get abandonedNow(): number {
-    return this.abandoned.size;
+    return this.abandoned.size + this.synchronous.abandoned.size;
   }
 
   /** Send a call; the promise is that of its answer. */
@@ -136,92 +116,7 @@ export class Channel {
       throw this.over;
     }
     this.checkLimits();
-    const number = this.nextNumber();
-    const name = `${module}.${fn}`;
-    const encoder = new Encoder(this.surroundings.memory);
-    const bytes = encoder.frame(Ask.call, number, (to) => to.call(module, fn, args));
-    this.sync ??= new SyncChannel(
-      this.surroundings.pid,
-      (path) => this.listen(path),
-      (frame) => void this.isSyncAnswer(frame),
-    );
-    const began = performance.now();
-    this.sync.send(encoder.take());
-    let outcome = "timedOut" as Outcome;
-    try {
-      let value: unknown;
-      const answered = this.sync.receive(timeout, (frame) => {
-        this.answeredSync = true;
-        if (!this.isSyncAnswer(frame, number)) {
-          return false;
-        }
-        const kind = frame[4] as number;
-        outcome = kind === Answer.result ? "succeeded" : "failed";
-        this.unlent(kind, encoder.lent);
-        try {
-          value = this.decoder.decode(frame, HEAD_SIZE);
-        } finally {
-          this.releaseSync(frame);
-        }
-        return true;
-      });
-      if (!answered) {
-        this.sendSync(Ask.cancel, number, null);
-        this.abandon(number, { bytes, lent: encoder.lent, sync: true });
-        throw new BridgeTimeout(name, timeout);
-      }
-      if (outcome !== "succeeded") {
-        throw new PythonError(value as RaisedException);
-      }
-      return value;
-    } catch (error) {
-      if (error instanceof BridgeCrashed) {
-        outcome = "failed";
-        void this.sync.close();
-        this.sync = undefined;
-        this.forgetSync();
-        this.surroundings.syncBroken?.();
-      }
-      throw error;
-    } finally {
-      this.metrics.settled(name, performance.now() - began, outcome);
-      this.flushSoon();
-    }
-  }
-
-  /** Whether `frame` answers the call of that number; everything else that comes on the same socket is done with here. */
-  private isSyncAnswer(frame: Buffer, number?: number): boolean {
-    if (frame[4] === Answer.released) {
-      this.surroundings.memory?.released(this.decoder.decode(frame, HEAD_SIZE) as number[]);
-      return false;
-    }
-    const answers = frame.readUInt32LE(5) === number;
-    if (!answers) {
-      // Of a call that timed out before.
-      this.answeredLate(frame[4] as number, frame.readUInt32LE(5));
-      this.releaseSync(frame);
-    }
-    return answers;
-  }
-
-  private releaseSync(frame: Buffer): void {
-    if (this.surroundings.memory !== undefined) {
-      this.sendSync(Ask.release, 0, [frame.readUInt32LE(5)]);
-    }
-  }
-
-  private sendSync(kind: number, number: number, value: unknown): void {
-    const encoder = new Encoder();
-    encoder.frame(kind, number, (to) => to.value(value));
-    this.sync?.send(encoder.take());
-  }
-
-  /** Have Python take a second connection at `path`; written at once, for the caller is about to block. */
-  private listen(path: string): void {
-    // Past the encoder, which may be in the middle of a frame: of arguments whose getter makes this call.
-    const encoder = new Encoder();
-    encoder.frame(Ask.listen, 0, (to) => to.value(path));
-    this.write(encoder);
+    return this.synchronous.call(this.nextNumber(), module, fn, args, timeout);
   }
 
   /** Resolves once no call is under way, or after `milliseconds`. */
@@ -240,7 +135,7 @@ export class Channel {
 
   /** Give up what is under way; Python runs its exit hooks and closes its end, within `milliseconds` or without us. */
   async close(milliseconds: number, why: Error): Promise<void> {
-    await this.sync?.close();
+    await this.synchronous.close();
     if (this.over === undefined) {
       this.rejectAll(why);
       await new Promise<void>((resolve) => {
@@ -262,7 +157,8 @@ export class Channel {
   end(why: Error): void {
     this.rejectAll(why);
     this.abandoned.clear();
-    void this.sync?.close();
+    this.synchronous.abandoned.clear();
+    void this.synchronous.close();
     this.link.socket.destroy();
   }
 
@@ -305,13 +201,14 @@ export class Channel {
 
   private checkLimits(): void {
     const { maxPending, maxPendingBytes } = this.limits;
-    const waiting = this.pending.size + this.abandoned.size;
-    if (waiting >= maxPending || this.bytes >= maxPendingBytes) {
+    const waiting = this.pendingNow + this.abandonedNow;
+    const bytes = this.bytes + this.abandoned.bytes + this.synchronous.abandoned.bytes;
+    if (waiting >= maxPending || bytes >= maxPendingBytes) {
       this.metrics.overloaded();
       throw new BridgeOverloaded(
         waiting >= maxPending
           ? `${waiting} calls wait for Python already (maxPending)`
-          : `arguments of ${this.bytes} bytes wait for Python already (maxPendingBytes)`,
+          : `arguments of ${bytes} bytes wait for Python already (maxPendingBytes)`,
       );
     }
   }
@@ -319,8 +216,12 @@ export class Channel {
   private nextNumber(): number {
     do {
       this.number = (this.number + 1) % NUMBERS;
-    } while (this.number === 0 || this.pending.has(this.number) || this.abandoned.has(this.number));
+    } while (this.number === 0 || this.isTaken(this.number));
     return this.number;
+  }
+
+  private isTaken(number: number): boolean {
+    return this.pending.has(number) || this.abandoned.has(number) || this.synchronous.abandoned.has(number);
   }
 
   private giveUp(number: number, outcome: Outcome, why: unknown): void {
@@ -329,34 +230,11 @@ export class Channel {
       return;
     }
     this.forget(number, call);
-    this.abandon(number, call);
+    this.abandoned.add(number, call);
     this.encoder.frame(Ask.cancel, number, (to) => to.value(null));
     this.flushSoon();
     this.metrics.settled(call.name, performance.now() - call.began, outcome);
     call.reject(why);
-  }
-
-  private abandon(number: number, call: Held): void {
-    this.abandoned.set(number, call);
-    this.bytes += call.bytes;
-  }
-
-  private answeredLate(kind: number, number: number): void {
-    const given = this.abandoned.get(number);
-    if (given !== undefined) {
-      this.abandoned.delete(number);
-      this.bytes -= given.bytes;
-      this.unlent(kind, given.lent);
-    }
-  }
-
-  /** The connection on which these would be answered has ended. */
-  private forgetSync(): void {
-    for (const [number, { sync }] of this.abandoned) {
-      if (sync) {
-        this.answeredLate(Answer.cancelled, number);
-      }
-    }
   }
 
   private forget(number: number, call: Pending): void {
@@ -408,6 +286,14 @@ export class Channel {
     }
   }
 
+  /** Have Python take a second connection at `path`; written at once, for the caller is about to block. */
+  private listen(path: string): void {
+    // Past the encoder, which may be in the middle of a frame: of arguments whose getter makes this call.
+    const encoder = new Encoder();
+    encoder.frame(Ask.listen, 0, (to) => to.value(path));
+    this.write(encoder);
+  }
+
   private receive(data: Buffer): void {
     this.frames.add(data, this.answered);
     if (this.copied.length > 0) {
@@ -415,7 +301,7 @@ export class Channel {
     }
   }
 
-  /** One frame from Python, of this channel's socket or of the one that `callPythonSync` blocks on. */
+  /** One frame from Python. */
   private readonly answered = (kind: number, number: number, data: Buffer, frame: number): void => {
     const start = frame + HEAD_SIZE;
     switch (kind) {
@@ -431,13 +317,13 @@ export class Channel {
     }
     const call = this.pending.get(number);
     if (call === undefined) {
-      this.answeredLate(kind, number);
+      this.abandoned.answered(kind, number);
       // Its memory is let go even though nobody waits for it.
       this.read(number, data, start);
       return;
     }
     this.forget(number, call);
-    this.unlent(kind, call.lent);
+    unlent(this.surroundings.memory, kind, call);
     const answer = this.read(number, data, start);
     const outcome = kind === Answer.result && !(answer instanceof Error) ? "succeeded" : "failed";
     this.metrics.settled(call.name, performance.now() - call.began, outcome);
@@ -463,12 +349,5 @@ export class Channel {
       this.copied.push(number);
     }
     return answer;
-  }
-
-  /** A call that Python could not read has given it nothing to look at. */
-  private unlent(kind: number, pins: readonly number[]): void {
-    if (kind === Answer.unread && pins.length > 0) {
-      this.surroundings.memory?.released(pins);
-    }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * `callPythonSync`: this thread sleeps until the answer is there. A worker thread has a socket of its own to the same Python
- * and passes whole frames back and forth; what is in them is written and read here.
+ * The connection of `callPythonSync`: this thread sleeps until a frame is there. A worker thread has a socket of its own to
+ * the same Python and passes whole frames back and forth; what is in them is written and read by this thread.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -67,8 +67,8 @@ export class SyncChannel {
     this.port.postMessage(frame);
   }
 
-  /** Frames from Python, one at a time, until `take` says that it has what it wants; false if `timeout` passed first. */
-  receive(timeout: number, take: (frame: Buffer) => boolean): boolean {
+  /** The first frame from Python that is `wanted`, which is asked of each; undefined if `timeout` passed first. */
+  receive(timeout: number, wanted: (frame: Buffer) => boolean): Buffer | undefined {
     const deadline = timeout > 0 ? performance.now() + timeout : Number.POSITIVE_INFINITY;
     for (;;) {
       const seen = Atomics.load(this.signal, 0);
@@ -77,8 +77,11 @@ export class SyncChannel {
         this.tidyUp();
         if (typeof message === "string") {
           this.ended = message;
-        } else if (take(bufferOf(message))) {
-          return true;
+          continue;
+        }
+        const frame = bufferOf(message);
+        if (wanted(frame)) {
+          return frame;
         }
       }
       if (this.ended !== undefined) {
@@ -86,7 +89,7 @@ export class SyncChannel {
       }
       const left = deadline - performance.now();
       if (left <= 0) {
-        return false;
+        return undefined;
       }
       Atomics.wait(this.signal, 0, seen, left);
     }
