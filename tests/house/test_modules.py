@@ -13,11 +13,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/everloop"
 MODULES = sorted(SOURCE.rglob("*.py"))
+GENERATED = "clients/typescript/src/client/schema.ts"
+TYPESCRIPT = [p for p in sorted((ROOT / "clients/typescript/src").rglob("*.ts")) if p != ROOT / GENERATED]
 LONGEST = 420
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def is_one_subject(path: Path, text: str) -> None:
+    assert len(text.splitlines()) <= LONGEST, f"{name_of(path)} has over {LONGEST} lines: is it still one subject?"
+    assert not path.stem.startswith(("utils", "helpers", "misc", "common"))
 
 
 def files() -> list[Path]:
@@ -42,8 +49,14 @@ def files() -> list[Path]:
 def test_a_module_says_what_it_owns_and_stays_short(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), f"{name_of(path)} opens with no docstring"
-    assert len(text.splitlines()) <= LONGEST, f"{name_of(path)} has over {LONGEST} lines: is it still one subject?"
-    assert not path.stem.startswith(("utils", "helpers", "misc", "common"))
+    is_one_subject(path, text)
+
+
+@pytest.mark.parametrize("path", TYPESCRIPT, ids=name_of)
+def test_a_typescript_module_says_what_it_owns_and_stays_short(path: Path) -> None:
+    text = path.read_text()
+    assert re.match(r"/\*\*\s+(?:\* )?[\w`]", text), f"{name_of(path)} opens with no comment"
+    is_one_subject(path, text)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
