@@ -11,7 +11,7 @@ from tests.parallel import workloads
 
 from everloop.core.errors import MissingExtra, NotPicklable
 from everloop.parallel.executors.opening import open_executor
-from everloop.parallel.executors.ray_actors import RayExecutor
+from everloop.parallel.executors.ray_actors import RayExecutor, _start
 from everloop.parallel.work import Chunk, Done
 
 
@@ -23,6 +23,33 @@ def cluster() -> Iterator[Any]:
 
     yield ray
     ray.shutdown()
+
+
+class SlowRay:
+    """Ray as far as starting it goes; so many times it comes up too late."""
+
+    def __init__(self, too_late: int, said: str) -> None:
+        self.too_late, self.said, self.started = too_late, said, 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: Any) -> None:
+        self.started += 1
+        if self.started <= self.too_late:
+            raise Exception(self.said)  # noqa: TRY002  as Ray does
+
+
+def test_a_ray_that_comes_up_too_late_is_started_once_more() -> None:
+    said = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+    ray = SlowRay(1, said)
+    _start(ray, 1)
+    assert ray.started == 2
+    for too_late, why, tries in [(2, said, 2), (1, "another reason", 1)]:
+        ray = SlowRay(too_late, why)
+        with pytest.raises(Exception, match=why[:20]):
+            _start(ray, 1)
+        assert ray.started == tries
 
 
 def collect(executor: RayExecutor, count: int) -> list[Done]:

@@ -242,13 +242,17 @@ class Engine:
 
     def settle(self, name: str, version: int) -> None:
         """Return once this process answers with `version` (or a later one). Raises why it cannot be opened."""
-        reconciler = self.services.reconciler
-        reconciler.step()
-        if not reconciler.wait_for(name, version, LIVE_TIMEOUT_SECONDS):
-            raise reconciler.refused(name, version) or StoreUnavailable(
+        if not self.tried(name, version):
+            raise self.services.reconciler.refused(name, version) or StoreUnavailable(
                 f"version {version} of {name!r} was registered, but did not become live within "
                 f"{LIVE_TIMEOUT_SECONDS:.0f} s; its timeline tells why"
             )
+
+    def tried(self, name: str, version: int) -> bool:
+        """Return once this process answers with `version` (or a later one), or cannot: which of the two."""
+        reconciler = self.services.reconciler
+        reconciler.step()
+        return reconciler.wait_for(name, version, LIVE_TIMEOUT_SECONDS)
 
     def register_file(
         self, name: str, source: Source, *, live: bool, version_name: str = "", note: str = "", by: str = "python"

@@ -101,9 +101,12 @@ def register_source(engine: Engine, name: str, source: Source, wishes: Wishes) -
     source = located(source)
     trust = named(engine, source)
     artifact = read_source(source, trust=trust)
-    return _register_artifact(
+    made = _register_artifact(
         engine, name, artifact, learner_of(*artifact, trust), wishes, note=f"from {title(source)}"
     )
+    if trust != engine.trust_files and made.live_version is not None and made.serving.get("loaded", True):
+        engine.tried(name, made.live_version)  # its code was not allowed until now
+    return made
 
 
 def _register_artifact(

@@ -7,9 +7,12 @@ telling anybody; it stays until the program ends or calls `ray.shutdown()`.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +27,8 @@ from everloop.parallel.work import Chunk, Done, ExecutorKind
 _GRACE = 5.0
 """Seconds that a chunk may take beyond all its items' timeouts before its actor is killed."""
 _STILLBORN = 3
+_TOO_SLOW = "timed out during startup"
+"""Part of what Ray says after half a minute in which one of its processes has not come up: tried once more."""
 
 
 class _Actor:
@@ -282,10 +287,38 @@ def _start(ray: Any, workers: int) -> None:
     from everloop.parallel.machine import here
 
     _settle()
-    ray.init(
-        address="local",
-        num_cpus=max(workers, here().cores),
-        include_dashboard=False,
-        configure_logging=False,
-        _node_ip_address="127.0.0.1",
-    )
+
+    def start() -> None:
+        ray.init(
+            address="local",
+            num_cpus=max(workers, here().cores),
+            include_dashboard=False,
+            configure_logging=False,
+            _node_ip_address="127.0.0.1",
+        )
+
+    try:
+        start()
+    except Exception as error:  # Ray has no class of its own for it
+        if _TOO_SLOW not in str(error):
+            raise
+    else:
+        return
+    _clear_away()
+    start()
+
+
+def _clear_away() -> None:
+    """What Ray leaves running where it gives up."""
+    import psutil
+
+    left = []
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("/ray/" in part for part in each.cmdline()):
+                each.kill()
+                left.append(each)
+    psutil.wait_procs(left, timeout=_GRACE)
+    with warnings.catch_warnings():  # it never asks how they ended
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
