@@ -72,6 +72,10 @@ class ImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Files up to this size are recorded with their description, as base64."""
 
 
+# msgspec looks into a type when it is first asked of it, and two threads that do so at once crash: so it is done while importing.
+msgspec.json.Decoder(ImageOptions)
+
+
 class Network:
     """The ONNX model: (n, *shape) -> (n, classes) probabilities. Safe from several threads."""
 

@@ -39,6 +39,10 @@ class _Header(msgspec.Struct, frozen=True):
     format: int = 1
 
 
+# Made while the module is imported: msgspec looks into a type when it is first asked of it, and two threads that do so at once crash.
+_decode_header = msgspec.json.Decoder(_Header).decode
+
+
 def pack_members(plan: dict[str, Any], members: Sequence[Artifact]) -> bytes:
     """Raises NotSupported where the members have members have members, many levels deep."""
     level = 1 + max((_level(payload) for _, payload in members), default=0)
@@ -107,7 +111,7 @@ def _header(payload: bytes) -> tuple[_Header, int]:
         raise ArtifactCorrupt("not an artifact of several members: its bytes do not begin as one")
     (length,) = struct.unpack_from("<I", payload, len(MAGIC))
     try:
-        header = msgspec.json.decode(payload[start : start + length], type=_Header)
+        header = _decode_header(payload[start : start + length])
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise ArtifactCorrupt(f"an artifact of several members with an unreadable header: {error}") from error
     if header.format != 1:

@@ -82,6 +82,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         return appended + [member.model for member in self.models]
 
 
+# msgspec looks into a type when it is first asked of it, and two threads that do so at once crash: so it is done while importing.
+msgspec.json.Decoder(Plan)
+
+
 class PipelineSession:
     """A plan and its open members, in the order of `Plan.sources`. Raises InvalidInput where they do not fit together."""
 

@@ -52,6 +52,10 @@ class _Payload(msgspec.Struct, frozen=True):
     code: Code
 
 
+# Made while the module is imported: msgspec looks into a type when it is first asked of it, and two threads that do so at once crash.
+_decode_payload = msgspec.json.Decoder(_Payload).decode
+
+
 class PythonSession:
     """Any object that keeps the contract above."""
 
@@ -116,7 +120,7 @@ def pack_entry(text: str, trust: Trust) -> tuple[Manifest, bytes]:
 def load(manifest: Manifest, payload: bytes, trust: Trust) -> PythonSession:
     """Raises ArtifactCorrupt, Untrusted, NotSupported (what it needs is not here), ModelFailed (its code raised)."""
     try:
-        read = msgspec.json.decode(payload, type=_Payload)
+        read = _decode_payload(payload)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactCorrupt(f"no Python model: {error}") from error
     if read.format != FORMAT or read.layout != LAYOUT:

@@ -42,6 +42,10 @@ class Answer(msgspec.Struct, frozen=True):
         return "regression" if self.how == "value" else "classification"
 
 
+# msgspec looks into a type when it is first asked of it, and two threads that do so at once crash: so it is done while importing.
+msgspec.json.Decoder(Answer)
+
+
 def row_input(signature: Signature) -> TensorSpec:
     """The one input that a row of numbers fills. Raises NotSupported where there is none."""
     first = signature.inputs[0]
