@@ -90,6 +90,21 @@ def test_a_dead_actor_costs_its_own_chunk_and_is_replaced(cluster: Any) -> None:
     executor.close()
 
 
+def test_an_actor_is_killed_only_when_it_is_up(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that were killed as they came up, Ray 2.60 left 1 in 16 CPUs taken, and the next pool waited for it without end."""
+    killed: list[Any] = []
+    kill = cluster.kill
+    monkeypatch.setattr(cluster, "kill", lambda actor, **how: (killed.append(actor), kill(actor, **how)))
+    for _ in range(3):
+        open_executor("ray", workloads.same, 500).close()
+    assert not killed
+    executor = RayExecutor(workloads.same, 1)
+    executor.submit(Chunk(0, 0, [1]))
+    assert [done.values for done in executor.collect(timeout=60)] == [[1]]
+    executor.close()
+    assert len(killed) == 1
+
+
 def test_code_that_never_comes_back_is_killed_when_its_time_is_long_up(cluster: Any) -> None:
     executor = RayExecutor(workloads.deaf, 1, grace=0.1)
     executor.submit(Chunk(0, 0, [60.0], timeout=0.05))

@@ -146,7 +146,9 @@ class RayExecutor:
             return
         self._closed = True
         for seat in self._seats:
-            self._ray.kill(seat.actor, no_restart=True)
+            # Ray ends an actor that nobody holds once it is up. One that is killed as it comes up may leave its CPU taken for good (2.60).
+            if seat.loading is None:
+                self._ray.kill(seat.actor, no_restart=True)
         self._seats.clear()
         self._waiting.clear()
         self._running = 0
