@@ -25,25 +25,14 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "clients" / "typescript"
 
 
-def run(quick: bool) -> list[dict[str, Any]]:
+def run(quick: bool) -> list[Row]:
     """Rows for `benchmarks/run.py`. Raises Skip where there is no Node or the package is not built."""
     node = shutil.which("node")
     if node is None:
         raise Skip("there is no Node on the PATH")
     if not (PACKAGE / "dist-bench" / "bridge.js").exists():
         raise Skip("the package is not built: (cd clients/typescript && npm ci && npm run build)")
-    rows = _calls(node, quick) + _soak(node, quick)
-    return [
-        {
-            "what": row.what,
-            "bar": row.bar,
-            "measured": row.measured,
-            "ratio": row.ratio,
-            "pass": row.passed,
-            "detail": row.detail,
-        }
-        for row in rows
-    ]
+    return _calls(node, quick) + _soak(node, quick)
 
 
 def _calls(node: str, quick: bool) -> list[Row]:

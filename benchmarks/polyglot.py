@@ -72,7 +72,7 @@ class Side:
 Start = Callable[[Path, contextlib.ExitStack], Side]
 
 
-def run(quick: bool) -> list[dict[str, Any]]:
+def run(quick: bool) -> list[Row]:
     """Rows for `benchmarks/run.py`. Raises Skip for what is missing."""
     need_wrk()
     node = shutil.which("node")
@@ -99,17 +99,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
             _check(sides)
             _measure(sides, folder, rounds, seconds)
         resident = {name: _resident(start, folder, seconds) for name, start in starts.items()}
-    return [
-        {
-            "what": row.what,
-            "bar": row.bar,
-            "measured": row.measured,
-            "ratio": row.ratio,
-            "pass": row.passed,
-            "detail": row.detail,
-        }
-        for row in _rows(sides, resident)
-    ]
+    return _rows(sides, resident)
 
 
 def proportional(pid: int) -> int:

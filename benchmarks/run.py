@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE))
 
 
 def of_rows(module: str, **more: Any) -> Subject:
-    """A file beside this one whose `run(quick, **more)` gives rows {what, bar, measured, ratio, pass, detail}."""
+    """A file beside this one whose `run(quick, **more)` gives rows: as they are, or as {what, bar, measured, ratio, pass, detail}."""
 
     def measure(context: Context, folder: Path) -> Result:
         from importlib import import_module
@@ -34,7 +34,9 @@ def of_rows(module: str, **more: Any) -> Subject:
         context.say(f"{module}: this takes a while")
         found = import_module(module).run(quick=context.quick, **more)
         rows = [
-            Row(
+            row
+            if isinstance(row, Row)
+            else Row(
                 subject=module,
                 what=str(row["what"]),
                 bar=str(row["bar"]),

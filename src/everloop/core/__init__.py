@@ -6,5 +6,6 @@ errors     the one tree of errors, each with a stable code and whose fault it is
 events     what happens to a model, and the bus that tells it in this process
 clock      time as a dependency
 stepping   a thread that takes one step after the other, and outlives what a step raises
+structs    what several threads decode into
 hashing    digests of artifacts and of bodies
 """

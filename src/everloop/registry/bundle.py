@@ -292,9 +292,7 @@ def _open_code(file: zipfile.ZipFile, contents: _Contents, trust: Trust) -> None
         template = file.read(_entry(contents.model.template))
         if look_at(template)[0] == "artifact":
             load_session(*read_artifact(template), trust=trust).close()
-        elif not template.startswith(
-            b"{"
-        ):  # JSON, which names one of the boosted estimators and its parameters, runs nothing
+        elif not template.startswith(b"{"):  # JSON is data: which of the boosted estimators, and its parameters
             load_estimator(template, trust)
     for record in contents.versions:
         known = FORMATS.get(record.manifest.runtime)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.core.errors import ArtifactCorrupt, InvalidInput
+from everloop.core.structs import looked_into
 from everloop.runtime.factors_model import Catalogue, FactorModel, FactorParameters, Floats, Labels, PackedUsers, Places
 
 MAGIC = b"EVFACTOR"
@@ -20,6 +21,7 @@ MOST = 1e60
 """No number is as large: products of them stay finite."""
 
 
+@looked_into
 class _File(msgspec.Struct, frozen=True):
     format: int
     parameters: FactorParameters

@@ -23,6 +23,7 @@ import numpy as np
 
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import Field, Schema, Target
+from everloop.core.structs import looked_into
 from everloop.core.tensors import Array, Signature, Tensor, Tensors, TensorSpec
 from everloop.core.types import Row, Scalar
 from everloop.runtime.artifact import Trust, threads_of
@@ -58,6 +59,7 @@ _TYPES: dict[str, Any] = {
 Scale = Literal["given", "softmax"]
 
 
+@looked_into
 class ImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a manifest keeps under `options.image`."""
 
@@ -70,10 +72,6 @@ class ImageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of one image; larger ones are refused before they are decoded."""
     recorded_bytes: int = 0
     """Files up to this size are recorded with their description, as base64."""
-
-
-# msgspec looks into a type when it is first asked of it, and two threads that do so at once crash: so it is done while importing.
-msgspec.json.Decoder(ImageOptions)
 
 
 class Network:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from everloop.core.errors import ArtifactCorrupt, EverloopError, NotSupported
+from everloop.core.structs import looked_into
 from everloop.runtime.artifact import Trust, load_session
 from everloop.runtime.session import Session
 from everloop.stores.ports import Manifest
@@ -31,16 +32,13 @@ class _Member(msgspec.Struct, frozen=True):
     bytes: int
 
 
+@looked_into
 class _Header(msgspec.Struct, frozen=True):
     members: list[_Member]
     plan: dict[str, Any]
     level: int = 1
     """How many of these formats lie inside each other, this one counted."""
     format: int = 1
-
-
-# Made while the module is imported: msgspec looks into a type when it is first asked of it, and two threads that do so at once crash.
-_decode_header = msgspec.json.Decoder(_Header).decode
 
 
 def pack_members(plan: dict[str, Any], members: Sequence[Artifact]) -> bytes:
@@ -111,7 +109,7 @@ def _header(payload: bytes) -> tuple[_Header, int]:
         raise ArtifactCorrupt("not an artifact of several members: its bytes do not begin as one")
     (length,) = struct.unpack_from("<I", payload, len(MAGIC))
     try:
-        header = _decode_header(payload[start : start + length])
+        header = msgspec.json.decode(payload[start : start + length], type=_Header)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise ArtifactCorrupt(f"an artifact of several members with an unreadable header: {error}") from error
     if header.format != 1:

@@ -19,6 +19,7 @@ import msgspec
 import everloop
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported
 from everloop.core.hashing import artifact_digest
+from everloop.core.structs import looked_into
 from everloop.runtime.zips import UNREADABLE, Header
 from everloop.stores.ports import Manifest
 
@@ -30,6 +31,7 @@ MOST_CONTENTS = 64 << 20
 """Bytes of the manifest: far more than a million fields need."""
 
 
+@looked_into
 class _Contents(msgspec.Struct, frozen=True):
     format: str
     layout: int

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from everloop.core.errors import InvalidInput, TooLarge
+from everloop.core.structs import looked_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +69,7 @@ Pixels: TypeAlias = "NDArray[np.uint8]"
 """(height, width, 3), or (height, width, 1) of grey."""
 
 
+@looked_into
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a network takes, as its manifest keeps it under `options.image`."""
 

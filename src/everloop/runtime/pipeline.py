@@ -39,6 +39,7 @@ import numpy.typing as npt
 
 from everloop.core.errors import ArtifactCorrupt, EverloopError, InvalidInput, NotSupported
 from everloop.core.schema import Field, FieldKind, Schema, Target, plain
+from everloop.core.structs import looked_into
 from everloop.core.types import Task
 from everloop.runtime.artifact import Trust
 from everloop.runtime.members import Artifact, close_all, libraries_of, open_members, pack_members, unpack_members
@@ -69,6 +70,7 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     clip: tuple[float, float] | None = None
 
 
+@looked_into
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     inputs: dict[str, str]
     models: list[Member]
@@ -80,10 +82,6 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         """What names a model, in the order in which they are kept: those that the steps append first."""
         appended = [source for step in self.steps for source in (step.append or {}).values()]
         return appended + [member.model for member in self.models]
-
-
-# msgspec looks into a type when it is first asked of it, and two threads that do so at once crash: so it is done while importing.
-msgspec.json.Decoder(Plan)
 
 
 class PipelineSession:

@@ -27,6 +27,7 @@ import numpy as np
 
 from everloop.core.errors import ArtifactCorrupt, ModelFailed, NotSupported
 from everloop.core.schema import Field, FieldKind, Schema, Target, plain
+from everloop.core.structs import looked_into
 from everloop.core.types import Task
 from everloop.runtime.artifact import Trust, library_versions
 from everloop.runtime.modules import Code, Running, read_code, run_code
@@ -46,14 +47,11 @@ _KINDS: dict[str, tuple[FieldKind, bool]] = {
 }
 
 
+@looked_into
 class _Payload(msgspec.Struct, frozen=True):
     format: str
     layout: int
     code: Code
-
-
-# Made while the module is imported: msgspec looks into a type when it is first asked of it, and two threads that do so at once crash.
-_decode_payload = msgspec.json.Decoder(_Payload).decode
 
 
 class PythonSession:
@@ -120,7 +118,7 @@ def pack_entry(text: str, trust: Trust) -> tuple[Manifest, bytes]:
 def load(manifest: Manifest, payload: bytes, trust: Trust) -> PythonSession:
     """Raises ArtifactCorrupt, Untrusted, NotSupported (what it needs is not here), ModelFailed (its code raised)."""
     try:
-        read = _decode_payload(payload)
+        read = msgspec.json.decode(payload, type=_Payload)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactCorrupt(f"no Python model: {error}") from error
     if read.format != FORMAT or read.layout != LAYOUT:

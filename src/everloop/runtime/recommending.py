@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.core.errors import InvalidInput, Malformed
+from everloop.core.structs import looked_into
 from everloop.core.wording import near_names
 from everloop.runtime.factors_model import Past
 
@@ -35,6 +36,7 @@ _TOLD_VALUES = 3
 Condition: TypeAlias = str | int | float | bool
 
 
+@looked_into
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     user: str = ""
     """Whom for; whoever is not known, and nobody, gets what is popular."""

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.core.errors import ArtifactCorrupt
+from everloop.core.structs import looked_into
 from everloop.runtime.text_reading import NUMBERS, Reader, Text
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +43,7 @@ _MOST_WORDS = 100_000
 """Rows of words that are remembered."""
 
 
+@looked_into
 class _File(msgspec.Struct, frozen=True):
     format: int
     classes: int

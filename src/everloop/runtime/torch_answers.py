@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
+from everloop.core.structs import looked_into
 from everloop.core.tensors import Signature, TensorSpec
 from everloop.core.types import Task
 from everloop.runtime.session import Matrix, labels_by_place
@@ -29,6 +30,7 @@ _SEED, _NOISE = 6, 64
 Scale = Literal["given", "exp", "softmax", "logistic"]
 
 
+@looked_into
 class Answer(msgspec.Struct, frozen=True):
     output: str
     how: Literal["value", "label", "argmax", "threshold"]
@@ -40,10 +42,6 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def task(self) -> Task:
         return "regression" if self.how == "value" else "classification"
-
-
-# msgspec looks into a type when it is first asked of it, and two threads that do so at once crash: so it is done while importing.
-msgspec.json.Decoder(Answer)
 
 
 def row_input(signature: Signature) -> TensorSpec:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from everloop.core.errors import ArtifactCorrupt
+from everloop.core.structs import looked_into
 from everloop.core.tensors import Signature
 from everloop.runtime.modules import Code
 from everloop.runtime.zips import UNREADABLE
@@ -32,6 +33,7 @@ class Beyond(Exception):
     """The archive holds what cannot be read as data; in words."""
 
 
+@looked_into
 class Note(msgspec.Struct, omit_defaults=True):
     """What `everloop.save_model` writes down beside a model that does not tell it itself: a program only its names and classes."""
 
@@ -102,6 +104,7 @@ class GraphModule(msgspec.Struct):
     module_call_graph: list[ModuleCall]
 
 
+@looked_into
 class Exported(msgspec.Struct):
     graph_module: GraphModule
     schema_version: dict[str, int]
@@ -113,6 +116,7 @@ class Payload(msgspec.Struct):
     tensor_meta: TensorMeta | None = None
 
 
+@looked_into
 class PayloadConfig(msgspec.Struct):
     config: dict[str, Payload]
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from everloop.core.errors import ArtifactCorrupt, InvalidInput, ModelFailed, NotSupported
 from everloop.core.schema import Field
+from everloop.core.structs import looked_into
 from everloop.runtime.artifact import Trust, threads_of
 from everloop.runtime.boosted import (
     BoostedSession,
@@ -37,6 +38,7 @@ NOTE = "everloop"
 """The attribute of the model in which our note is kept."""
 
 
+@looked_into
 class _Note(msgspec.Struct, frozen=True, omit_defaults=True):
     classes: list[Any] | None = None
     missing: float | None = None

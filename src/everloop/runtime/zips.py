@@ -9,6 +9,8 @@ import zlib
 
 import msgspec
 
+from everloop.core.structs import looked_into
+
 UNREADABLE = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -23,6 +25,7 @@ UNREADABLE = (
 """Some errors of everloop's own are ValueErrors and RuntimeErrors as well: let those through first."""
 
 
+@looked_into
 class Header(msgspec.Struct, frozen=True):
     """Of a list of contents: read before the rest, which a newer layout may have changed."""
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from everloop.app.bench.processes import load_core, on_core
-from everloop.app.bench.rows import Skip
+from everloop.app.bench.processes import everloop_server, load_core, on_core
+from everloop.app.bench.rows import Context, Skip
 
 JSON = {"content-type": "application/json"}
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -61,6 +61,28 @@ def wrk(
     with on_core(load_core()):
         ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
     return parse_wrk(ran.stdout)
+
+
+def ask_served(
+    context: Context,
+    folder: Path,
+    served: str,
+    path: str,
+    bodies: Sequence[bytes],
+    *,
+    what: str,
+    connections: int,
+    rounds: int,
+    seconds: float,
+) -> list[WrkRun]:
+    """`everloop serve SERVED`, and `bodies` in turns at its `path`, a round after the other; one more, before them, warms up."""
+    runs = []
+    with everloop_server(folder, served, "--memory") as server:
+        server.wait()
+        for turn in range(rounds + 1):
+            context.say(f"{what} over HTTP, {turn}")
+            runs.append(wrk(server.port, path, bodies, connections=connections, seconds=seconds, folder=folder))
+    return runs[1:]
 
 
 _IN_TURNS = """

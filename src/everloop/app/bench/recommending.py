@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from everloop.app.bench.load import WrkRun, wrk
-from everloop.app.bench.processes import everloop_server
+from everloop.app.bench.load import WrkRun, ask_served
 from everloop.app.bench.rows import Context, Row, against, counted, spread
 from everloop.app.bench.shop import HERD, STRENGTHS, generate
 from everloop.learning.learners.factors import start
@@ -151,19 +150,14 @@ def _over_http(context: Context, folder: Path) -> list[WrkRun]:
     bodies = [
         msgspec.json.encode({"user_id": f"user{i}", "context": {"category": "tech"}, "limit": 10}) for i in range(1000)
     ]
-    runs = []
-    with everloop_server(folder, "recommender=builtin:shop", "--memory") as server:
-        server.wait()
-        for turn in range(context.rounds(3, 1) + 1):
-            context.say(f"showcase: recommendations over HTTP, {turn}")
-            runs.append(
-                wrk(
-                    server.port,
-                    "/api/predict/recommend",
-                    bodies,
-                    connections=CONNECTIONS,
-                    seconds=context.seconds(4, 2),
-                    folder=folder,
-                )
-            )
-    return runs[1:]
+    return ask_served(
+        context,
+        folder,
+        "recommender=builtin:shop",
+        "/api/predict/recommend",
+        bodies,
+        what="showcase: recommendations",
+        connections=CONNECTIONS,
+        rounds=context.rounds(3, 1),
+        seconds=context.seconds(4, 2),
+    )

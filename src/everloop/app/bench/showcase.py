@@ -17,8 +17,7 @@ from pathlib import Path
 import msgspec
 
 from everloop.app.bench.digits import measure as measure_digits
-from everloop.app.bench.load import WrkRun, wrk
-from everloop.app.bench.processes import everloop_server
+from everloop.app.bench.load import WrkRun, ask_served
 from everloop.app.bench.recommending import measure as measure_recommender
 from everloop.app.bench.rows import Context, Result, Row, against, counted, spread
 
@@ -106,22 +105,17 @@ def sentences(count: int, seed: int) -> list[str]:
 
 def _over_http(context: Context, folder: Path, texts: list[str]) -> list[WrkRun]:
     bodies = [msgspec.json.encode({"text": text}) for text in texts]
-    runs = []
-    with everloop_server(folder, "sentiment=builtin:sentiment", "--memory") as server:
-        server.wait()
-        for turn in range(context.rounds(5, 2) + 1):
-            context.say(f"showcase: sentiment over HTTP, {turn}")
-            runs.append(
-                wrk(
-                    server.port,
-                    "/api/predict/sentiment",
-                    bodies,
-                    connections=CONNECTIONS,
-                    seconds=context.seconds(6, 3),
-                    folder=folder,
-                )
-            )
-    return runs[1:]
+    return ask_served(
+        context,
+        folder,
+        "sentiment=builtin:sentiment",
+        "/api/predict/sentiment",
+        bodies,
+        what="showcase: sentiment",
+        connections=CONNECTIONS,
+        rounds=context.rounds(5, 2),
+        seconds=context.seconds(6, 3),
+    )
 
 
 def _loaded() -> tuple[float, bool]:
