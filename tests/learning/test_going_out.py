@@ -143,6 +143,26 @@ class TestGoingOut:
         out.more()
         assert out.rollout.challenger == 3
 
+    def test_a_fit_that_was_under_way_when_somebody_started_a_rollout_waits_too(self, out: Out) -> None:
+        out.more()
+        out.rollouts.finish("m")
+        assert out.versions == [1, 2]
+        out.room.feed("m", *out.lines(40, 1.0, 7))
+        fits = len(out.room.told("fit_started"))
+        for _ in range(50):  # until the fit has been started, which ends at once but is not collected yet
+            out.room.clock.advance(1.0)
+            out.room.loop.wake()
+            out.room.loop.step()
+            if len(out.room.told("fit_started")) > fits:
+                break
+        assert len(out.room.told("fit_started")) == fits + 1
+        out.rollouts.start("m", 2, plan_of("canary"), by="anna")
+        out.room.settle(4)
+        assert (out.rollout.challenger, out.rollout.state, out.rollout.by) == (2, "running", "anna")
+        out.rollouts.roll_back("m", note="errors rose")
+        out.room.settle(4)
+        assert (out.rollout.challenger, out.rollout.by) == (3, "learning"), "begun again once it has ended"
+
     def test_a_recovery_takes_the_place_of_what_is_out(self, out: Out) -> None:
         out.more()
         assert out.rollout.id == 1

@@ -6,7 +6,8 @@
     snapshot ──────────── the same verdicts, of an incremental learner as it stands
     follow   ──────────── what became of the one that went out (`going_out`)
 
-- A fit judged against a champion that has been replaced meanwhile is thrown away.
+- A fit judged against a champion that has been replaced meanwhile is thrown away, and so is one that would have to wait for a rollout
+  that somebody has started meanwhile: it is begun again when that has ended.
 - The first version always serves at once: `auto_swap=False` keeps challengers waiting, and there is nobody to challenge.
 - While one waits or is out, a further fit has to beat it as well: otherwise each would be one more that waits.
 - While one is out, only what recovers from a newer change of the world is fitted; it takes the place of what is out.
@@ -54,6 +55,7 @@ class _Flight:
     reason: str
     champion: int | None
     """The version it is judged against."""
+    recovering: bool
     force: bool
 
 
@@ -149,7 +151,8 @@ class Campaign:
             wake=self._wake,
             name=self.name,
         )
-        self._flight = _Flight(fitting, plan, reason, champion.version if champion else None, force)
+        against = champion.version if champion else None
+        self._flight = _Flight(fitting, plan, reason, against, decision.recovering, force)
         return True
 
     def collect(self, memory: Memory, config: LearningConfig) -> bool:
@@ -158,7 +161,8 @@ class Campaign:
         if flight is None or not flight.fitting.done:
             return False
         champion = memory.examiner.champion
-        if flight.champion != (champion.version if champion else None):
+        overtaken = not flight.force and self._out.hinders(recovering=flight.recovering, cut_id=memory.cut_id)
+        if overtaken or flight.champion != (champion.version if champion else None):
             self.drop(memory)
             return True
         self._flight = None
