@@ -69,6 +69,43 @@ def test_quicker_starts_are_believed_sooner_than_slower_ones() -> None:
     assert costs.learned(MEASURED, None) == MEASURED
 
 
+def test_a_chunk_that_a_worker_hands_back_is_sent_again(pool: PoolManager) -> None:
+    handed_back = []
+
+    class HeldUp:
+        """As a worker that somebody else's work keeps from its queue: each chunk comes back once before it is run."""
+
+        def __init__(self, executor: Any) -> None:
+            self.executor, self.kind = executor, executor.kind
+            self.waiting: list[Chunk] = []
+            self.seen: set[int] = set()
+
+        @property
+        def room(self) -> int:
+            return int(self.executor.room)
+
+        def submit(self, chunk: Chunk) -> None:
+            if id(chunk) in self.seen:
+                self.executor.submit(chunk)
+            else:
+                self.seen.add(id(chunk))
+                self.waiting.append(chunk)
+
+        def collect(self, timeout: float | None = None) -> list[Done]:
+            back, self.waiting = [Done(chunk, [], 0) for chunk in self.waiting], []
+            handed_back.extend(back)
+            return back or self.executor.collect(timeout)  # type: ignore[no-any-return]
+
+        def close(self, *, kill: bool = False) -> None:
+            self.executor.close(kill=kill)
+
+    def opening(kind: Any, func: Any, workers: int) -> Any:
+        return HeldUp(open_executor(kind, func, workers, pool=pool))
+
+    assert costs.measure(opening).measured
+    assert handed_back
+
+
 def test_a_worker_that_dies_meanwhile_is_told() -> None:
     class Dying:
         kind: Any = "process"

@@ -135,8 +135,14 @@ def _send(executor: Executor, count: int, items: list[Any]) -> Any:
             sent += 1
         answers = executor.collect(timeout=_PATIENCE)
         lost = "no answer" if not answers else next((each.lost for each in answers if each.lost), None)
+        if lost is None and any(each.spoiled or each.failures for each in answers):
+            lost = "an answer did not come back whole"
         if lost is not None:
             raise WorkerDied(f"the costs of this machine's workers could not be measured: {lost}")
-        back += len(answers)
-        last = answers[-1].values[-1]
+        for answer in answers:
+            if answer.count:
+                back += 1
+                last = answer.values[-1]
+            else:  # handed back by a worker that was held up
+                executor.submit(answer.chunk)
     return last

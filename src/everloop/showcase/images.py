@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,8 +20,10 @@ from everloop.runtime.tensors import PROBABILITIES
 from everloop.showcase.answers import ImageAnswer
 from everloop.showcase.builtin import builtin_path
 from everloop.showcase.config import ShowcaseConfig
-from everloop.showcase.fetching import INTERNET, Way, fetch
 from everloop.showcase.shaping import likeliest
+
+if TYPE_CHECKING:
+    from everloop.showcase.fetching import Way
 
 RUNTIME = "image"
 Given: TypeAlias = bytes | bytearray | memoryview | str | Path
@@ -37,7 +39,7 @@ class ImageClassifier:
     """Safe from any thread."""
 
     def __init__(
-        self, path: str | Path | None = None, *, config: ShowcaseConfig | None = None, way: Way = INTERNET
+        self, path: str | Path | None = None, *, config: ShowcaseConfig | None = None, way: Way | None = None
     ) -> None:
         """`path`: of an artifact; the built-in digits if not given. `config`: whether and how images are fetched from URLs, which is off
         unless it says otherwise. Raises InvalidInput, ArtifactCorrupt, MissingExtra."""
@@ -65,7 +67,10 @@ class ImageClassifier:
         if (image is None) == (image_url is None):
             raise InvalidInput("give either image or image_url", field="image")
         if image_url is not None:
-            image = fetch(image_url, self._config, self._way)
+            # HTTP and TLS come with it: only where somebody has a URL.
+            from everloop.showcase.fetching import INTERNET, fetch
+
+            image = fetch(image_url, self._config, self._way or INTERNET)
         return self._answers([image], top_k, began)[0]
 
     def classify_batch(self, images: Iterable[Given], top_k: int = 5) -> list[ImageAnswer]:

@@ -6,7 +6,6 @@ while it runs keeps its thread until it returns, and its answer is dropped."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import queue
 import threading
@@ -14,11 +13,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from everloop_bridge import wire
 from everloop_bridge.calls import Target, find, load
-from everloop_bridge.loop import Loop
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from everloop_bridge.loop import Loop
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
 """What most answers are: no need to ask whether it is awaitable, which takes longer than many a fast function."""
@@ -160,6 +163,9 @@ class Engine:
     def _on_loop(self, call: Call, target: Target, awaitable: Any = None) -> None:
         loop = self._loop
         if loop is None or loop.ended:
+            # All of asyncio comes with it, 7 MB: only where there are coroutines.
+            from everloop_bridge.loop import Loop
+
             with self._lock:
                 if self._loop is None or self._loop.ended:
                     self._loop = Loop(self._failed)
@@ -183,7 +189,9 @@ class Engine:
                 del value
                 value = wire.owned(held)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and call.cancelled:
+            from asyncio import CancelledError
+
+            if isinstance(error, CancelledError) and call.cancelled:
                 call.asker.answer(wire.CANCELLED, call.number, None)
             else:
                 self._failed(call, error)
@@ -206,7 +214,9 @@ class Engine:
                 if target is not None:
                     value = target.call({} if target.whole and target.required else None)
                     if inspect.isawaitable(value):
-                        asyncio.run(_awaited(value))
+                        from asyncio import run
+
+                        run(_awaited(value))
                 took[module] = round((time.perf_counter() - began) * 1e3, 3)
         except BaseException as error:
             asker.answer(wire.FAILED, number, told(error, module, "warmup"))
