@@ -13,6 +13,7 @@ import { Encoder } from "./encode.js";
 import { BridgeError, BridgeOverloaded, BridgeTimeout, PythonError, type RaisedException } from "./errors.js";
 import { Frames } from "./frames.js";
 import type { Metrics, Outcome } from "./metrics.js";
+import { BusyPoll } from "./polling.js";
 import { Signals } from "./signals.js";
 import { SynchronousCalls, type SyncSurroundings } from "./synchronous.js";
 import { Answer, Ask, HEAD_SIZE, type Hello, type Link } from "./wire.js";
@@ -40,10 +41,11 @@ export interface Surroundings extends SyncSurroundings {
   broken(): void;
 }
 
-/** What may wait for Python at once. */
+/** What may wait for Python at once, and how it is waited for. */
 export interface Limits {
   maxPending: number;
   maxPendingBytes: number;
+  busyPoll: boolean;
 }
 
 export class Channel {
@@ -61,6 +63,7 @@ export class Channel {
   private number = 0;
   private flushing = false;
   private readonly frames = new Frames();
+  private readonly polling: BusyPoll;
   private over: Error | undefined;
   private readonly idle: (() => void)[] = [];
   private closing = false;
@@ -75,6 +78,7 @@ export class Channel {
     this.encoder = new Encoder(memory);
     this.decoder = new Decoder(memory);
     this.abandoned = new Abandoned(memory);
+    this.polling = new BusyPoll(limits.busyPoll, () => this.pending.size > 0);
     this.synchronous = new SynchronousCalls(metrics, surroundings, (path) => this.listen(path));
     link.reading((data) => this.receive(data));
     const { socket } = link;
@@ -270,6 +274,7 @@ export class Channel {
     }
     if (this.encoder.size > 0) {
       this.write(this.encoder);
+      this.polling.asked();
     }
   }
 
@@ -326,7 +331,9 @@ export class Channel {
     unlent(this.surroundings.memory, kind, call);
     const answer = this.read(number, data, start);
     const outcome = kind === Answer.result && !(answer instanceof Error) ? "succeeded" : "failed";
-    this.metrics.settled(call.name, performance.now() - call.began, outcome);
+    const took = performance.now() - call.began;
+    this.polling.answered(took);
+    this.metrics.settled(call.name, took, outcome);
     if (answer instanceof Error) {
       call.reject(answer);
     } else if (kind === Answer.result) {
