@@ -84,6 +84,7 @@ def warmup(module: str) -> None:
 if __name__ == "__main__":
     port, workers = int(sys.argv[1]), int(sys.argv[2])
     settings: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
+    settings["timeout_keep_alive"] = 75  # longer than its client's: who ends a connection is who asks
     if workers > 1:
         settings |= {"workers": workers, "app_dir": str(Path(__file__).parent)}
     uvicorn.run(app if workers == 1 else "fastapi_app:app", host="127.0.0.1", port=port, **settings)
