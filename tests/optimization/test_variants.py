@@ -66,7 +66,7 @@ def test_an_estimator_becomes_its_compiled_form(logistic: tuple[Manifest, bytes,
     figures = report.figures
     assert report.changed
     assert figures.stretches[0][1] == "compiled"
-    assert figures.speedups[0] > 1, "of one row; of hundreds at once a busy machine may see them draw"
+    assert all(gain > 1 for gain in figures.speedups)
     assert figures.form("original").runtime == "sklearn"
     assert {form.name for form in figures.forms} >= {"original", "served", "compiled", "onnx", "onnx-basic", "onnx-all"}
     assert all(form.parity is None or form.parity.flips == 0 for form in figures.forms)
