@@ -219,15 +219,9 @@ def answer_of(server: Server, question: Question) -> tuple[int, list[float]]:
     return int(values["label"][0]), [round(float(value), 5) for value in values["probabilities"]]
 
 
-def run(
-    quick: bool = False, cache: Path | None = None, say: Callable[[str], None] = lambda _text: None
-) -> list[dict[str, Any]]:
+def run(quick: bool = False, cache: Path | None = None, say: Callable[[str], None] = lambda _text: None) -> list[Row]:
     """Rows for `benchmarks/run.py`."""
-    found = measure(Context(quick=quick, say=say), cache or default_cache())
-    return [
-        {"what": r.what, "bar": r.bar, "measured": r.measured, "ratio": r.ratio, "pass": r.passed, "detail": r.detail}
-        for r in found
-    ]
+    return measure(Context(quick=quick, say=say), cache or default_cache())
 
 
 def measure(context: Context, cache: Path) -> list[Row]:

@@ -30,7 +30,12 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 if __name__ == "__main__":
-    settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
-    # Its own 5 s would end a connection between two turns of the measurement, now and then just as it is used again.
-    settings["timeout_keep_alive"] = 75
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), **settings)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=75,  # its own 5 s end a connection between two turns, now and then just as it is used again
+    )
