@@ -42,7 +42,7 @@ export interface Surroundings extends SyncSurroundings {
 }
 
 /** What may wait for Python at once, and how it is waited for. */
-export interface Limits {
+export interface ChannelOptions {
   maxPending: number;
   maxPendingBytes: number;
   busyPoll: boolean;
@@ -71,14 +71,14 @@ export class Channel {
   constructor(
     private readonly link: Link,
     private readonly metrics: Metrics,
-    private readonly limits: Limits,
+    private readonly options: ChannelOptions,
     private readonly surroundings: Surroundings,
   ) {
     const { memory } = surroundings;
     this.encoder = new Encoder(memory);
     this.decoder = new Decoder(memory);
     this.abandoned = new Abandoned(memory);
-    this.polling = new BusyPoll(limits.busyPoll, () => this.pending.size > 0);
+    this.polling = new BusyPoll(options.busyPoll, () => this.pending.size > 0);
     this.synchronous = new SynchronousCalls(metrics, surroundings, (path) => this.listen(path));
     link.reading((data) => this.receive(data));
     const { socket } = link;
@@ -204,7 +204,7 @@ export class Channel {
   }
 
   private checkLimits(): void {
-    const { maxPending, maxPendingBytes } = this.limits;
+    const { maxPending, maxPendingBytes } = this.options;
     const waiting = this.pendingNow + this.abandonedNow;
     const bytes = this.bytes + this.abandoned.bytes + this.synchronous.abandoned.bytes;
     if (waiting >= maxPending || bytes >= maxPendingBytes) {

@@ -9,7 +9,7 @@ import { availableParallelism } from "node:os";
 import { performance } from "node:perf_hooks";
 import { setImmediate } from "node:timers";
 
-export const QUICK_MS = 0.1;
+const QUICK_MS = 0.1;
 
 export class BusyPoll {
   private readonly allowed: boolean;
