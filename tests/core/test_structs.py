@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 RUNTIME = Path(__file__).parents[2] / "src/everloop/runtime"
+DECODES = {"msgspec.json.decode", "msgspec.msgpack.decode", "msgspec.convert", "_decoded"}
 AT_ONCE = """
 import sys, threading
 import msgspec
@@ -55,6 +56,3 @@ def test_what_a_runtime_decodes_into_is_looked_into() -> None:
                 wanted |= {each.id for each in kinds if isinstance(each, ast.Name) and not each.id.islower()}
     assert {"_Payload", "_Header", "Plan"} <= wanted
     assert sorted(wanted - decorated) == []
-
-
-DECODES = {"msgspec.json.decode", "msgspec.msgpack.decode", "msgspec.convert", "_decoded"}
